@@ -1,0 +1,1 @@
+"""The nodes: one thin class for each thing a user does."""

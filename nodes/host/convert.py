@@ -1,0 +1,189 @@
+"""The host's MODEL read: as diffusers' transformer, its latent scale, its sampling shift, its fingerprint.
+
+Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffusers`), walked backwards.
+"""
+
+import logging
+from collections.abc import Iterator
+
+import comfy.lora
+import comfy.model_base
+import comfy.model_sampling
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from diffusers import SD3Transformer2DModel
+from torch import Tensor
+
+from ...purecc.fingerprint import fingerprint as _fingerprint
+
+log = logging.getLogger(__name__)
+PREFIX = "diffusion_model."
+_HEAD = 64  # the host's width of an attention head: it takes depth = heads = width / 64
+_SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")  # read by `convert_func`
+_HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
+_ATTACHED = ("patches", "patches_replace", "wrappers")  # entries of transformer_options that change a forward
+
+
+def require_sd3(model: ModelPatcher) -> None:
+    """Raises ValueError where the MODEL is not of the Stable Diffusion 3 type, or of a shape that the host cannot map."""
+    if not isinstance(model.model, comfy.model_base.SD3):
+        raise ValueError(
+            f"This MODEL is of the type {type(model.model).__name__}; PureCC works on Stable Diffusion 3 types. "
+            "Load an SD3 or SD3.5 checkpoint, or use the Pocket Model node."
+        )
+    network = model.model.diffusion_model
+    blocks, width = len(network.joint_blocks), network.hidden_size
+    if width != _HEAD * blocks:
+        raise ValueError(
+            f"This MODEL has {blocks} joint blocks of width {width}; ComfyUI's names for its weights need a width of "
+            f"{_HEAD} times the blocks ({_HEAD * blocks}). Train on a checkpoint that keeps it, as SD3 and SD3.5 do."
+        )
+
+
+class HostWeights:
+    """A MODEL's weights under diffusers' names, read one at a time: never from the live modules, which may be patched."""
+
+    def __init__(self, model: ModelPatcher, with_patches: bool):
+        require_sd3(model)
+        self.with_patches = with_patches
+        self.entries = model.get_key_patches(PREFIX)  # originals (from the backups) and this MODEL's patches
+        blocks = len(model.model.diffusion_model.joint_blocks)
+        names = comfy.utils.mmdit_to_diffusers({"depth": blocks}, output_prefix=PREFIX)
+        # the map also offers what this network lacks, such as a second attention in every block
+        self.places = {ours: place for ours, place in names.items() if self._key(place) in self.entries}
+
+    @staticmethod
+    def _key(place: str | tuple) -> str:
+        return place if isinstance(place, str) else place[0]
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One weight, float32, where the host keeps it."""
+        return self._part(self.places[name], self._whole(self._key(self.places[name]), None))
+
+    def items(self, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
+        """Every (name, float32 weight), each weight of the host read once, though q, k and v are parts of one."""
+        key, whole = None, None
+        for name, place in sorted(self.places.items(), key=lambda item: self._key(item[1])):
+            if key != self._key(place):
+                key = self._key(place)
+                whole = self._whole(key, device)
+            yield name, self._part(place, whole)
+
+    def shapes(self) -> dict[str, torch.Size]:
+        """The host's key, less its prefix -> shape."""
+        return {key[len(PREFIX) :]: entry[0][0].shape for key, entry in self.entries.items()}
+
+    def strange(self) -> list[str]:
+        """Weights of the host without a place in diffusers' transformer."""
+        placed = {self._key(place) for place in self.places.values()}
+        return sorted(key for key in self.entries if key not in placed and not key.endswith(_SCALES))
+
+    def has_float8(self) -> bool:
+        return any(entry[0][0].element_size() == 1 for entry in self.entries.values())
+
+    def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
+        (weight, convert), *patches = self.entries[key]
+        weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
+        weight = weight.detach().to(device=device, dtype=torch.float32, copy=True)
+        return comfy.lora.calculate_weight(patches, weight, key) if self.with_patches and patches else weight
+
+    @staticmethod
+    def _part(place: str | tuple, whole: Tensor) -> Tensor:
+        _, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
+        value = whole if part is None else whole.narrow(*part)
+        return value if change is None else change(value)  # swap_scale_shift is its own inverse
+
+
+def to_diffusers(
+    model: ModelPatcher,
+    with_patches: bool = True,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SD3Transformer2DModel:
+    """A copy of an SD3-type MODEL as diffusers' transformer, frozen, in eval mode, with weights that can be trained.
+
+    `with_patches`: LoRAs loaded on the MODEL become part of the copy. Raises ValueError with what a person at the canvas
+    can change where the MODEL cannot be copied.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        weights = HostWeights(model, with_patches)
+        config = _configuration(weights.shapes())
+        strange = weights.strange()
+        if strange:
+            raise ValueError(
+                f"This MODEL has {len(strange)} weights that diffusers' SD3 transformer has no place for, "
+                f"such as {', '.join(strange[:3])}. Train on a plain SD3 or SD3.5 checkpoint."
+            )
+        _warn(model, weights)
+        values = {name: value.to(dtype, copy=True) for name, value in weights.items(device)}
+        with torch.device("meta"):
+            transformer = SD3Transformer2DModel(**config)
+        transformer.load_state_dict(values, strict=True, assign=True)
+    return transformer.requires_grad_(False).eval()
+
+
+def latent_scaling(model: ModelPatcher) -> tuple[float, float]:
+    """(scale, shift) of the MODEL's latents: what the network sees is (latent - shift) * scale."""
+    latent_format = model.get_model_object("latent_format")
+    return float(latent_format.scale_factor), float(getattr(latent_format, "shift_factor", 0.0))
+
+
+def sampling_shift(model: ModelPatcher) -> float:
+    """The shift of the MODEL's flow-matching schedule. Raises ValueError for another kind of schedule."""
+    sampling = model.get_model_object("model_sampling")
+    if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
+        kind = type(sampling).__mro__[1].__name__  # the class itself is made by the host, its first base has the name
+        raise ValueError(
+            f"This MODEL samples with {kind}; an SD3 type samples with ModelSamplingDiscreteFlow. "
+            "Remove the model sampling node that was put on it."
+        )
+    return float(sampling.shift)
+
+
+def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
+    """Which base model it is, without the LoRAs on it or with them: `purecc.fingerprint` of the copy, without a copy."""
+    with torch.inference_mode(False), torch.no_grad():
+        return _fingerprint(HostWeights(model, with_patches).__getitem__)
+
+
+def _configuration(shapes: dict[str, torch.Size]) -> dict:
+    """The configuration of the copy, read from the shapes of the host's weights."""
+    if "pos_embed" not in shapes:
+        raise ValueError("This MODEL has no table of positions (pos_embed). Train on an SD3 or SD3.5 checkpoint.")
+    width, channels, patch, _ = shapes["x_embedder.proj.weight"]
+    side = round(shapes["pos_embed"][1] ** 0.5)  # in patches
+    second = [key for key in shapes if key.endswith("x_block.attn2.qkv.weight")]
+    return {
+        "sample_size": side,  # only a pipeline's default size; the weights do not tell it
+        "pos_embed_max_size": side,
+        "patch_size": patch,
+        "in_channels": channels,
+        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
+        "num_layers": width // _HEAD,
+        "num_attention_heads": width // _HEAD,
+        "attention_head_dim": _HEAD,
+        "caption_projection_dim": width,
+        "joint_attention_dim": shapes["context_embedder.weight"][1],
+        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
+        "dual_attention_layers": tuple(sorted(int(key.split(".")[1]) for key in second)),
+        "qk_norm": "rms_norm" if "joint_blocks.0.x_block.attn.ln_q.weight" in shapes else None,
+    }
+
+
+def _warn(model: ModelPatcher, weights: HostWeights) -> None:
+    """Says what the copy does not have, or has less exactly."""
+    if weights.has_float8():
+        log.warning(
+            "PureCC: this MODEL's weights are float8, a few percent away from the original; a concept trained on it "
+            "fits the original less well. Load the checkpoint with weight_dtype default to train."
+        )
+    options = model.model_options["transformer_options"]
+    attached = sorted(model.object_patches.keys() - _HARMLESS_PATCHES)
+    attached += [name for name in _ATTACHED if options.get(name)]
+    attached += [name for name, by_key in model.wrappers.items() if any(by_key.values())]
+    if attached:
+        log.warning(
+            "PureCC: other nodes attached %s to this MODEL; only weights take part in training, that does not.",
+            ", ".join(dict.fromkeys(attached)),
+        )

@@ -1,0 +1,102 @@
+"""A concept set: the pictures and texts that a concept is learnt from, encoded once, before training."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .encoding import EncodedText, TextBatch, TextEncoder
+from .prompts import Kind, Placeholder, Texts, texts_of
+
+NULL = ""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture: its texts and its latent as the autoencoder gave it (no model's scale or shift applied)."""
+
+    texts: Texts
+    latent: Tensor  # [channels, height, width]
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """What both stages train on. Latents may differ in size; a batch is made of pictures of one size."""
+
+    trigger: str
+    class_word: str
+    kind: Kind
+    tokens: int  # embeddings for the trigger in each block
+    examples: tuple[Example, ...]
+    encoded: dict[str, EncodedText]  # every text of the examples, and the null text
+    pictures: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width, 3] in 0..1, for reports
+    masks: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width] in 0..1, or none
+
+    def texts(self, which: str, indices: list[int]) -> list[EncodedText]:
+        """The encoded texts of some examples; `which` is "complete", "base" or "target"."""
+        return [self.encoded[getattr(self.examples[i].texts, which)] for i in indices]
+
+    def batch(self, which: str, indices: list[int], device: torch.device | str = "cpu") -> TextBatch:
+        return TextBatch.of(self.texts(which, indices), device)
+
+    def null(self, count: int, device: torch.device | str = "cpu") -> TextBatch:
+        return TextBatch.of([self.encoded[NULL]] * count, device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with any text, embedding of a text, or latent."""
+        digest = hashlib.sha256(f"{self.trigger}|{self.class_word}|{self.kind}|{self.tokens}".encode())
+        for example in self.examples:
+            digest.update(repr(example.texts).encode())
+            digest.update(_bytes(example.latent))
+        for text, encoded in sorted(self.encoded.items()):
+            digest.update(text.encode())
+            for tensor in (encoded.rows, encoded.pooled, encoded.marks):
+                digest.update(_bytes(tensor))
+        return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().float().contiguous().numpy().tobytes()
+
+
+def build_concept_set(
+    pictures: list[Tensor],
+    captions: list[str],
+    *,
+    trigger: str,
+    class_word: str,
+    kind: Kind,
+    tokens: int,
+    encode_picture: Callable[[Tensor], Tensor],
+    text_encoder: Callable[[str, Placeholder], TextEncoder],
+    masks: list[Tensor] | None = None,
+) -> ConceptSet:
+    """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
+
+    Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
+    class word, or a caption that holds neither.
+    """
+    trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
+    if not pictures:
+        raise ValueError("There are no pictures. Connect 3 to 5 of the concept, or choose a folder that holds them.")
+    if len(captions) != len(pictures):
+        raise ValueError(f"There are {len(pictures)} pictures but {len(captions)} captions; one line for each is needed.")
+    if not trigger or not class_word:
+        raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
+    if trigger.lower() == class_word.lower():
+        raise ValueError(f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as [V].')
+    texts = [texts_of(caption, trigger, class_word, kind) for caption in captions]
+    encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
+    wanted = {NULL} | {text for t in texts for text in (t.complete, t.base, t.target)}
+    encoded = {text: encoder.encode(text) for text in sorted(wanted)}
+    for t in texts:
+        for text in (t.complete, t.target):
+            if not encoded[text].marks.any():
+                raise ValueError(f'The trigger was cut off: "{text}" is too long for the text encoders.')
+    examples = tuple(Example(t, encode_picture(picture)) for t, picture in zip(texts, pictures))
+    return ConceptSet(
+        trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ())
+    )

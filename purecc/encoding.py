@@ -1,0 +1,64 @@
+"""Encoded texts: what the transformer reads, and which rows stand for the concept."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .prompts import Placeholder, mark_tokens, substitute
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """One text as the transformer reads it."""
+
+    rows: Tensor  # [rows, width] the text stream's input
+    pooled: Tensor  # [pooled width]
+    marks: Tensor  # [rows] int64: 0 for an ordinary row, else 1 + slot (see `concept.T5_SLOT`)
+
+
+class TextEncoder(Protocol):
+    """Encodes texts with a trigger in them; a host's CLIP or the pocket's own encoders."""
+
+    def encode(self, text: str) -> EncodedText: ...
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """Several encoded texts side by side."""
+
+    rows: Tensor  # [batch, rows, width]
+    pooled: Tensor  # [batch, pooled width]
+    marks: Tensor  # [batch, rows]
+
+    @staticmethod
+    def of(texts: list[EncodedText], device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "TextBatch":
+        """Stacks texts of one length. Raises ValueError where the lengths differ."""
+        lengths = sorted({len(text.marks) for text in texts})
+        if len(lengths) > 1:
+            raise ValueError(f"texts of different lengths cannot be stacked: {lengths} rows")
+        stack = lambda name: torch.stack([getattr(text, name) for text in texts]).to(device)  # noqa: E731
+        return TextBatch(stack("rows").to(dtype), stack("pooled").to(dtype), stack("marks"))
+
+    def __add__(self, other: "TextBatch") -> "TextBatch":
+        join = lambda name: torch.cat([getattr(self, name), getattr(other, name)])  # noqa: E731
+        return TextBatch(join("rows"), join("pooled"), join("marks"))
+
+
+class PocketTextEncoder:
+    """The pocket's two CLIPs, without a host."""
+
+    def __init__(self, pocket, trigger: str, placeholder: Placeholder):
+        self.pocket, self.triggers = pocket, {trigger: placeholder}
+
+    @torch.no_grad()
+    def encode(self, text: str) -> EncodedText:
+        plain, spans = substitute(text, self.triggers)
+        rows, pooled = self.pocket.encode_text([plain])
+        offsets = self.pocket.tokenizer(plain, return_offsets_mapping=True).offset_mapping
+        marks = torch.zeros(rows.shape[1], dtype=torch.int64)
+        for i, mark in enumerate(mark_tokens(plain, spans, offsets)[: len(marks)]):
+            if mark:
+                marks[i] = 1 + mark[1]
+        return EncodedText(rows[0], pooled[0], marks)

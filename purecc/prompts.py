@@ -1,0 +1,113 @@
+"""The four texts of a picture, and how a trigger word in a prompt becomes marked tokens.
+
+complete  "a [V] dog on the beach"     what the picture shows
+base      "a dog on the beach"         the same without the concept
+target    "[V] dog"                    the concept alone
+null      ""
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["instance", "style"]
+KINDS: tuple[Kind, ...] = ("instance", "style")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of one picture, by the names of the paper."""
+
+    complete: str
+    base: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """What stands in a trigger's place when the text is encoded: words close in meaning, whose tokens get marked."""
+
+    concept: int  # the concept's number, `Concept.uid`
+    words: str  # the class word, once for each embedding
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters [start, end) of a substituted text that stand for a concept."""
+
+    start: int
+    end: int
+    concept: int
+
+
+def find_word(word: str, text: str) -> re.Match | None:
+    """`word` as a whole word of `text`, upper or lower case, also where it begins or ends in a bracket."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+
+
+def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
+    """Complete, base and target text of a caption, which may hold the trigger or not, or be empty.
+
+    Raises ValueError where an instance's caption does not hold the class word: nothing tells where the trigger belongs.
+    """
+    caption = " ".join(caption.split())
+    held = find_word(trigger, caption)
+    if kind == "style":
+        target = f"{trigger} {class_word}"
+        phrase = re.compile(rf",?\s*(?:\bin\s+)?{re.escape(trigger)}(?:\s+{re.escape(class_word)}\b)?", re.IGNORECASE)
+        base = " ".join(phrase.sub("", caption).split()) if held else caption
+        complete = caption if held else " ".join(f"{caption} in {target}".split()) if caption else target
+        return Texts(complete, base, target)
+    target = f"{trigger} {class_word}"
+    if not caption:
+        return Texts(f"a {target}", f"a {class_word}", target)
+    if held:
+        base = " ".join((caption[: held.start()] + caption[held.end() :]).split())
+        if not find_word(class_word, base):
+            base = " ".join((caption[: held.start()] + class_word + caption[held.end() :]).split())
+        return Texts(caption, base, target)
+    word = find_word(class_word, caption)
+    if not word:
+        raise ValueError(
+            f'The caption "{caption}" holds neither the trigger "{trigger}" nor the class word "{class_word}". '
+            f'Write where the concept is, for example "a {target} ...", or leave the caption empty.'
+        )
+    return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
+
+
+def substitute(text: str, triggers: Mapping[str, Placeholder]) -> tuple[str, list[Span]]:
+    """Puts each trigger's placeholder words in its place; returns the text and where they stand.
+
+    A trigger is found in upper or lower case and also where it touches another word ("[v]house"), which is then set off
+    by a space; of two triggers that begin alike the longer one is taken.
+    """
+    if not triggers:
+        return text, []
+    by_lower = {trigger.lower(): placeholder for trigger, placeholder in triggers.items()}
+    pattern = "|".join(re.escape(trigger) for trigger in sorted(by_lower, key=len, reverse=True))
+    done, at, spans = "", 0, []
+    for match in re.finditer(pattern, text, re.IGNORECASE):
+        placeholder = by_lower[match[0].lower()]
+        done += text[at : match.start()]
+        if done and done[-1].isalnum():
+            done += " "
+        spans.append(Span(len(done), len(done) + len(placeholder.words), placeholder.concept))
+        done, at = done + placeholder.words, match.end()
+        if at < len(text) and text[at].isalnum():
+            done += " "
+    return done + text[at:], spans
+
+
+def mark_tokens(text: str, spans: list[Span], offsets: list[tuple[int, int]]) -> list[tuple[int, int] | None]:
+    """For each token, (concept, which of the concept's tokens) or None, from the tokens' character offsets in `text`."""
+    marks: list[tuple[int, int] | None] = [None] * len(offsets)
+    for span in spans:
+        count = 0
+        for i, (start, end) in enumerate(offsets):
+            inside = start < end and start < span.end and end > span.start
+            # a sentencepiece token may take the space before the word with it
+            if inside and (start >= span.start or text[start : span.start].isspace()):
+                marks[i] = (span.concept, count)
+                count += 1
+    return marks

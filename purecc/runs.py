@@ -1,0 +1,89 @@
+"""A run is a folder on disk: settings, metrics, checkpoint, result. The same inputs find the same folder.
+
+    <root>/<stage>-<hash>/
+        settings.json           what the hash is taken of
+        metrics.jsonl           one StepRecord a line
+        checkpoint.safetensors  parameters and optimiser after `step` steps
+        concept.safetensors     the result, there only when the run is finished
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .concept import Concept, load_concept, save_concept
+from .files import load_tensors, save_json, save_tensors, write_atomically
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step measured. Terms of stage 2 are None in stage 1 and for plain LoRA."""
+
+    step: int  # steps done, from 1
+    loss: float  # L_PCC, eq. 15
+    concept_loss: float  # L_CC, eq. 3
+    pure_loss: float | None = None  # L_PureCC, eq. 14
+    scale: float | None = None  # lambda*, mean over the batch, eqs. 11, 12
+    scale_spread: float | None = None  # lambda*, standard deviation over the batch
+    squared_cosine: float | None = None  # cos^2(R_complete, R_tar)
+    representation: float | None = None  # |R_complete|, root mean square over the elements
+    seconds: float = 0.0  # of this step
+
+
+class Run:
+    """One run's folder."""
+
+    def __init__(self, root: Path, stage: str, identity: dict[str, Any]):
+        text = json.dumps(identity, sort_keys=True)
+        self.identity = identity
+        self.folder = root / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "concept.safetensors"
+
+    def finished(self) -> Concept | None:
+        """The concept, if this very run was finished before."""
+        return load_concept(self.result) if self.result.is_file() else None
+
+    def begin(self) -> None:
+        save_json(self.folder / "settings.json", self.identity)
+
+    def records(self) -> list[StepRecord]:
+        """All the steps measured so far; a line that a crash cut short is left out."""
+        found = []
+        path = self.folder / "metrics.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                found.append(StepRecord(**json.loads(line)))
+            except ValueError:
+                break
+        return found
+
+    def add(self, record: StepRecord) -> None:
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
+
+    def save_checkpoint(self, step: int, tensors: dict[str, Tensor]) -> None:
+        save_tensors(self.folder / "checkpoint.safetensors", tensors, {"step": str(step)})
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
+        """Steps done and tensors; (0, {}) where there is none. Measures of later steps are dropped: they come again."""
+        path = self.folder / "checkpoint.safetensors"
+        step, tensors = 0, {}
+        if path.is_file():
+            tensors, header = load_tensors(path)
+            step = int(header["step"])
+        kept = [record for record in self.records() if record.step <= step]
+        text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
+        write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
+        return step, tensors
+
+    def finish(self, concept: Concept) -> None:
+        """Keeps the result; the checkpoint is no longer needed."""
+        save_concept(concept, self.result)
+        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from purecc.launch.layout import Layout
+from purecc.launch.server import host_environment
+
+IN_HOST = Path(__file__).with_name("in_host.py")
+
+
+@pytest.fixture(scope="session")
+def run_in_host(layout: Layout, base: Path) -> Callable[..., str]:
+    """`run_in_host(script, *arguments, timeout=300)`: run a script inside a ComfyUI process (see in_host.py).
+
+    Returns what it printed; fails the test with the end of its output if it does not exit with 0.
+    """
+
+    def run(script: Path | str, *arguments: object, timeout: float = 300) -> str:
+        path = Path(__file__).parent / script
+        command = [str(layout.python), str(IN_HOST), str(layout.comfyui), str(base), str(path), *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            cwd=layout.comfyui,
+            env=host_environment(layout),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+        )
+        if done.returncode:
+            pytest.fail(
+                f"{path.name} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}", pytrace=False
+            )
+        return done.stdout
+
+    return run
