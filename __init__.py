@@ -1,12 +1,16 @@
-"""PureCC for ComfyUI: the host reads this file and asks comfy_entrypoint() for the nodes."""
+"""PureCC for ComfyUI: teach SD3-type models a concept from a few pictures, and leave the rest as it was."""
 
-from comfy_api.latest import ComfyExtension
+from comfy_api.latest import ComfyExtension, io
+
+from .nodes import NODES
+
+WEB_DIRECTORY = "./js"
 
 
 class PureCCExtension(ComfyExtension):
-    async def get_node_list(self):
-        return []
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES
 
 
-async def comfy_entrypoint():
+async def comfy_entrypoint() -> PureCCExtension:
     return PureCCExtension()

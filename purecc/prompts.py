@@ -41,9 +41,13 @@ class Span:
     concept: int
 
 
+def _whole(word: str) -> re.Pattern:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
+
+
 def find_word(word: str, text: str) -> re.Match | None:
     """`word` as a whole word of `text`, upper or lower case, also where it begins or ends in a bracket."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+    return _whole(word).search(text)
 
 
 def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
@@ -63,9 +67,9 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     if not caption:
         return Texts(f"a {target}", f"a {class_word}", target)
     if held:
-        base = " ".join((caption[: held.start()] + caption[held.end() :]).split())
+        base = " ".join(_whole(trigger).sub("", caption).split())
         if not find_word(class_word, base):
-            base = " ".join((caption[: held.start()] + class_word + caption[held.end() :]).split())
+            base = " ".join(_whole(trigger).sub(lambda _: class_word, caption).split())
         return Texts(caption, base, target)
     word = find_word(class_word, caption)
     if not word:

@@ -3,8 +3,10 @@
 Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffusers`), walked backwards.
 """
 
+import hashlib
 import logging
 from collections.abc import Iterator
+from typing import Any
 
 import comfy.lora
 import comfy.model_base
@@ -142,9 +144,32 @@ def sampling_shift(model: ModelPatcher) -> float:
 
 
 def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
-    """Which base model it is, without the LoRAs on it or with them: `purecc.fingerprint` of the copy, without a copy."""
+    """Which base model it is: `purecc.fingerprint` of the copy without its LoRAs, and without a copy.
+
+    `with_patches`: LoRAs loaded on the MODEL count, each with its values and strength.
+    """
     with torch.inference_mode(False), torch.no_grad():
-        return _fingerprint(HostWeights(model, with_patches).__getitem__)
+        base = _fingerprint(HostWeights(model, with_patches=False).__getitem__)
+        if not (with_patches and model.patches):
+            return base
+        digest = hashlib.sha256(base.encode())
+        for key in sorted(model.patches):
+            digest.update(key.encode())
+            _update(digest, model.patches[key])
+        return digest.hexdigest()[:16]
+
+
+def _update(digest: "hashlib._Hash", value: Any) -> None:
+    """Adds one of the host's weight patches: tensors, numbers and names, in tuples and in adapters."""
+    if isinstance(value, Tensor):
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _update(digest, part)
+    elif hasattr(value, "weights"):  # an adapter: LoRA, LoHa, ...
+        _update(digest, (type(value).__name__, value.weights))
+    else:
+        digest.update((getattr(value, "__qualname__", None) or repr(value)).encode())
 
 
 def _configuration(shapes: dict[str, torch.Size]) -> dict:
@@ -181,7 +206,7 @@ def _warn(model: ModelPatcher, weights: HostWeights) -> None:
     options = model.model_options["transformer_options"]
     attached = sorted(model.object_patches.keys() - _HARMLESS_PATCHES)
     attached += [name for name in _ATTACHED if options.get(name)]
-    attached += [name for name, by_key in model.wrappers.items() if any(by_key.values())]
+    attached += [f"{name} ({', '.join(map(str, by_key))})" for name, by_key in model.wrappers.items() if by_key]
     if attached:
         log.warning(
             "PureCC: other nodes attached %s to this MODEL; only weights take part in training, that does not.",

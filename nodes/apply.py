@@ -1,0 +1,52 @@
+"""Apply Concept: a trained concept on MODEL and CLIP."""
+
+from typing import get_args
+
+from comfy_api.latest import io
+
+from ..purecc.concept import Concept
+from .host.apply import Gate, apply_concept
+from .types import CATEGORY, ConceptWire
+
+
+class ApplyConcept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCApplyConcept",
+            display_name="Apply Concept",
+            category=CATEGORY,
+            description="Adds a concept to MODEL and CLIP, which then work with all stock nodes. Prompts call it by its trigger. "
+            "Chain several nodes for several concepts.",
+            inputs=[
+                io.Model.Input("model", tooltip="The model that the concept was trained on."),
+                io.Clip.Input("clip", tooltip="Its CLIP. Encode your prompts with the CLIP that comes out of this node."),
+                ConceptWire.Input("concept", tooltip="From Pure Learning, Train Extractor or Load Concept."),
+                io.Float.Input(
+                    "strength", default=1.0, min=-2.0, max=2.0, step=0.05,
+                    tooltip="Of the LoRA. 1 as trained, 0 off.",
+                ),
+                io.Float.Input(
+                    "embedding_strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                    tooltip="Of the concept embeddings at the trigger's place. 1 as trained, 0 off.",
+                ),
+                io.Combo.Input(
+                    "gate", options=list(get_args(Gate)), default="conditioning",
+                    tooltip="conditioning: the LoRA acts only in prompts that hold the trigger; all others give the base model's "
+                    "picture exactly. off: it always acts, as a plain LoRA does.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(tooltip="To the sampler."),
+                io.Clip.Output(tooltip="To the text encode nodes."),
+                io.String.Output("trigger", display_name="trigger", tooltip="The word that calls the concept."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip, concept: Concept, strength, embedding_strength, gate) -> io.NodeOutput:
+        model, clip = apply_concept(model, clip, concept, strength, embedding_strength, gate)
+        return io.NodeOutput(model, clip, concept.trigger)
+
+
+NODES = [ApplyConcept]

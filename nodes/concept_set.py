@@ -1,0 +1,177 @@
+"""Concept Set: pictures, captions and words, encoded once for both stages."""
+
+from pathlib import Path
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..purecc.concept_set import ConceptSet, build_concept_set
+from ..purecc.pictures import Picture, fit, picture_files, read_folder
+from ..purecc.prompts import KINDS
+from .host.session import encode_pictures, input_folder, outside_inference
+from .host.text import HostTextEncoder
+from .types import CATEGORY, Data, TrainingData
+
+WIRED = "(pictures from the input)"
+EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
+_EXAMPLE = "example: "
+
+
+class ConceptSetNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCConceptSet",
+            display_name="Concept Set",
+            category=CATEGORY,
+            description="The pictures that show the concept and what is said about them. Texts and pictures are encoded here, "
+            "once, by your own CLIP and VAE.",
+            is_input_list=True,
+            inputs=[
+                io.Clip.Input("clip", tooltip="Text encoders of the model that will be trained."),
+                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Combo.Input(
+                    "folder",
+                    options=[WIRED, *folders()],
+                    default=WIRED,
+                    tooltip="Where the pictures are: the picture input of this node, a folder inside ComfyUI's input folder, or an "
+                    "example of the pack. 3 to 5 pictures are enough. dog.txt beside dog.png is its caption, dog.mask.png its mask.",
+                ),
+                io.String.Input(
+                    "trigger",
+                    default="[V]",
+                    tooltip="The word that will call the concept in prompts. Take one that prompts do not use otherwise.",
+                ),
+                io.String.Input(
+                    "class_word",
+                    default="dog",
+                    tooltip="What kind of thing it is, in one word that the model knows: dog, backpack, ... "
+                    'For a style write "style".',
+                ),
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default="instance",
+                    tooltip='instance: one certain thing, "a [V] dog". style: a way of drawing, "... in [V] style".',
+                ),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    tooltip="One line for each picture, with the class word in it: what is to be seen, so that it is not taken for the "
+                    "concept. Used where a picture has no caption file. Empty: the trigger and the class word alone.",
+                ),
+                io.Int.Input(
+                    "resolution",
+                    default=512,
+                    min=64,
+                    max=2048,
+                    step=16,
+                    tooltip="Pixels; pictures are scaled to about this number squared, their shape is kept. 512 for SD3.5, "
+                    "128 for the Pocket Model. Twice as much costs four times the time.",
+                ),
+                io.Int.Input(
+                    "tokens",
+                    default=1,
+                    min=1,
+                    max=8,
+                    tooltip="Embeddings that the trigger has in each block. 1 is the paper's; more (2 to 4) hold more detail.",
+                ),
+                io.Image.Input("pictures", optional=True, tooltip="3 to 5 pictures, a batch or a list of any sizes."),
+                io.Mask.Input(
+                    "masks", optional=True, tooltip="1 on the concept, one for each picture. Used by Compare's figures."
+                ),
+            ],
+            outputs=[
+                Data.Output("data", display_name="data", tooltip="For Train Extractor and Pure Learning."),
+                io.String.Output("summary", display_name="summary", tooltip="The texts that will be trained with."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, folder: list[str]) -> bool | str:
+        if folder[0] is not None and folder[0] != WIRED and not folder_path(folder[0]).is_dir():
+            return f'There is no folder "{folder[0]}". Put it into ComfyUI\'s input folder and refresh (R).'
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, folder: list[str], **_: object) -> str:
+        """Changes with the folder's files."""
+        path = folder_path(folder[0]) if folder[0] and folder[0] != WIRED else None
+        if path is None or not path.is_dir():
+            return ""
+        return repr(sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in path.iterdir()))
+
+    @classmethod
+    def execute(
+        cls, clip, vae, folder, trigger, class_word, kind, captions, resolution, tokens, pictures=None, masks=None
+    ) -> io.NodeOutput:  # fmt: skip
+        vae = vae[0]
+        found = wired(pictures, masks) if folder[0] == WIRED else read_folder(folder_path(folder[0]))
+        lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
+        with outside_inference(), torch.no_grad():
+            shown = [fit(p.pixels, resolution[0]) for p in found]
+            concept_set = build_concept_set(
+                shown,
+                captions_of(found, lines),
+                trigger=trigger[0],
+                class_word=class_word[0],
+                kind=kind[0],
+                tokens=tokens[0],
+                encode_picture=lambda pixels: encode_pictures(vae, pixels[None])[0],
+                text_encoder=lambda word, placeholder: HostTextEncoder(clip[0], word, placeholder),
+                masks=[fit(p.mask[..., None], resolution[0])[..., 0] for p in found if p.mask is not None],
+            )
+        summary = describe(concept_set)
+        preview = ui.PreviewText(summary)
+        return io.NodeOutput(TrainingData(concept_set, vae), summary, ui=preview)
+
+
+def folders() -> list[str]:
+    """Folders with pictures: the pack's examples, then those in the host's input folder."""
+    examples = [_EXAMPLE + p.name for p in sorted(EXAMPLES.iterdir()) if p.is_dir()] if EXAMPLES.is_dir() else []
+    own = [p.name for p in sorted(input_folder().iterdir()) if p.is_dir() and picture_files(p)]
+    return examples + own
+
+
+def folder_path(name: str) -> Path:
+    """The folder of a combo entry. Raises ValueError for a name that leads elsewhere."""
+    root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (input_folder(), name)
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise ValueError(f'"{name}" is not a folder inside "{root.name}".')
+    return root / name
+
+
+def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Picture]:
+    """The pictures of the node's inputs, batches taken apart; masks by order."""
+    pixels = [p[..., :3].float().clone() for batch in pictures or [] for p in batch]
+    flat = [m.float().clone() for batch in masks or [] for m in (batch if batch.ndim == 3 else batch[None])]
+    if not pixels:
+        raise ValueError("There are no pictures. Connect 3 to 5 pictures of the concept, or choose a folder.")
+    if flat and len(flat) != len(pixels):
+        raise ValueError(f"There are {len(pixels)} pictures but {len(flat)} masks; connect one mask for each, or none.")
+    for picture, mask in zip(pixels, flat):
+        if mask.shape != picture.shape[:2]:
+            raise ValueError(f"A mask is {tuple(mask.shape)}, its picture {tuple(picture.shape[:2])}; make them alike.")
+    return [Picture(p, "", flat[i] if flat else None) for i, p in enumerate(pixels)]
+
+
+def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
+    """Each picture's caption file, else its line of the widget, else nothing."""
+    if lines and len(lines) != len(pictures):
+        raise ValueError(
+            f"There are {len(pictures)} pictures but {len(lines)} captions; write one line for each picture."
+        )
+    return [p.caption or (lines[i] if lines else "") for i, p in enumerate(pictures)]
+
+
+def describe(concept_set: ConceptSet) -> str:
+    """What is trained with, for the canvas."""
+    sizes = sorted({f"{p.shape[1]} x {p.shape[0]}" for p in concept_set.pictures})
+    rows = [f"{len(concept_set.examples)} pictures, {', '.join(sizes)} px"]
+    rows += [f"- {e.texts.complete}   |   base: {e.texts.base}" for e in concept_set.examples]
+    return "\n".join([*rows, f"target: {concept_set.examples[0].texts.target}"])
+
+
+NODES = [ConceptSetNode]

@@ -1,0 +1,70 @@
+"""Save Concept and Load Concept."""
+
+from comfy_api.latest import io
+
+from ..purecc.concept import Concept, load_concept, save_concept
+from .host.session import concept_files, concept_path, concepts_folder, path_inside
+from .types import CATEGORY, ConceptWire
+
+
+class SaveConcept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCSaveConcept",
+            display_name="Save Concept",
+            category=CATEGORY,
+            description="Writes a concept into models/purecc as one .safetensors file: LoRA, embeddings, trigger and figures.",
+            inputs=[
+                ConceptWire.Input("concept", tooltip="From Pure Learning or Train Extractor."),
+                io.String.Input(
+                    "name",
+                    default="my concept",
+                    tooltip="File name; a/b makes a sub-folder. A file of this name is replaced.",
+                ),
+            ],
+            outputs=[io.String.Output("path", display_name="path", tooltip="Where the file is.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
+        path = path_inside(concepts_folder(), name, ".safetensors")
+        save_concept(concept, path)
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+
+
+class LoadConcept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCLoadConcept",
+            display_name="Load Concept",
+            category=CATEGORY,
+            description="Reads a concept from models/purecc.",
+            inputs=[io.Combo.Input("name", options=concept_files(), tooltip="A file that Save Concept wrote.")],
+            outputs=[
+                ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept."),
+                io.String.Output("trigger", display_name="trigger", tooltip="The word that calls it in prompts."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        if name is not None and name not in concept_files():
+            return f'There is no concept file "{name}" in models/purecc. Refresh (R) and choose another.'
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        """Changes when the file is written anew."""
+        return repr(concept_path(name).stat().st_mtime_ns) if name in concept_files() else ""
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        concept = load_concept(concept_path(name))
+        text = f"{concept.trigger} {concept.class_word} ({concept.role})"
+        return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
+
+
+NODES = [SaveConcept, LoadConcept]

@@ -1,0 +1,158 @@
+"""What applied concepts do while the host samples: layer-wise embeddings at their rows, gated LoRA in their pictures.
+
+Two wrappers of the host's: one around each call of the model, and one around a whole sampling, which warns where no prompt
+holds a trigger. A call in which no row is marked goes through untouched.
+"""
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...purecc.concept import Concept
+from .lora import Moved, RowLora
+from .marks import MAP, concept_of, marks_of, slot_of
+
+log = logging.getLogger(__name__)
+CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> Applied
+
+
+@dataclass(frozen=True, eq=False)
+class Applied:
+    """A concept on a MODEL."""
+
+    concept: Concept
+    embedding_strength: float
+    row_loras: tuple[RowLora, ...]  # none where the LoRA is a weight patch
+    _vectors: dict[int, Moved] = field(default_factory=dict)
+
+    def __deepcopy__(self, memo: dict) -> "Applied":
+        return self  # the host's clone() deep-copies model_options; nothing in here changes
+
+    def vector(self, slot: int, block: int, like: Tensor) -> Tensor:
+        """The embedding of a slot for a block, [width], on the device and in the dtype of the text stream."""
+        if slot not in self._vectors:
+            self._vectors[slot] = Moved(self.concept.embeddings.slot(slot))
+        return self._vectors[slot].like(like)[block]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one concept's embeddings go in this call."""
+
+    applied: Applied
+    batch: Tensor  # [n] indices of the marked rows
+    row: Tensor  # [n]
+    slots: list[int]  # [n]
+
+    def act(self, block: int, stream: Tensor) -> None:
+        """Writes into the text stream [batch, rows, width] what joint block `block` is to read."""
+        held = stream[self.batch, self.row]
+        vectors = torch.stack([self.applied.vector(slot, block, stream) for slot in self.slots])
+        strength = self.applied.embedding_strength
+        if self.applied.concept.embeddings.mode == "offset":
+            acted = held + strength * vectors
+        else:  # lerp is exact at both ends
+            acted = torch.lerp(held, vectors, strength)
+        stream[self.batch, self.row] = acted
+
+
+def act(
+    executor: Any,
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None = None,
+    c_crossattn: Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict | None = None,
+    **conditioning: Any,
+) -> Tensor:
+    """The wrapper around one call of the model (the host's APPLY_MODEL); `x` [batch, ...], `c_crossattn` [batch, rows, width]."""
+    options = transformer_options or {}
+    marks = marks_of(c_crossattn, conditioning.pop(MAP, None))
+    go_on = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **conditioning)  # noqa: E731
+    if not marks.any():
+        return go_on(options)
+    marks = marks.to(x.device)
+    applied = _held(marks, options[CONCEPTS])
+    network = executor.class_obj.diffusion_model
+    with ExitStack() as stack:
+        for one in applied:
+            here = (marks > 0) & (concept_of(marks) == one.concept.uid)
+            rows = here.any(-1).nonzero().flatten()
+            for lora in one.row_loras:
+                hook = lora.hook(rows, len(x))
+                stack.callback(network.get_submodule(lora.module).register_forward_hook(hook).remove)
+        return go_on(_with_embeddings(options, marks, applied, len(network.joint_blocks)))
+
+
+def _held(marks: Tensor, carried: dict[int, Applied]) -> list[Applied]:
+    """The applied concepts that the marks name. Raises RuntimeError for one that the MODEL does not carry."""
+    numbers = concept_of(marks[marks > 0]).unique().tolist()
+    if not carried.keys() >= set(numbers):
+        have = ", ".join(f'"{one.concept.trigger}"' for one in carried.values())
+        raise RuntimeError(
+            f"A prompt uses a PureCC concept that this MODEL does not carry (it has {have}). "
+            "Connect MODEL and CLIP through the same Apply Concept nodes."
+        )
+    return [carried[number] for number in numbers]
+
+
+def _with_embeddings(options: dict, marks: Tensor, applied: list[Applied], blocks: int) -> dict:
+    """transformer_options with each joint block patched, around whatever other nodes put there.
+
+    Patched for the call only, so that a node behind ours cannot take the host's one place for a block from us.
+    """
+    places = []
+    for one in applied:
+        if one.concept.embeddings is not None and one.embedding_strength:
+            batch, row = ((marks > 0) & (concept_of(marks) == one.concept.uid)).nonzero(as_tuple=True)
+            places.append(_Place(one, batch, row, slot_of(marks[batch, row]).tolist()))
+    if not places:
+        return options
+    replaced = options.get("patches_replace", {})
+    of_blocks = dict(replaced.get("dit", {}))
+    for block in range(blocks):
+        of_blocks["double_block", block] = _block_patch(block, places, of_blocks.get(("double_block", block)))
+    return {**options, "patches_replace": {**replaced, "dit": of_blocks}}
+
+
+def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Callable[[dict, dict], dict]:
+    """The host's patch of one joint block: `other` is another node's patch of it."""
+
+    def patch(args: dict, extra: dict) -> dict:
+        stream = args["txt"].clone()
+        for place in places:
+            place.act(block, stream)
+        args = {**args, "txt": stream}
+        return other(args, extra) if other else extra["original_block"](args)
+
+    return patch
+
+
+def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """The wrapper around a whole sampling (the host's OUTER_SAMPLE): warns once where no prompt holds a trigger."""
+    guider = executor.class_obj
+    carried = guider.model_options["transformer_options"].get(CONCEPTS, {})
+    conditionings = [one for side in guider.conds.values() for one in side or () if one.get("cross_attn") is not None]
+    maps = [getattr(one.get("model_conds", {}).get(MAP), "cond", None) for one in conditionings]
+    held = any(marks_of(one["cross_attn"], found).any() for one, found in zip(conditionings, maps, strict=True))
+    if carried and not held:
+        triggers = ", ".join(f'"{one.concept.trigger}"' for one in carried.values())
+        if all(found is None for found in maps):
+            log.warning(
+                "PureCC: this MODEL carries %s, but the prompts were encoded by a CLIP that does not know the trigger. "
+                "Connect the CLIP output of Apply Concept to the text encode nodes.",
+                triggers,
+            )
+        else:
+            log.warning(
+                "PureCC: no prompt of this sampling holds the trigger %s, so the concept's embeddings and gated LoRA do "
+                "nothing here.",
+                triggers,
+            )
+    return executor(*args, **kwargs)

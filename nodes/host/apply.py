@@ -1,0 +1,92 @@
+"""A concept applied to the host's MODEL and CLIP; what happens in sampling is in acting.py."""
+
+import logging
+from typing import Literal
+
+import comfy.sd
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...purecc.concept import Concept
+from ...purecc.prompts import Placeholder
+from .acting import CONCEPTS, Applied, act, check_prompts
+from .convert import fingerprint, require_sd3
+from .lora import add_lora, row_loras
+from .text import with_triggers
+
+log = logging.getLogger(__name__)
+Gate = Literal["off", "conditioning"]
+_KEY = "purecc"  # of our wrappers among those of other packs
+
+
+def apply_concept(
+    model: ModelPatcher,
+    clip: comfy.sd.CLIP,
+    concept: Concept,
+    strength: float = 1.0,
+    embedding_strength: float = 1.0,
+    gate: Gate = "off",
+) -> tuple[ModelPatcher, comfy.sd.CLIP]:
+    """MODEL and CLIP with the concept, to be chained for several; the given ones stay as they are.
+
+    `strength` scales the LoRA: with the gate "off" everywhere, as any LoRA; with "conditioning" in those pictures of a
+    batch only whose prompt holds the trigger, so that all others are the base model's bit for bit. `embedding_strength`
+    blends the layer-wise embeddings in at the trigger's rows. Both 0: the base model, and the trigger reads as the class
+    word. Raises ValueError where the concept does not fit the MODEL or is on it already.
+    """
+    require_sd3(model)
+    lora_acts = concept.lora is not None and strength != 0
+    embeddings_act = concept.embeddings is not None and embedding_strength != 0
+    if not (lora_acts or embeddings_act):
+        return model, with_triggers(clip, {concept.trigger: Placeholder(0, concept.placeholder.words)})
+    carried: dict[int, Applied] = model.model_options["transformer_options"].get(CONCEPTS, {})
+    _check(model, concept, carried)
+    warning = base_warning(model, concept)
+    if warning:
+        log.warning("PureCC: %s", warning)
+
+    gated = row_loras(model, concept, strength) if lora_acts and gate == "conditioning" else ()
+    patched = model.clone()
+    if lora_acts and gate == "off":
+        add_lora(patched, concept, strength)
+    applied = Applied(concept, embedding_strength, gated)
+    patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
+    if not carried:
+        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, act)
+        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, check_prompts)
+    return patched, with_triggers(clip, {concept.trigger: concept.placeholder})
+
+
+def base_warning(model: ModelPatcher, concept: Concept) -> str:
+    """A sentence where the concept was trained on another base model than this one, or an empty text."""
+    here = fingerprint(model)
+    if concept.base in (
+        here,
+        fingerprint(model, with_patches=True),
+    ):  # LoRAs on the MODEL were part of its base, or not
+        return ""
+    return (
+        f'"{concept.trigger} {concept.class_word}" was trained on another base model ({concept.base}; this one is {here}): '
+        "the likeness may be weaker, and prompts without the trigger may change."
+    )
+
+
+def _check(model: ModelPatcher, concept: Concept, carried: dict[int, Applied]) -> None:
+    """Raises ValueError where the concept is on the MODEL already, or its embeddings are for another architecture."""
+    name = f'"{concept.trigger} {concept.class_word}"'
+    if concept.uid in carried:
+        raise ValueError(f"{name} is already applied to this MODEL. Set its strengths in one Apply Concept node.")
+    for other in carried.values():
+        if other.concept.trigger.lower() == concept.trigger.lower():
+            raise ValueError(
+                f'Two concepts have the trigger "{concept.trigger}". Apply one of them, or train with another.'
+            )
+    if concept.embeddings is None:
+        return
+    network = model.model.diffusion_model
+    blocks, _, width = concept.embeddings.clip.shape
+    if (blocks, width) != (len(network.joint_blocks), network.hidden_size):
+        raise ValueError(
+            f"{name} was trained on a model of {blocks} joint blocks of width {width}; this MODEL has "
+            f"{len(network.joint_blocks)} of width {network.hidden_size}. Load the model that it was trained on."
+        )

@@ -1,0 +1,147 @@
+"""What a training node needs of the host: device, pictures in and out, progress, interruption, folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+_FOLDER = "purecc"  # of the host's models folder, and of its output folder
+_PREVIEW = 256  # pixels, the longer side at most
+
+
+@contextmanager
+def outside_inference() -> Iterator[None]:
+    """Gradients are recorded inside. The host runs every node in inference mode, which `enable_grad` does not leave."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def training_device() -> torch.device:
+    return comfy.model_management.get_torch_device()
+
+
+def training_dtype(device: torch.device | None = None, parameters: int = 0) -> torch.dtype:
+    """The dtype of the frozen weights: what the host would take for a model of so many parameters, bfloat16 or float32.
+
+    Never float16 or float8, whatever the command line says: gradients need bfloat16's range.
+    """
+    device = device or training_device()
+    allowed = [torch.bfloat16, torch.float32]
+    chosen = comfy.model_management.unet_dtype(device=device, model_params=parameters, supported_dtypes=allowed)
+    return chosen if chosen in allowed else torch.float32
+
+
+def encode_pictures(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
+    """Pictures [batch, height, width, 3] in [0, 1] -> latents [batch, channels, height / 8, width / 8], float32, on the CPU.
+
+    Sides that the VAE's downscale does not divide are cropped by the host, about the centre.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        return vae.encode(images[..., :3]).detach().float().cpu().clone()
+
+
+def decode_latents(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
+    """The VAE's own latents -> pictures [batch, height, width, 3] in [0, 1], on the CPU."""
+    with torch.inference_mode(False), torch.no_grad():
+        return vae.decode(latents.detach()).float().cpu().clone()
+
+
+class Progress:
+    """A node's progress bar, the text under it and its preview picture."""
+
+    def __init__(self, node_id: str, total: int):
+        self.node_id, self.total = node_id, total
+        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
+
+    def step(self, done: int, text: str = "", preview: Image.Image | None = None) -> None:
+        """`done` of `total` steps are done."""
+        picture = ("JPEG", preview.convert("RGB"), _PREVIEW) if preview is not None else None
+        self._bar.update_absolute(done, self.total, picture)
+        if text:
+            server = PromptServer.instance
+            server.send_progress_text(text, self.node_id, server.client_id)
+
+
+def emit(event: str, data: dict[str, Any]) -> None:
+    """Sends an event with a JSON value to the page that queued the prompt."""
+    server = PromptServer.instance
+    server.send_sync(event, data, server.client_id)
+
+
+def check_interrupted() -> None:
+    """Raises the host's own exception where the user pressed cancel; let it pass through."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def free_for_training() -> None:
+    """Every model of the host leaves the device."""
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+def runs_folder() -> Path:
+    """Where runs are kept: in the output folder, so that the page can show their pictures after a reload."""
+    return _made(Path(folder_paths.get_output_directory()) / _FOLDER / "runs")
+
+
+def input_folder() -> Path:
+    """The host's folder for people's own pictures."""
+    return Path(folder_paths.get_input_directory())
+
+
+def concepts_folder() -> Path:
+    """models/purecc, where concept files are saved. Registered with the host on the first call, .safetensors only."""
+    folder = Path(folder_paths.models_dir) / _FOLDER
+    # add_model_folder_path would leave the set of extensions empty, which means every file
+    paths, _ = folder_paths.folder_names_and_paths.get(_FOLDER, ([], set()))
+    if str(folder) not in paths:
+        paths = [str(folder), *paths]
+    folder_paths.folder_names_and_paths[_FOLDER] = (paths, {".safetensors"})
+    return _made(folder)
+
+
+def concept_files() -> list[str]:
+    """Names of the concept files, relative to their folders, for a combo."""
+    concepts_folder()
+    return folder_paths.get_filename_list(_FOLDER)
+
+
+def concept_path(name: str) -> Path:
+    """The file of a name from `concept_files`. Raises ValueError where there is none: the host does not check combos."""
+    if name not in concept_files():
+        raise ValueError(
+            f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.'
+        )
+    return Path(folder_paths.get_full_path_or_raise(_FOLDER, name))
+
+
+def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
+    """`folder`/`name` with the suffix; sub-folders are allowed. Raises ValueError for a name that leads out of the folder."""
+    parts = PurePosixPath(name.strip().replace("\\", "/")).parts
+    rooted = name.strip().startswith(("/", "\\")) or PureWindowsPath(name.strip()).drive
+    if not parts or rooted or ".." in parts or any(c in part for part in parts for c in '<>:"|?*\0'):
+        raise ValueError(
+            f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder.'
+        )
+    path = folder.joinpath(*parts)
+    if suffix and path.suffix.lower() != suffix:
+        path = path.with_name(path.name + suffix)
+    if folder.resolve() not in path.resolve().parents:  # a link inside the folder may lead out of it
+        raise ValueError(f'"{name}" leads out of {folder}. Use a name without links.')
+    return path
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

@@ -1,0 +1,161 @@
+"""Train Extractor and Pure Learning: the two stages."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..purecc.concept import Concept
+from ..purecc.network import BASE, AdaptedNetwork
+from ..purecc.objective import ORIGINALS
+from ..purecc.settings import EMBEDDINGS, METHODS, PureSettings, TrainSettings
+from ..purecc.stages import ExtractorJob, PureJob
+from ..purecc.training import EXTRACTOR, PURE, LatentScaling
+from .follow import follow, report, validation_pictures
+from .host.convert import fingerprint, latent_scaling, sampling_shift, to_diffusers
+from .host.session import free_for_training, outside_inference, runs_folder, training_device, training_dtype
+from .types import CATEGORY, ConceptWire, Data, TrainingData
+
+def common_inputs(steps: int, embeddings: bool) -> list:
+    """The inputs that both stages share; `embeddings`: this stage makes them."""
+    inputs = [
+        io.Int.Input("steps", default=steps, min=1, max=100_000, tooltip="Training steps. The paper's 400; 200 to 800 are usual."),
+        io.Int.Input("batch_size", default=2, min=1, max=64, tooltip="Pictures a step. 2 to 4; more costs time and memory."),
+        io.Float.Input(
+            "learning_rate", default=1e-4, min=1e-7, max=1.0, step=1e-5, round=1e-7,
+            tooltip="Of the LoRA, for each step. 1e-4 for SD3.5, 1e-3 for the Pocket Model. Too high: pictures break or copy.",
+        ),
+        io.Float.Input(
+            "embedding_rate", default=5e-3, min=1e-7, max=1.0, step=1e-4, round=1e-7,
+            tooltip="Learning rate of the concept embeddings. 1e-3 to 5e-2.",
+        ),
+        io.Int.Input("rank", default=4, min=1, max=256, tooltip="Of the LoRA: how much it can hold. 4 to 16."),
+    ]  # fmt: skip
+    if embeddings:
+        inputs.append(
+            io.Combo.Input(
+                "embeddings", options=list(EMBEDDINGS), default="replace",
+                tooltip="How the concept's layer-wise embeddings act where the trigger stands: replace what the block reads there "
+                "(the paper), are added to it (offset), or are not used.",
+            )
+        )  # fmt: skip
+    inputs.append(
+        io.Int.Input(
+            "seed", default=0, min=0, max=2**31 - 1, control_after_generate=False,
+            tooltip="Same inputs and seed: the finished run is returned, not trained again.",
+        )
+    )  # fmt: skip
+    return inputs
+
+
+class TrainExtractor(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCTrainExtractor",
+            display_name="Train Extractor",
+            category=CATEGORY,
+            description="Stage 1: learns what the concept looks like, without care for the rest of the model. Its result guides "
+            "Pure Learning. It can be applied and sampled too.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="An SD3 type model, as loaded, or with LoRAs (they then count as the base)."
+                ),
+                Data.Input("data", tooltip="From Concept Set."),
+                *common_inputs(400, embeddings=True),
+            ],
+            outputs=[
+                ConceptWire.Output(
+                    "extractor", display_name="extractor", tooltip="For Pure Learning, Apply or Save Concept."
+                ),
+                io.String.Output("report", display_name="report", tooltip="Figures of the run."),
+            ],
+            hidden=[io.Hidden.unique_id],
+            is_output_node=False,
+        )
+
+    @classmethod
+    def execute(cls, model, data: TrainingData, embeddings: str, **values) -> io.NodeOutput:
+        settings = TrainSettings(alpha=float(values["rank"]), embeddings=embeddings, **values)
+        with outside_inference():
+            network, scaling, base = prepare(model)
+            job = ExtractorJob(network, data.concept_set, settings, scaling, runs_folder(), base)
+            follow(job, data, cls.hidden.unique_id, EXTRACTOR, sampling_shift(model))
+        text = report("Extractor", job)
+        return io.NodeOutput(job.concept, text, ui=ui.PreviewText(text))
+
+
+class PureLearning(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCPureLearning",
+            display_name="Pure Learning",
+            category=CATEGORY,
+            description="Stage 2: teaches the model the concept, and holds everything else where it was. With the method LoRA it is "
+            "a plain LoRA on the same data, to compare with.",
+            inputs=[
+                io.Model.Input("model", tooltip="The same model as in Train Extractor."),
+                Data.Input("data", tooltip="From Concept Set."),
+                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. Only the method LoRA goes without."),
+                io.Combo.Input(
+                    "method", options=list(METHODS), default="PureCC",
+                    tooltip="PureCC: loss L_CC + eta L_PureCC. LoRA: L_CC alone, no care for the rest of the model.",
+                ),
+                io.Float.Input(
+                    "eta", default=1.0, min=0.0, max=20.0, step=0.1,
+                    tooltip="Weight of purity against likeness. 0 is a plain LoRA, 1 the paper's, 2 to 3 keep more of the base "
+                    "and learn slower.",
+                ),
+                io.Float.Input(
+                    "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
+                    tooltip="0: lambda* is adaptive, fitted for each picture at each step (the paper). Above 0: this fixed scale in "
+                    "its place, the paper's ablation.",
+                ),
+                io.Combo.Input(
+                    "original", options=list(ORIGINALS), default="frozen base",
+                    tooltip="Whose prediction stays the aim for everything but the concept: the untouched base, or, as in "
+                    "the paper's equation 9, the model that is learning.",
+                ),
+                *common_inputs(400, embeddings=False),
+            ],
+            outputs=[
+                ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
+                io.Image.Output("validation", display_name="validation",
+                                tooltip="One seed: the base model without the trigger, then the customised model with it."),
+                io.String.Output("report", display_name="report", tooltip="Figures of the run."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(
+        cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None, **values
+    ) -> io.NodeOutput:  # fmt: skip
+        pure = PureSettings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
+        mode = extractor.embeddings.mode if extractor and extractor.embeddings else "none"
+        settings = TrainSettings(alpha=float(values["rank"]), embeddings=mode if extractor else "replace", **values)
+        with outside_inference():
+            network, scaling, base = prepare(model)
+            job = PureJob(network, data.concept_set, settings, scaling, runs_folder(), base, pure, extractor)
+            shift = sampling_shift(model)
+            follow(job, data, cls.hidden.unique_id, PURE, shift)
+            if PURE not in network.embeddings and not network.lora_parameters(PURE):  # a finished run was returned
+                network.add_concept(PURE, job.concept)
+            pictures = torch.cat(
+                [
+                    validation_pictures(network, data, scaling, shift, "base", BASE),
+                    validation_pictures(network, data, scaling, shift, "complete", PURE),
+                ]
+            )
+        text = report(method, job)
+        return io.NodeOutput(job.concept, pictures, text, ui=ui.PreviewText(text))
+
+
+def prepare(model) -> tuple[AdaptedNetwork, LatentScaling, str]:
+    """The host's MODEL as a network to train, on the host's device and in its dtype; its latent scaling and fingerprint."""
+    free_for_training()
+    device = training_device()
+    network = AdaptedNetwork(to_diffusers(model, with_patches=True, dtype=training_dtype(device), device=device))
+    return network, LatentScaling(*latent_scaling(model)), fingerprint(model, with_patches=True)
+
+
+NODES = [TrainExtractor, PureLearning]

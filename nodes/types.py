@@ -1,0 +1,21 @@
+"""The wires of the pack, beside the host's own."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..purecc.concept_set import ConceptSet
+
+Data = io.Custom("PURECC_DATA")
+ConceptWire = io.Custom("PURECC_CONCEPT")
+
+CATEGORY = "PureCC"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What runs along a PURECC_DATA wire: the encoded set, and the VAE that decodes previews."""
+
+    concept_set: ConceptSet
+    vae: Any  # the host's VAE

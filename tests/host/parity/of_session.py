@@ -1,0 +1,90 @@
+"""session.py: what training nodes need of the host."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from common import Result, check, host
+from PIL import Image
+from purecc_pack.nodes.host import session
+from server import PromptServer
+
+
+@check
+def session_of_training() -> Result:
+    """Gradients, pictures, progress, interruption."""
+    result, vae = Result(), host()[2]
+    images = torch.rand(2, 128, 128, 4)
+    with session.outside_inference():
+        weight = torch.nn.Parameter(torch.ones(()))
+        latents = session.encode_pictures(vae, images)
+        (weight * latents).sum().backward()
+        result.sentences["latents can be trained on"] = weight.grad is not None and not latents.is_inference()
+        shown = session.decode_latents(vae, latents)
+    result.sentences["pictures come back"] = shown.shape == (2, 128, 128, 3) and float(shown.max()) <= 1
+    result.sentences["float32 on a CPU"] = session.training_dtype() == torch.float32
+
+    sent: list[tuple] = []
+    server, before = PromptServer.instance, PromptServer.instance.send_sync
+    server.send_sync = lambda *args: sent.append(args)
+    bars: list[tuple] = []
+    hook = comfy.utils.PROGRESS_BAR_HOOK
+    comfy.utils.set_progress_bar_global_hook(lambda *args, **kwargs: bars.append((*args, kwargs["node_id"])))
+    try:
+        session.Progress("5:2", 10).step(3, "loss 0.5", Image.new("RGB", (64, 64)))
+        session.emit("purecc.step", {"step": 3})
+    finally:
+        server.send_sync = before
+        comfy.utils.set_progress_bar_global_hook(hook)
+    result.sentences[f"bar {bars}"] = bars[0][:2] == (3, 10) and bars[0][2][0] == "JPEG" and bars[0][3] == "5:2"
+    result.sentences[f"text {sent[0]}"] = sent[0][1].endswith(b"5:2loss 0.5")
+    result.sentences[f"event {sent[1]}"] = sent[1][:2] == ("purecc.step", {"step": 3})
+
+    session.check_interrupted()
+    comfy.model_management.interrupt_current_processing(True)
+    try:
+        session.check_interrupted()
+    except comfy.model_management.InterruptProcessingException:
+        result.sentences["cancel is the host's own exception"] = True
+    else:
+        result.sentences["cancel raised nothing"] = False
+    session.free_for_training()
+    result.sentences["no model of the host is left loaded"] = not comfy.model_management.current_loaded_models
+    return result
+
+
+@check
+def folders() -> Result:
+    """Files stay where they belong."""
+    result = Result()
+    folder = session.concepts_folder()
+    (folder / "sub").mkdir(exist_ok=True)
+    for name in ("a.safetensors", "b.txt", "sub/c.safetensors"):
+        (folder / name).touch()
+    files = [name.replace("\\", "/") for name in session.concept_files()]
+    result.sentences[f"concept files {files}"] = files == ["a.safetensors", "sub/c.safetensors"]
+    result.sentences["their paths"] = session.concept_path("a.safetensors") == folder / "a.safetensors"
+    result.raises("a combo's value is checked", "no concept", lambda: session.concept_path("../secret.safetensors"))
+    output = Path(folder_paths.get_output_directory())
+    result.sentences["runs are in the output folder"] = output in session.runs_folder().parents
+
+    with tempfile.TemporaryDirectory() as outside:
+        inside = session.path_inside
+        result.sentences["suffix"] = inside(folder, "dog", ".safetensors") == folder / "dog.safetensors"
+        result.sentences["no suffix twice"] = (
+            inside(folder, "x.safetensors", ".safetensors") == folder / "x.safetensors"
+        )
+        result.sentences["a dot in the name"] = inside(folder, "v1.2", ".safetensors") == folder / "v1.2.safetensors"
+        result.sentences["sub-folder"] = inside(folder, "sub\\dog") == folder / "sub" / "dog"
+        for name in ("../x", "a/../../x", "/etc/x", "C:\\x", "C:x", "", "  ", "\\\\server\\x", "a\0b", ".."):
+            result.raises(f"{name!r}", "is not a name", lambda name=name: inside(folder, name, ".safetensors"))
+        link = folder / "link"
+        link.symlink_to(outside)
+        result.raises("a link", "leads out", lambda: inside(folder, "link/x"))
+        link.unlink()
+    return result

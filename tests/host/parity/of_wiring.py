@@ -1,0 +1,123 @@
+"""Concepts among stock nodes and other packs; and what a person reads where something is not wired, or does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
+from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
+from purecc_pack.nodes.host import convert
+from purecc_pack.nodes.host.apply import apply_concept, base_warning
+from purecc_pack.purecc.concept import ConceptEmbeddings, LoraWeights
+from purecc_pack.purecc.encoding import EncodedText
+
+import nodes
+
+
+@check
+def other_nodes() -> Result:
+    """What stock nodes do to conditionings, and what other packs do to blocks."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept()
+    patched, marking = apply_concept(model, clip, concept, gate="conditioning")
+    positive, negative, text = encode(marking, PROMPT), encode(marking, NEGATIVE), encoded(PROMPT, concept)
+
+    concat = nodes.ConditioningConcat().concat(encode(marking, NEGATIVE), positive)[0]
+    got = predict(patched, concat, negative, TIMES)
+    other = encoded(NEGATIVE)
+    long = EncodedText(torch.cat([other.rows, text.rows]), other.pooled, torch.cat([other.marks, text.marks]))
+    result.figure("Concat, second part", got.positive, expected(concept, got.x, long), expected(None, got.x, long))
+
+    zero = nodes.ConditioningZeroOut().zero_out(positive)[0]
+    got = predict(patched, positive, zero, TIMES)
+    nothing = EncodedText(torch.zeros_like(text.rows), torch.zeros_like(text.pooled), torch.zeros_like(text.marks))
+    result.figure("Zero Out as the negative", got.negative, expected(None, got.x, nothing), got.positive)
+    result.figure("beside it", got.positive, expected(concept, got.x, text), expected(None, got.x, text))
+
+    average = nodes.ConditioningAverage().addWeighted(positive, negative, 0.6)[0]
+    got = predict(patched, average, negative, TIMES)
+    mixed = EncodedText(0.6 * text.rows + 0.4 * other.rows, 0.6 * text.pooled + 0.4 * other.pooled, text.marks)
+    result.figure("Average", got.positive, expected(concept, got.x, mixed), expected(None, got.x, mixed))
+
+    left = nodes.ConditioningSetArea().append(positive, 64, 128, 0, 0, 1.0)[0]
+    right = nodes.ConditioningSetArea().append(encode(marking, PLAIN), 64, 128, 64, 0, 1.0)[0]
+    got = predict(patched, nodes.ConditioningCombine().combine(left, right)[0], negative, TIMES)
+    base = predict(model, nodes.ConditioningCombine().combine(left, right)[0], negative, TIMES)
+    half = got.x[..., :8]
+    result.figure("area with the trigger", got.positive[..., :8], expected(concept, half, text), base.positive[..., :8])
+    result.sentences["area without it: bit for bit"] = torch.equal(got.positive[..., 8:], base.positive[..., 8:])
+
+    alone = predict(patched, positive, negative, TIMES).positive
+    for order in ("before", "after"):
+        calls: list[int] = []
+        count = lambda args, extra: (calls.append(1), extra["original_block"](args))[1]  # noqa: E731, B023
+        chain = model.clone()
+        if order == "before":
+            chain.set_model_patch_replace(count, "dit", "double_block", 1)
+        chain, _ = apply_concept(chain, clip, concept, gate="conditioning")
+        if order == "after":
+            chain.set_model_patch_replace(count, "dit", "double_block", 1)
+        got = predict(chain, positive, negative, TIMES)
+        result.sentences[f"another pack's patch {order} ours runs, so does ours"] = calls == [1] and torch.equal(
+            got.positive, alone
+        )
+    return result
+
+
+@check
+def messages() -> Result:
+    """What a person reads where something is not wired, or does not fit."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept(base=convert.fingerprint(model))
+    patched, marking = apply_concept(model, clip, concept)
+    run = lambda one: lambda: picture(patched, encode(one, PLAIN), encode(one, NEGATIVE), steps=3)  # noqa: E731
+    said = warnings_of(run(clip))
+    result.sentences[f"CLIP not wired, said once: {said}"] = (
+        len(said) == 1 and '"[V]"' in said[0] and "Connect the CLIP" in said[0]
+    )
+    said = warnings_of(run(marking))
+    result.sentences[f"no trigger, said once: {said}"] = (
+        len(said) == 1 and '"[V]"' in said[0] and "no prompt" in said[0]
+    )
+    said = warnings_of(lambda: picture(patched, encode(marking, PROMPT), encode(marking, ""), steps=2))
+    result.sentences[f"silent where all is well: {said}"] = said == []
+
+    said = warnings_of(lambda: apply_concept(model, clip, concept))
+    result.sentences[f"its own base: {said}"] = said == [] and base_warning(model, concept) == ""
+    loaded, _ = apply_concept(model, clip, random_concept("<x>", 7, embeddings=False))  # any LoRA on the MODEL
+    on_top = replace(concept, base=convert.fingerprint(loaded, with_patches=True))
+    result.sentences["a base with a LoRA on it"] = base_warning(loaded, on_top) == "" != base_warning(model, on_top)
+    strange = replace(concept, base="0123456789abcdef")
+    said = warnings_of(lambda: apply_concept(model, clip, strange))
+    result.sentences[f"another base: {said}"] = len(said) == 1 and "another base" in said[0]
+
+    other = random_concept("<w>", 6)
+    _, both = apply_concept(*apply_concept(model, clip, concept), other)
+    result.raises(
+        "not on the MODEL", "does not carry", lambda: picture(patched, encode(both, "a <w>"), encode(both, ""))
+    )
+    result.raises("twice", "already applied", lambda: apply_concept(patched, marking, concept))
+    result.raises(
+        "one trigger, two concepts", "Two concepts", lambda: apply_concept(patched, marking, random_concept("[v]", 9))
+    )
+    wide = ConceptEmbeddings(torch.zeros(24, 1, 1536))
+    result.raises(
+        "architecture",
+        "24 joint blocks of width 1536",
+        lambda: apply_concept(model, clip, replace(concept, embeddings=wide)),
+    )
+    a, b = torch.zeros(4, 256), torch.zeros(256, 4)
+    wrong = {f"transformer_blocks.{i}.attn.to_q": (a[:, :128], b) for i in range(3)} | {
+        "transformer_blocks.9.attn.to_q": (a, b),
+        "transformer_blocks.3.attn2.to_q": (a, b),  # ComfyUI's map offers it in every block
+    }
+    matrices = concept.lora.matrices | wrong
+    for gate in ("off", "conditioning"):
+        misfit = replace(concept, lora=LoraWeights(matrices, 4.0))
+        result.raises(
+            f"LoRA, gate {gate}",
+            "5 of the",
+            lambda gate=gate, misfit=misfit: apply_concept(model, clip, misfit, gate=gate),
+        )
+    return result

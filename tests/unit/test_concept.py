@@ -1,0 +1,102 @@
+"""A concept and its file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from purecc.concept import T5_SLOT, Concept, ConceptEmbeddings, LoraWeights, load_concept, save_concept
+from purecc.files import load_tensors
+
+
+def concept(**changes) -> Concept:
+    matrices = {f"transformer_blocks.{i}.attn.to_q": (torch.randn(4, 8), torch.randn(8, 4)) for i in range(2)}
+    made = Concept(
+        trigger="[V]", class_word="dog", kind="instance", role="concept", base="0123456789abcdef",
+        lora=LoraWeights(matrices, alpha=8.0),
+        embeddings=ConceptEmbeddings(torch.randn(2, 3, 8), torch.randn(2, 2, 8), "offset"),
+        settings={"steps": 400, "name": "Süß"}, summary={"loss": 0.25},
+    )  # fmt: skip
+    return replace(made, **changes)
+
+
+def same(a: Concept, b: Concept) -> bool:
+    plain = lambda c: replace(c, lora=None, embeddings=None)  # noqa: E731
+    one, two = a.tensors(), b.tensors()
+    return plain(a) == plain(b) and one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora": None}, {"embeddings": None}, {"role": "extractor", "kind": "style"}])
+def test_a_file_gives_back_what_was_saved(tmp_path: Path, changes: dict) -> None:
+    saved = concept(**changes)
+    save_concept(saved, tmp_path / "c.safetensors")
+    loaded = load_concept(tmp_path / "c.safetensors")
+    assert same(saved, loaded)
+    assert loaded.uid == saved.uid
+    assert (loaded.lora is None) == (saved.lora is None) and (loaded.embeddings is None) == (saved.embeddings is None)
+    if saved.embeddings:
+        assert loaded.embeddings.mode == "offset"
+    if saved.lora:
+        assert (loaded.lora.alpha, loaded.lora.rank, loaded.lora.scale) == (8.0, 4, 2.0)
+
+
+def test_every_lora_module_has_its_alpha_and_the_names_that_stock_loaders_read(tmp_path: Path) -> None:
+    save_concept(concept(), tmp_path / "c.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "c.safetensors")
+    modules = {key.split(".lora_")[0] for key in tensors if ".lora_" in key}
+    assert modules == {f"transformer.transformer_blocks.{i}.attn.to_q" for i in range(2)}
+    assert all(float(tensors[f"{module}.alpha"]) == 8.0 for module in modules)
+    assert metadata["modelspec.trigger_phrase"] == "[V]"
+    assert all(isinstance(value, str) for value in metadata.values())
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
+    path, good = tmp_path / "c.safetensors", concept()
+    save_concept(good, path)
+    with pytest.raises(TypeError):
+        save_concept(concept(settings={"not JSON": object()}), path)
+    assert same(load_concept(path), good)
+    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no concept file absent.safetensors"):
+        load_concept(tmp_path / "absent.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="broken.safetensors is not a readable safetensors file"):
+        load_concept(broken)
+    lora = tmp_path / "lora.safetensors"
+    safetensors.torch.save_file({"x": torch.zeros(1)}, lora, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"not a PureCC concept: its metadata lacks trigger.*Load LoRA"):
+        load_concept(lora)
+    save_concept(concept(kind="scent"), tmp_path / "kind.safetensors")
+    with pytest.raises(ValueError, match='of kind "scent"; this version knows instance, style'):
+        load_concept(tmp_path / "kind.safetensors")
+
+
+def test_the_number_is_stable_small_and_of_the_content() -> None:
+    torch.manual_seed(0)
+    one = concept()
+    again = replace(one, settings={}, summary={}, trigger="[v]")
+    assert one.uid == again.uid and 0 < one.uid < 2**29
+    shifted = ConceptEmbeddings(one.embeddings.clip + 1, one.embeddings.t5, "offset")
+    assert len({one.uid, replace(one, trigger="<w>").uid, replace(one, embeddings=shifted).uid}) == 3
+
+
+def test_slots_of_the_two_parts_of_the_text() -> None:
+    embeddings = concept().embeddings
+    assert torch.equal(embeddings.slot(1), embeddings.clip[:, 1])
+    assert torch.equal(embeddings.slot(4), embeddings.clip[:, 1])  # beyond the last, from the first
+    assert torch.equal(embeddings.slot(T5_SLOT + 3), embeddings.t5[:, 1])
+    with pytest.raises(ValueError, match="trained without T5"):
+        ConceptEmbeddings(embeddings.clip).slot(T5_SLOT)
+
+
+def test_the_placeholder_has_a_class_word_for_each_token() -> None:
+    assert concept().placeholder.words == "dog dog dog"
+    assert concept(embeddings=None).placeholder.words == "dog"

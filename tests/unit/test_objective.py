@@ -1,0 +1,171 @@
+"""The objective's closed forms: lambda* minimises eq. 14, its gradient is zero, nothing is ever NaN."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import noise
+from torch import Tensor
+
+from purecc import objective as eq
+
+SHAPE = (3, 4, 8, 8)
+R = noise(*SHAPE, seed=1)  # R_complete
+G = noise(*SHAPE, seed=2) + 0.5 * R  # R_tar
+V = noise(*SHAPE, seed=3)  # v_original
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a.double() * b.double()).flatten(1).sum(1)
+
+
+def spread(scale: Tensor) -> Tensor:
+    return scale.view(-1, 1, 1, 1)
+
+
+def loss_at(scale: Tensor, representation: Tensor = R, guidance: Tensor = G, original: Tensor = V) -> Tensor:
+    """Eq. 14 for each sample, float64, [batch]."""
+    v_pure = original.double() + spread(scale.double()) * guidance.double()
+    return (v_pure - (original.double() + representation.double())).square().flatten(1).mean(1)
+
+
+def test_equations_8_and_10_are_differences_in_this_order() -> None:
+    assert torch.equal(eq.implicit_guidance(R, G), R - G)
+    assert torch.equal(eq.learned_representation(R, V), R - V)
+
+
+def test_lambda_is_the_projection_of_each_sample() -> None:
+    scale = eq.adaptive_scale(R, G)
+    assert scale.shape == (3,)
+    torch.testing.assert_close(scale.double(), dot(R, G) / dot(G, G), rtol=1e-5, atol=1e-7)
+    for i in range(3):
+        torch.testing.assert_close(eq.adaptive_scale(R[i : i + 1], G[i : i + 1]), scale[i : i + 1])
+
+
+def test_lambda_is_the_argmin_of_equation_14() -> None:
+    """By a ternary search that knows nothing of the closed form."""
+    low, high = torch.full((3,), -50.0, dtype=torch.float64), torch.full((3,), 50.0, dtype=torch.float64)
+    for _ in range(120):
+        third = (high - low) / 3
+        left = loss_at(low + third) < loss_at(high - third)
+        low, high = torch.where(left, low, low + third), torch.where(left, high - third, high)
+    torch.testing.assert_close(eq.adaptive_scale(R, G).double(), (low + high) / 2, rtol=1e-5, atol=1e-6)
+
+
+def test_the_functions_together_are_equation_14() -> None:
+    scale = eq.adaptive_scale(R, G)
+    made = eq.pure_loss(eq.pure_velocity(V, scale, G), V + R)
+    torch.testing.assert_close(made.double(), loss_at(scale).mean(), rtol=1e-5, atol=1e-7)
+    off_line = dot(R, R) - dot(R, G) ** 2 / dot(G, G)  # what the line through R_tar does not reach
+    torch.testing.assert_close(made.double(), off_line.mean() / R[0].numel(), rtol=1e-5, atol=1e-7)
+
+
+def test_the_residual_is_orthogonal_to_the_guidance() -> None:
+    residual = eq.pure_velocity(V, eq.adaptive_scale(R, G), G) - (V + R)
+    cosine = dot(residual, G) / (dot(residual, residual) * dot(G, G)).sqrt()
+    assert float(cosine.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("factor", [1e-6, 0.1, -2.0, 1e5])
+def test_the_guidances_scale_does_not_reach_the_pure_velocity(factor: float) -> None:
+    scale, scaled = eq.adaptive_scale(R, G), eq.adaptive_scale(R, factor * G)
+    torch.testing.assert_close(scaled * factor, scale, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(eq.pure_velocity(V, scaled, factor * G), eq.pure_velocity(V, scale, G))
+
+
+@pytest.mark.parametrize("along", [-1.5, 0.25, 2.0])
+def test_what_goes_along_the_guidance_costs_nothing(along: float) -> None:
+    scale = eq.adaptive_scale(along * G, G)
+    torch.testing.assert_close(scale, torch.full((3,), along))
+    assert float(eq.pure_loss(eq.pure_velocity(V, scale, G), V + along * G)) < 1e-11
+
+
+def test_no_guidance_gives_lambda_0_and_finite_gradients() -> None:
+    guidance = G.clone()
+    guidance[1] = 0
+    representation = R.clone().requires_grad_(True)
+    scale = eq.adaptive_scale(representation, guidance)
+    loss = eq.pure_loss(eq.pure_velocity(V, scale, guidance), V + representation)
+    loss.backward()
+    assert float(scale[1]) == 0 and bool(scale[[0, 2]].ne(0).all())
+    assert bool(torch.isfinite(scale).all()) and bool(torch.isfinite(representation.grad).all())
+    torch.testing.assert_close(loss.detach().double(), loss_at(scale, guidance=guidance).mean(), rtol=1e-5, atol=1e-7)
+    assert eq.squared_cosine(representation, guidance)[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_velocities_are_computed_in_float32(dtype: torch.dtype) -> None:
+    """Sums over elements would lose digits in bf16 and overflow in fp16."""
+    complete, original, target, null = ((100 * noise(3, 16, 64, 64, seed=i)).to(dtype) for i in range(4))
+    guidance, representation = eq.implicit_guidance(target, null), eq.learned_representation(complete, original)
+    scale = eq.adaptive_scale(representation, guidance)
+    v_pure = eq.pure_velocity(original, scale, guidance)
+    results = (guidance, representation, scale, v_pure, eq.pure_loss(v_pure, complete), eq.concept_loss(complete, null))
+    for result in (*results, eq.squared_cosine(representation, guidance)):
+        assert result.dtype == torch.float32 and bool(torch.isfinite(result).all())
+    exact = target.double() - null.double(), complete.double() - original.double()
+    torch.testing.assert_close(scale.double(), dot(exact[1], exact[0]) / dot(exact[0], exact[0]), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        results[4].double(), loss_at(scale, exact[1], exact[0], original).mean(), rtol=1e-4, atol=0
+    )
+
+
+def gradients(frozen: bool, attached: bool, multiplier: float = 1.0, fixed: float | None = None) -> list[Tensor]:
+    """Of L_PureCC to two weights: one moves v(complete) alone, one moves v(complete) and, unless frozen, v_original."""
+    own, shared = (torch.tensor(value, dtype=torch.float32, requires_grad=True) for value in (0.7, -0.4))
+    common = noise(*SHAPE, seed=6)
+    complete = V + own * R + shared * (common + 0.3 * G)
+    original = V + (0 * shared if frozen else shared * common.square())
+    representation = eq.learned_representation(complete, original)
+    scale = eq.adaptive_scale(representation, G)
+    if attached:
+        scale = (representation * G).flatten(1).sum(1) / (G * G).flatten(1).sum(1)
+    if fixed is not None:
+        scale = torch.full((3,), fixed)
+    loss = eq.pure_loss(eq.pure_velocity(original, multiplier * scale, G), complete)
+    return list(torch.autograd.grad(loss, (own, shared)))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_gradient_through_lambda_is_zero(frozen: bool) -> None:
+    """The envelope theorem: lambda* detached, or kept in the graph, is the same."""
+    for detached, attached in zip(gradients(frozen, False), gradients(frozen, True), strict=True):
+        assert abs(float(detached)) > 1e-2
+        torch.testing.assert_close(detached, attached, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_with_a_multiplier_it_is_not(frozen: bool) -> None:
+    """So lambda* is always detached, rather than by chance harmless."""
+    detached, attached = gradients(frozen, False, multiplier=3.0), gradients(frozen, True, multiplier=3.0)
+    assert abs(float(detached[0] - attached[0])) > 0.1 * abs(float(detached[0]))
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_fixed_lambda_gives_another_gradient(frozen: bool) -> None:
+    adaptive, fixed = gradients(frozen, False), gradients(frozen, False, fixed=3.0)
+    assert abs(float(adaptive[0] - fixed[0])) > 0.1 * abs(float(adaptive[0]))
+
+
+def test_lambda_and_the_cosine_keep_no_graph() -> None:
+    representation = R.clone().requires_grad_(True)
+    assert not eq.adaptive_scale(representation, G).requires_grad
+    assert not eq.squared_cosine(representation, G).requires_grad
+
+
+def test_squared_cosine_is_the_share_along_the_guidance() -> None:
+    torch.testing.assert_close(
+        eq.squared_cosine(R, G).double(), dot(R, G) ** 2 / dot(R, R) / dot(G, G), rtol=1e-5, atol=0
+    )
+    torch.testing.assert_close(eq.squared_cosine(-3 * G, G), torch.ones(3))
+    across = R - spread(eq.adaptive_scale(R, G)) * G
+    assert float(eq.squared_cosine(across, G).max()) < 1e-11
+    many = eq.squared_cosine(noise(200, 2, seed=7), noise(200, 2, seed=8))
+    assert many.shape == (200,) and 0 <= float(many.min()) and float(many.max()) <= 1 + 1e-6
+    assert torch.equal(eq.squared_cosine(torch.zeros(3, 4), torch.ones(3, 4)), torch.zeros(3))
+
+
+def test_losses_are_means_over_all_elements_and_eta_weighs_the_second() -> None:
+    torch.testing.assert_close(eq.concept_loss(R, V), ((R - V) ** 2).mean())
+    torch.testing.assert_close(eq.pure_loss(R, V), ((R - V) ** 2).mean())
+    assert float(eq.total_loss(torch.tensor(2.0), torch.tensor(3.0), 0.5)) == 3.5

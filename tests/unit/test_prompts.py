@@ -1,0 +1,116 @@
+"""The four texts of a picture, and how a trigger becomes marked tokens."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from purecc.prompts import Placeholder, Texts, find_word, mark_tokens, substitute, texts_of
+
+DOG, CATS = Placeholder(11, "dog"), Placeholder(12, "cat cat")
+TRIGGERS = {"<dog1>": DOG, "[V]": CATS}
+
+
+def words(text: str) -> list[tuple[int, int]]:
+    """Offsets of words and punctuation, as a tokenizer of one token a word gives them, with <start> and <end>."""
+    return [(0, 0), *(m.span() for m in re.finditer(r"\w+|[^\w\s]", text)), (0, 0)]
+
+
+def marked(prompt: str) -> tuple[str, dict[str, tuple[int, int]]]:
+    """The substituted text, and what is marked: "word@start" -> mark."""
+    text, spans = substitute(prompt, TRIGGERS)
+    offsets = words(text)
+    marks = mark_tokens(text, spans, offsets)
+    assert len(marks) == len(offsets)
+    return text, {f"{text[a:b]}@{a}": mark for (a, b), mark in zip(offsets, marks, strict=True) if mark}
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("", Texts("a [V] dog", "a dog", "[V] dog")),
+        ("   ", Texts("a [V] dog", "a dog", "[V] dog")),
+        ("a dog on the beach", Texts("a [V] dog on the beach", "a dog on the beach", "[V] dog")),
+        ("A Dog on the beach", Texts("A [V] dog on the beach", "A Dog on the beach", "[V] dog")),
+        ("a [V] dog\non  the beach", Texts("a [V] dog on the beach", "a dog on the beach", "[V] dog")),
+        ("a [v] dog", Texts("a [v] dog", "a dog", "[V] dog")),
+        ("a [V] on the beach", Texts("a [V] on the beach", "a dog on the beach", "[V] dog")),
+        ("a [V] dog by a [V] dog", Texts("a [V] dog by a [V] dog", "a dog by a dog", "[V] dog")),
+        ("a hotdog and a dog", Texts("a hotdog and a [V] dog", "a hotdog and a dog", "[V] dog")),
+    ],
+)
+def test_texts_of_an_instance(caption: str, expected: Texts) -> None:
+    assert texts_of(caption, "[V]", "dog", "instance") == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("", Texts("[V] style", "", "[V] style")),
+        ("a dog on the beach", Texts("a dog on the beach in [V] style", "a dog on the beach", "[V] style")),
+        ("a dog in [V] style", Texts("a dog in [V] style", "a dog", "[V] style")),
+        ("a dog, [V] style", Texts("a dog, [V] style", "a dog", "[V] style")),
+        ("a [v] style dog", Texts("a [v] style dog", "a dog", "[V] style")),
+    ],
+)
+def test_texts_of_a_style(caption: str, expected: Texts) -> None:
+    assert texts_of(caption, "[V]", "style", "style") == expected
+
+
+def test_a_caption_without_class_word_and_trigger_says_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r'"a hotdog".*"\[V\]".*"dog".*"a \[V\] dog'):
+        texts_of("a hotdog", "[V]", "dog", "instance")
+
+
+@pytest.mark.parametrize("kind", ["instance", "style"])
+def test_the_base_text_never_holds_the_trigger(kind: str) -> None:
+    for caption in ("", "a [V] dog", "a dog", "the [v] dog, in [V] style", "[V]"):
+        texts = texts_of(caption, "[V]", "dog" if kind == "instance" else "style", kind)
+        assert not find_word("[V]", texts.base), texts
+        assert find_word("[V]", texts.complete) and find_word("[V]", texts.target)
+
+
+def test_find_word() -> None:
+    assert find_word("dog", "a Dog.").group() == "Dog"
+    assert find_word("[v]", "([V])").span() == (1, 4)
+    assert find_word("dog", "a hotdog, dogs") is None
+    assert find_word("a.b", "axb") is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "marks"),
+    [
+        ("a dog", "a dog", {}),
+        ("a <dog1> and a dog", "a dog and a dog", {"dog@2": (11, 0)}),
+        ("a <DOG1>", "a dog", {"dog@2": (11, 0)}),
+        ("[v]house", "cat cat house", {"cat@0": (12, 0), "cat@4": (12, 1)}),
+        ("big[V]", "big cat cat", {"cat@4": (12, 0), "cat@8": (12, 1)}),
+        ("<dog1>'s, ([V]).", "dog's, (cat cat).", {"dog@0": (11, 0), "cat@8": (12, 0), "cat@12": (12, 1)}),
+        ("<dog1><dog1>", "dog dog", {"dog@0": (11, 0), "dog@4": (11, 0)}),
+        ("", "", {}),
+    ],
+)
+def test_triggers_become_marked_tokens(prompt: str, text: str, marks: dict) -> None:
+    assert marked(prompt) == (text, marks)
+
+
+def test_of_two_triggers_that_begin_alike_the_longer_is_taken() -> None:
+    text, spans = substitute("a sks2 and a sks", {"sks": DOG, "sks2": CATS})
+    assert text == "a cat cat and a dog"
+    assert [(text[s.start : s.end], s.concept) for s in spans] == [("cat cat", 12), ("dog", 11)]
+
+
+def test_without_triggers_a_text_is_itself() -> None:
+    assert substitute("a <dog1>", {}) == ("a <dog1>", [])
+
+
+def test_a_token_that_takes_the_space_before_the_word_is_marked() -> None:
+    text, spans = substitute("a <dog1> runs", TRIGGERS)
+    offsets = [(0, 1), (1, 5), (5, 10), (0, 0)]  # "a", " dog", " runs", </s>
+    assert mark_tokens(text, spans, offsets) == [None, (11, 0), None, None]
+
+
+def test_a_word_of_several_tokens_has_several_marks() -> None:
+    text, spans = substitute("a <dog1>", {"<dog1>": Placeholder(11, "teapot")})
+    assert mark_tokens(text, spans, [(0, 1), (2, 5), (5, 8)]) == [None, (11, 0), (11, 1)]

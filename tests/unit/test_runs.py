@@ -1,0 +1,143 @@
+"""A run's folder: the same inputs find it, a file is whole or not there, a line cut short is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import extractor, noise
+
+from purecc.files import (
+    load_optimizer_tensors,
+    load_tensors,
+    optimizer_tensors,
+    save_json,
+    save_tensors,
+    write_atomically,
+)
+from purecc.runs import Run, StepRecord
+
+
+def record(step: int) -> StepRecord:
+    return StepRecord(step, loss=1.5, concept_loss=1.0, pure_loss=0.5, scale=-0.25, seconds=0.01)
+
+
+def a_run(root: Path, **identity: object) -> Run:
+    run = Run(root, "pure", {"seed": 1, "rate": 1e-4, **identity})
+    run.begin()
+    return run
+
+
+def test_the_folder_follows_from_stage_and_identity(tmp_path: Path) -> None:
+    folder = Run(tmp_path, "pure", {"seed": 1, "rate": 1e-4}).folder
+    assert folder == Run(tmp_path, "pure", {"rate": 1e-4, "seed": 1}).folder
+    assert folder.parent == tmp_path and folder.name.startswith("pure-")
+    assert (
+        len({folder, Run(tmp_path, "extractor", {"seed": 1, "rate": 1e-4}).folder, a_run(tmp_path, seed=2).folder}) == 3
+    )
+    assert not folder.exists()  # looking for a run makes nothing
+
+
+def test_begin_writes_what_the_folder_is_named_after(tmp_path: Path) -> None:
+    run = a_run(tmp_path, fixed_scale=None)
+    assert json.loads((run.folder / "settings.json").read_text(encoding="utf-8")) == run.identity
+
+
+def test_records_are_read_back_as_they_were(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    assert run.records() == []
+    for step in (1, 2):
+        run.add(record(step))
+    assert run.records() == [record(1), record(2)]
+
+
+def test_a_line_cut_short_is_left_out_and_dropped_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.save_checkpoint(2, {"p": torch.ones(2)})
+    for step in (1, 2, 3):
+        run.add(record(step))
+    with (run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "loss": 1.')
+    assert [r.step for r in run.records()] == [1, 2, 3]
+    step, tensors = run.load_checkpoint()
+    assert step == 2 and torch.equal(tensors["p"], torch.ones(2))
+    assert run.records() == [record(1), record(2)]  # step 3 comes again
+    run.add(record(3))
+    assert [r.step for r in run.records()] == [1, 2, 3]
+
+
+def test_without_a_checkpoint_a_run_starts_anew(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.add(record(1))
+    assert run.load_checkpoint() == (0, {})
+    assert run.records() == []
+
+
+def test_a_finished_run_has_its_concept_and_no_checkpoint(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    assert run.finished() is None
+    run.save_checkpoint(1, {"p": torch.ones(2)})
+    run.finish(extractor())
+    assert run.finished().uid == extractor().uid
+    assert not (run.folder / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(partial: bool, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "settings.json"
+    save_json(path, {"a": "é"})
+    before = path.read_bytes()
+
+    def fail(temporary: Path) -> None:
+        if partial:
+            temporary.write_text("half a f", encoding="utf-8")
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+    assert json.loads(before.decode("utf-8")) == {"a": "é"}
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.save_checkpoint(1, {"p": torch.ones(2)})
+    with pytest.raises((KeyError, ValueError, RuntimeError), match="(?i)qint8"):
+        run.save_checkpoint(2, {"p": torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)})
+    step, tensors = run.load_checkpoint()
+    assert step == 1 and torch.equal(tensors["p"], torch.ones(2))
+    assert sorted(p.name for p in run.folder.iterdir()) == ["checkpoint.safetensors", "metrics.jsonl", "settings.json"]
+
+
+def test_tensors_come_back_bit_for_bit_shared_and_transposed_ones_too(tmp_path: Path) -> None:
+    whole = noise(4, 6)
+    tensors = {"whole": whole, "view": whole[:2], "turned": whole.T, "half": whole.bfloat16(), "one": torch.tensor(3.0)}
+    save_tensors(tmp_path / "t.safetensors", tensors, {"step": "3"})
+    read, header = load_tensors(tmp_path / "t.safetensors")
+    assert header == {"step": "3"} and read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], value) and read[name].dtype == value.dtype for name, value in tensors.items())
+
+
+def test_an_optimiser_goes_on_from_its_tensors_as_if_never_stopped(tmp_path: Path) -> None:
+    def step(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, seed: int) -> None:
+        for i, parameter in enumerate(parameters):
+            parameter.grad = noise(*parameter.shape, seed=10 * seed + i)
+        optimizer.step()
+
+    def new(values: list[torch.Tensor]) -> tuple[list[torch.nn.Parameter], torch.optim.Optimizer]:
+        first, second = (torch.nn.Parameter(value.clone()) for value in values)
+        groups = [{"params": [first], "lr": 0.1}, {"params": [second], "lr": 0.01, "weight_decay": 0.0}]
+        return [first, second], torch.optim.AdamW(groups)
+
+    parameters, optimizer = new([noise(3, 2, seed=1), noise(4, seed=2)])
+    for seed in range(3):
+        step(parameters, optimizer, seed)
+    save_tensors(tmp_path / "o.safetensors", optimizer_tensors(optimizer))
+    again, restored = new([p.detach() for p in parameters])
+    load_optimizer_tensors(restored, load_tensors(tmp_path / "o.safetensors")[0])
+    for seed in range(3, 6):
+        step(parameters, optimizer, seed)
+        step(again, restored, seed)
+    assert all(torch.equal(a, b) for a, b in zip(parameters, again, strict=True))
