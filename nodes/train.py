@@ -14,6 +14,7 @@ from .host.convert import fingerprint, latent_scaling, sampling_shift, to_diffus
 from .host.session import free_for_training, outside_inference, runs_folder, training_device, training_dtype
 from .types import CATEGORY, ConceptWire, Data, TrainingData
 
+
 def common_inputs(steps: int, embeddings: bool) -> list:
     """The inputs that both stages share; `embeddings`: this stage makes them."""
     inputs = [

@@ -17,7 +17,11 @@ from .concept import T5_SLOT, Concept, ConceptEmbeddings, LoraWeights
 from .encoding import TextBatch
 
 BASE = None  # the name of theta3
+_UNKNOWN = "?"
 Times = Tensor  # [batch] in [0, 1]
+
+
+_ACTIVE = "purecc_embeddings"  # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
 
 
 @dataclass
@@ -59,8 +63,7 @@ class AdaptedNetwork:
         self.transformer = transformer.requires_grad_(False)
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
         self._lora: set[str] = set()
-        self._active: _Active | None = None
-        self._routed: str | None = None
+        self._routed: str | None = BASE
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
 
@@ -80,15 +83,14 @@ class AdaptedNetwork:
         """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16)."""
         self._route(model)
         embeddings = self.embeddings.get(model)
-        self._active = _Active(embeddings, text.marks) if embeddings is not None and bool(text.marks.any()) else None
+        options = None
+        if embeddings is not None and bool(text.marks.any()):
+            options = {_ACTIVE: _Active(embeddings, text.marks)}
         dtype = self.transformer.dtype
-        try:
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                return self.transformer(
-                    x_t.to(dtype), text.rows.to(dtype), text.pooled.to(dtype), 1000 * t.to(dtype)
-                ).sample.float()
-        finally:
-            self._active = None
+        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+            return self.transformer(
+                x_t.to(dtype), text.rows.to(dtype), text.pooled.to(dtype), 1000 * t.float(), joint_attention_kwargs=options
+            ).sample.float()
 
     def add_new(self, name: str, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
         """A fresh LoRA that changes nothing yet: A gaussian of variance 1 / rank, B zero."""
@@ -101,19 +103,14 @@ class AdaptedNetwork:
     def add_concept(self, name: str, concept: Concept) -> None:
         """A trained LoRA and its embeddings. Raises ValueError where they do not fit this network."""
         if concept.lora:
-            known = dict(self.transformer.named_modules())
-            strange = [m for m in concept.lora.matrices if m not in known]
-            if strange:
-                raise ValueError(f"The concept was made for another model: this one has no {strange[0]}.")
+            self._require_fit(concept.lora)
+        if concept.embeddings:
+            self.add_embeddings(name, concept.embeddings)
+        if concept.lora:
             self._add_lora(name, concept.lora.rank, concept.lora.alpha, list(concept.lora.matrices))
             for module, a, b in self._matrices(name):
                 for parameter, value in zip((a, b), concept.lora.matrices[module]):
-                    if parameter.shape != value.shape:
-                        shapes = f"{tuple(value.shape)} for {tuple(parameter.shape)}"
-                        raise ValueError(f"The concept was made for another model: {module} has {shapes}.")
                     parameter.data.copy_(value)
-        if concept.embeddings:
-            self.add_embeddings(name, concept.embeddings)
 
     def add_embeddings(self, name: str, embeddings: ConceptEmbeddings) -> None:
         """Layer-wise embeddings for a model. Raises ValueError where blocks or width are another network's."""
@@ -135,8 +132,8 @@ class AdaptedNetwork:
         return LoraWeights(matrices, alpha) if matrices else None
 
     @torch.no_grad()
-    def stream_at_marks(self, x_t: Tensor, t: Times, text: TextBatch) -> Tensor:
-        """What the base model's text stream holds at each slot before each block, [blocks, slots, width]: eq. 7's start."""
+    def stream_at_marks(self, x_t: Tensor, t: Times, text: TextBatch) -> dict[int, Tensor]:
+        """What the base model's text stream holds at each slot before each block, slot -> [blocks, width]: eq. 7's start."""
         seen: list[Tensor] = []
 
         def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -148,8 +145,19 @@ class AdaptedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        slots = [s for s in text.marks.unique().tolist() if s]
-        return torch.stack([torch.stack([rows[text.marks == slot].mean(0) for slot in slots]) for rows in seen])
+        marks = [mark for mark in text.marks.unique().tolist() if mark]
+        return {mark - 1: torch.stack([rows[text.marks == mark].mean(0) for rows in seen]) for mark in marks}
+
+    def _require_fit(self, lora: LoraWeights) -> None:
+        """Raises ValueError where a matrix of the LoRA has no Linear of its shape here."""
+        for module, (a, b) in lora.matrices.items():
+            try:
+                layer = self.transformer.get_submodule(module)
+            except AttributeError:
+                raise ValueError(f"The concept was made for another model: this one has no {module}.") from None
+            expected, got = (layer.out_features, layer.in_features), (b.shape[0], a.shape[1])
+            if expected != got:
+                raise ValueError(f"The concept was made for another model: {module} is {expected} here, {got} in the concept.")
 
     def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
@@ -157,7 +165,7 @@ class AdaptedNetwork:
         self._lora.add(name)
         for parameter in self.lora_parameters(name):
             parameter.data = parameter.data.float()
-        self._routed = name
+        self._routed = _UNKNOWN  # peft leaves layers that were switched off as they were
 
     def _layers(self) -> list[tuple[str, BaseTunerLayer]]:
         return [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
@@ -186,12 +194,15 @@ class AdaptedNetwork:
 
     def _hook(self, block: int):
         def act(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-            if self._active is None:
+            # diffusers calls a block by keywords, and by position (picture, text, time, options) under checkpointing
+            stream, options = (args[1], args[3]) if args else (kwargs["encoder_hidden_states"], kwargs["joint_attention_kwargs"])
+            active = (options or {}).get(_ACTIVE)
+            if active is None:
                 return None
-            embeddings, marks = self._active.embeddings, self._active.marks
-            if "encoder_hidden_states" in kwargs:
-                stream = embeddings.act(block, kwargs["encoder_hidden_states"], marks)
-                return args, {**kwargs, "encoder_hidden_states": stream}
-            return (args[0], embeddings.act(block, args[1], marks), *args[2:]), kwargs  # under gradient checkpointing
+            stream = active.embeddings.act(block, stream, active.marks)
+            options = {name: value for name, value in options.items() if name != _ACTIVE}
+            if args:
+                return (args[0], stream, args[2], options), kwargs
+            return args, {**kwargs, "encoder_hidden_states": stream, "joint_attention_kwargs": options}
 
         return act

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .concept import Concept, ConceptEmbeddings
+from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import ConceptSet
 from .flow import add_noise
 from .network import BASE, AdaptedNetwork
@@ -180,11 +180,17 @@ def initial_embeddings(
     held = []
     for x_t, t, indices in _probes(data, scaling, network.device):
         held.append(network.stream_at_marks(x_t, t, data.batch("complete", indices, network.device)))
-    start = torch.stack(held).mean(0)  # [blocks, slots, width]
-    if mode == "offset":
-        start = torch.zeros_like(start)
-    start = start.cpu()
-    return ConceptEmbeddings(start[:, : data.tokens], start[:, data.tokens :] if start.shape[1] > data.tokens else None, mode)
+    by_slot = {slot: torch.stack([one[slot] for one in held]).mean(0) for slot in held[0]}  # [blocks, width] each
+
+    def table(first: int, end: int) -> Tensor | None:
+        """[blocks, tokens, width]; a class word of several pieces shares a vector, as `ConceptEmbeddings.slot` does."""
+        of_token = [[v for s, v in by_slot.items() if first <= s < end and (s - first) % data.tokens == j] for j in range(data.tokens)]
+        if not any(of_token):
+            return None
+        rows = torch.stack([torch.stack(vectors).mean(0) for vectors in of_token], dim=1).cpu()
+        return torch.zeros_like(rows) if mode == "offset" else rows
+
+    return ConceptEmbeddings(table(0, T5_SLOT), table(T5_SLOT, 2 * T5_SLOT), mode)
 
 
 @torch.no_grad()

@@ -200,7 +200,7 @@ def draw_batch(
     data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, step: int, device: torch.device | str
 ) -> Batch:
     """The inputs of one step (counted from 1), a function of (seed, step) alone; drawn on the CPU, alike on any device."""
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
     indices = pick(data, settings.batch_size, generator)
     x0 = scaling.to_model(torch.stack([data.examples[i].latent.float() for i in indices]))
     noise = torch.randn(x0.shape, generator=generator)

@@ -24,9 +24,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..files import load_optimizer_tensors, load_tensors, optimizer_tensors, save_tensors
 from ..flow import add_noise, sample_times, velocity
-from . import specification as spec
 from .autoencoder import PocketAutoencoder
-from .model import Pocket, new_scheduler, new_text_encoder, new_tokenizer, new_transformer, save_pocket, token_ids
+from .model import Pocket, new_scheduler, new_text_encoder, new_tokenizer, new_transformer, save_pocket
 from .scenes import random_caption, random_scene, render
 
 log = logging.getLogger("purecc.pocket")
@@ -140,7 +139,7 @@ def train(worker: int, args: argparse.Namespace) -> None:
             yield from DataLoader(data, args.batch, num_workers=args.loaders)
 
     config = pocket.vae.config
-    start, last_save, losses, first = time.monotonic(), time.monotonic(), [], step
+    start, last_save, losses = time.monotonic(), time.monotonic(), []
     generator = torch.Generator(args.device).manual_seed(10_000 * step + worker)
     for pixels, captions in batches():
         share = torch.tensor((time.monotonic() - start) / (60 * args.minutes))
@@ -148,7 +147,7 @@ def train(worker: int, args: argparse.Namespace) -> None:
             dist.broadcast(share, 0)
         if share >= 1:
             break
-        rate = args.rate * min(1.0, (step - first + 1) / 200) * min(1.0, max(0.0, float(1 - share) / args.decay))
+        rate = args.rate * min(1.0, (step + 1) / 200) * min(1.0, max(0.0, float(1 - share) / args.decay))
         for group in optimizer.param_groups:
             group["lr"] = rate
         x0 = pocket.vae.encode(pixels.to(args.device)).latent_dist.mode().detach()

@@ -110,6 +110,13 @@ def test_half_precision_velocities_are_computed_in_float32(dtype: torch.dtype) -
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scales_of_half_precision_differences_too(dtype: torch.dtype) -> None:
+    a, b = (100 * noise(2, 16, 64, 64, seed=5)).to(dtype), (100 * noise(2, 16, 64, 64, seed=6)).to(dtype) + 50
+    torch.testing.assert_close(eq.inner_product(a, b).double(), dot(a, b), rtol=1e-4, atol=0)
+    torch.testing.assert_close(eq.adaptive_scale(a, b).double(), dot(a, b) / dot(b, b), rtol=1e-3, atol=0)
+
+
 def gradients(frozen: bool, attached: bool, multiplier: float = 1.0, fixed: float | None = None) -> list[Tensor]:
     """Of L_PureCC to two weights: one moves v(complete) alone, one moves v(complete) and, unless frozen, v_original."""
     own, shared = (torch.tensor(value, dtype=torch.float32, requires_grad=True) for value in (0.7, -0.4))

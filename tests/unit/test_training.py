@@ -224,8 +224,7 @@ def test_a_batch_larger_than_the_set_repeats_and_one_of_two_sizes_is_not_mixed()
     assert sizes == {(2, CHANNELS, SIDE, SIDE), (2, CHANNELS, SIDE, 4)}
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="seed * 1_000_003 does not fit 64 bits")
-def test_a_seed_may_be_as_large_as_the_host_draws_them() -> None:
+def test_a_seed_may_have_64_bits() -> None:
     draw_batch(concept_set(), replace(SETTINGS, seed=2**64 - 1), SCALING, 400, "cpu")
 
 
@@ -271,6 +270,7 @@ def test_training_leaves_base_and_extractor_bit_for_bit(finished) -> None:
     assert torch.equal(job.network.embeddings[EXTRACTOR].clip, extractor().embeddings.clip)
     asking = {id(p) for p in job.network.transformer.parameters() if p.requires_grad}
     assert asking == {id(p) for p in job.network.lora_parameters(PURE)}
+    assert [job.network.embeddings[name].clip.requires_grad for name in (EXTRACTOR, PURE)] == [False, True]
 
 
 def test_stage_two_starts_from_a_copy_of_the_embeddings_and_may_freeze_it(tmp_path: Path, finished) -> None:
@@ -281,6 +281,7 @@ def test_stage_two_starts_from_a_copy_of_the_embeddings_and_may_freeze_it(tmp_pa
     job = pure_job(tmp_path, PureSettings(train_embeddings=False), replace(SETTINGS, steps=1))
     run(job)
     assert torch.equal(job.concept.embeddings.clip, start)
+    assert not job.network.embeddings[PURE].clip.requires_grad
     assert not torch.equal(finished("PureCC").concept.embeddings.clip, start)
 
 
@@ -441,9 +442,6 @@ def test_replacements_start_from_the_class_words_stream_and_offsets_from_0(token
     assert initial_embeddings(adapted, data, SCALING, "none") is None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="what lies beyond the first `tokens` slots is taken for T5's, a class word's second token too"
-)
 @pytest.mark.parametrize("t5", [False, True])
 def test_a_class_word_of_two_tokens_keeps_clip_and_t5_apart(t5: bool) -> None:
     data = concept_set(("a [V] toy dog", "a toy dog in the snow"), class_word="toy dog", t5=t5)

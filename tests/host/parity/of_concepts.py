@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import folder_paths
@@ -37,12 +38,22 @@ def encoded(prompt: str, *concepts: Concept) -> EncodedText:
     return EncodedText(rows[0], pooled[0], torch.zeros(rows.shape[1], dtype=torch.int64) + marks)
 
 
+def adapted(concept: Concept | None) -> AdaptedNetwork:
+    network = AdaptedNetwork(convert.to_diffusers(host()[0]))
+    if concept:
+        network.add_concept("concept", concept)
+    return network
+
+
+@cache
+def plain_network() -> AdaptedNetwork:
+    return adapted(None)
+
+
 def expected(concept: Concept | None, x: torch.Tensor, *texts: EncodedText) -> torch.Tensor:
     """The core's velocity for the texts side by side (one for each picture of `x`, or one for all)."""
     with torch.inference_mode(False), torch.no_grad():
-        network = AdaptedNetwork(convert.to_diffusers(host()[0]))
-        if concept:
-            network.add_concept("concept", concept)
+        network = adapted(concept) if concept else plain_network()
         batch = TextBatch.of(list(texts) if len(texts) == len(x) else [texts[0]] * len(x))
         return network.velocity(x.clone(), torch.full((len(x),), TIMES), batch, "concept" if concept else None)
 

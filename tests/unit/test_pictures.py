@@ -1,0 +1,60 @@
+"""Folders of pictures as people keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from purecc.pictures import fit, picture_files, read_folder
+
+
+def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
+    folder.mkdir(exist_ok=True)
+    Image.new(mode, size, 255).save(folder / name)
+    return folder / name
+
+
+def test_captions_and_masks_belong_to_the_picture_of_their_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my dog"
+    make(folder, "b.jpg")
+    make(folder, "a.PNG")
+    make(folder, "a.mask.png", mode="L")
+    (folder / "a.txt").write_text("\ufeff a dog\n on the beach ", encoding="utf-8")
+    (folder / "notes.md").write_text("not a picture", encoding="utf-8")
+
+    first, second = read_folder(folder)
+
+    assert [p.name for p in picture_files(folder)] == ["a.PNG", "b.jpg"]
+    assert (first.caption, second.caption) == ("a dog on the beach", "")
+    assert first.pixels.shape == (6, 8, 3) and first.mask is not None and first.mask.shape == (6, 8)
+    assert second.mask is None
+    assert float(first.pixels.max()) == 1
+
+
+def test_a_folder_without_pictures_and_a_broken_one_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no pictures"):
+        read_folder(tmp_path)
+    with pytest.raises(ValueError, match="holds no pictures"):
+        read_folder(tmp_path / "not there")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="broken.png cannot be read"):
+        read_folder(tmp_path)
+
+
+def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
+    make(tmp_path, "a.png")
+    make(tmp_path, "a.mask.png", (4, 4), "L")
+    with pytest.raises(ValueError, match=r"a.mask.png is \(4, 4\), its picture \(6, 8\)"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize(("size", "fitted"), [((128, 128), (128, 128)), ((400, 400), (128, 128)), ((100, 200), (96, 176))])
+def test_a_picture_keeps_its_shape_and_gets_sides_that_latents_can_have(size, fitted) -> None:
+    picture = torch.rand(*size, 3, generator=torch.Generator().manual_seed(0))
+    made = fit(picture, 128)
+    assert tuple(made.shape) == (*fitted, 3)
+    assert float(made.min()) >= 0 and float(made.max()) <= 1
+    assert size != fitted or made is picture
