@@ -151,7 +151,7 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
         raise ValueError("There are no pictures. Connect 3 to 5 pictures of the concept, or choose a folder.")
     if flat and len(flat) != len(pixels):
         raise ValueError(f"There are {len(pixels)} pictures but {len(flat)} masks; connect one mask for each, or none.")
-    for picture, mask in zip(pixels, flat):
+    for picture, mask in zip(pixels, flat, strict=False):
         if mask.shape != picture.shape[:2]:
             raise ValueError(f"A mask is {tuple(mask.shape)}, its picture {tuple(picture.shape[:2])}; make them alike.")
     return [Picture(p, "", flat[i] if flat else None) for i, p in enumerate(pixels)]

@@ -83,11 +83,15 @@ def build_concept_set(
     if not pictures:
         raise ValueError("There are no pictures. Connect 3 to 5 of the concept, or choose a folder that holds them.")
     if len(captions) != len(pictures):
-        raise ValueError(f"There are {len(pictures)} pictures but {len(captions)} captions; one line for each is needed.")
+        raise ValueError(
+            f"There are {len(pictures)} pictures but {len(captions)} captions; one line for each is needed."
+        )
     if not trigger or not class_word:
         raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
     if trigger.lower() == class_word.lower():
-        raise ValueError(f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as [V].')
+        raise ValueError(
+            f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as [V].'
+        )
     texts = [texts_of(caption, trigger, class_word, kind) for caption in captions]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL} | {text for t in texts for text in (t.complete, t.base, t.target)}
@@ -96,7 +100,5 @@ def build_concept_set(
         for text in (t.complete, t.target):
             if not encoded[text].marks.any():
                 raise ValueError(f'The trigger was cut off: "{text}" is too long for the text encoders.')
-    examples = tuple(Example(t, encode_picture(picture)) for t, picture in zip(texts, pictures))
-    return ConceptSet(
-        trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ())
-    )
+    examples = tuple(Example(t, encode_picture(picture)) for t, picture in zip(texts, pictures, strict=True))
+    return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ()))

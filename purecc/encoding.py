@@ -33,7 +33,9 @@ class TextBatch:
     marks: Tensor  # [batch, rows]
 
     @staticmethod
-    def of(texts: list[EncodedText], device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> "TextBatch":
+    def of(
+        texts: list[EncodedText], device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> "TextBatch":
         """Stacks texts of one length. Raises ValueError where the lengths differ."""
         lengths = sorted({len(text.marks) for text in texts})
         if len(lengths) > 1:

@@ -55,10 +55,10 @@ def colour_fidelity(pictures: Tensor, floor: Tensor, references: list[Tensor], m
     `pictures`, `floor` [batch, height, width, 3]; references [height, width, 3] with masks [height, width]. The ceiling is
     each reference against the colours of the others.
     """
-    objects = [colour_histogram(p.numpy(), m.numpy()) for p, m in zip(references, masks)]
+    objects = [colour_histogram(p.numpy(), m.numpy()) for p, m in zip(references, masks, strict=True)]
     score = lambda batch: float(np.mean([find_colours(p.numpy(), np.mean(objects, 0)) for p in batch]))  # noqa: E731
     others = [np.mean(objects[:i] + objects[i + 1 :], 0) for i in range(len(objects))]
-    ceiling = float(np.mean([find_colours(p.numpy(), o) for p, o in zip(references, others)]))
+    ceiling = float(np.mean([find_colours(p.numpy(), o) for p, o in zip(references, others, strict=True)]))
     lowest = score(floor)
     return (score(pictures) - lowest) / max(ceiling - lowest, 1e-6)
 

@@ -21,7 +21,9 @@ _UNKNOWN = "?"
 Times = Tensor  # [batch] in [0, 1]
 
 
-_ACTIVE = "purecc_embeddings"  # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
+_ACTIVE = (
+    "purecc_embeddings"  # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
+)
 
 
 @dataclass
@@ -89,7 +91,11 @@ class AdaptedNetwork:
         dtype = self.transformer.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.transformer(
-                x_t.to(dtype), text.rows.to(dtype), text.pooled.to(dtype), 1000 * t.float(), joint_attention_kwargs=options
+                x_t.to(dtype),
+                text.rows.to(dtype),
+                text.pooled.to(dtype),
+                1000 * t.float(),
+                joint_attention_kwargs=options,
             ).sample.float()
 
     def add_new(self, name: str, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
@@ -109,7 +115,7 @@ class AdaptedNetwork:
         if concept.lora:
             self._add_lora(name, concept.lora.rank, concept.lora.alpha, list(concept.lora.matrices))
             for module, a, b in self._matrices(name):
-                for parameter, value in zip((a, b), concept.lora.matrices[module]):
+                for parameter, value in zip((a, b), concept.lora.matrices[module], strict=True):
                     parameter.data.copy_(value)
 
     def add_embeddings(self, name: str, embeddings: ConceptEmbeddings) -> None:
@@ -157,7 +163,9 @@ class AdaptedNetwork:
                 raise ValueError(f"The concept was made for another model: this one has no {module}.") from None
             expected, got = (layer.out_features, layer.in_features), (b.shape[0], a.shape[1])
             if expected != got:
-                raise ValueError(f"The concept was made for another model: {module} is {expected} here, {got} in the concept.")
+                raise ValueError(
+                    f"The concept was made for another model: {module} is {expected} here, {got} in the concept."
+                )
 
     def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
@@ -195,7 +203,9 @@ class AdaptedNetwork:
     def _hook(self, block: int):
         def act(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
             # diffusers calls a block by keywords, and by position (picture, text, time, options) under checkpointing
-            stream, options = (args[1], args[3]) if args else (kwargs["encoder_hidden_states"], kwargs["joint_attention_kwargs"])
+            stream, options = (
+                (args[1], args[3]) if args else (kwargs["encoder_hidden_states"], kwargs["joint_attention_kwargs"])
+            )
             active = (options or {}).get(_ACTIVE)
             if active is None:
                 return None

@@ -68,4 +68,6 @@ def total_loss(loss_concept: Tensor, loss_pure: Tensor, eta: float) -> Tensor:
 def squared_cosine(representation: Tensor, guidance: Tensor) -> Tensor:
     """cos^2 of the angle between R_complete and R_tar, [batch]: the share of R_complete that eq. 14 leaves alone."""
     lengths = inner_product(representation, representation) * inner_product(guidance, guidance)
-    return torch.where(lengths > 0, inner_product(representation, guidance).square() / lengths.clamp_min(1e-30), 0).detach()
+    return torch.where(
+        lengths > 0, inner_product(representation, guidance).square() / lengths.clamp_min(1e-30), 0
+    ).detach()

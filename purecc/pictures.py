@@ -54,7 +54,9 @@ def _read(path: Path) -> Picture:
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
     if masked is not None and masked.shape != pixels.shape[:2]:
-        raise ValueError(f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike.")
+        raise ValueError(
+            f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike."
+        )
     caption = text.read_text(encoding="utf-8-sig").strip() if text.is_file() else ""
     return Picture(pixels, " ".join(caption.split()), masked)
 

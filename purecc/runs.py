@@ -1,10 +1,10 @@
 """A run is a folder on disk: settings, metrics, checkpoint, result. The same inputs find the same folder.
 
-    <root>/<stage>-<hash>/
-        settings.json           what the hash is taken of
-        metrics.jsonl           one StepRecord a line
-        checkpoint.safetensors  parameters and optimiser after `step` steps
-        concept.safetensors     the result, there only when the run is finished
+<root>/<stage>-<hash>/
+    settings.json           what the hash is taken of
+    metrics.jsonl           one StepRecord a line
+    checkpoint.safetensors  parameters and optimiser after `step` steps
+    concept.safetensors     the result, there only when the run is finished
 """
 
 import hashlib

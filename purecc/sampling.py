@@ -30,6 +30,6 @@ def euler(velocity: Velocity, noise: Tensor, steps: int, shift: float) -> Tensor
     """From noise at t = 1 to a clean latent at t = 0: x += (t_next - t) v(x, t)."""
     x = noise
     schedule = sigmas(steps, shift).to(noise.device)
-    for now, after in zip(schedule[:-1], schedule[1:]):
+    for now, after in zip(schedule[:-1], schedule[1:], strict=True):
         x = x + (after - now) * velocity(x, now.expand(len(x)))
     return x

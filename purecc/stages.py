@@ -152,9 +152,7 @@ class PureJob(Job):
             raise ValueError(f"The extractor has {extractor.tokens} embeddings a block, the concept set {data.tokens}.")
         self.pure, self.extractor = pure, extractor
         of_extractor = extractor.uid if extractor else None
-        super().__init__(
-            network, data, settings, scaling, root, base, **as_plain(pure), extractor=of_extractor
-        )
+        super().__init__(network, data, settings, scaling, root, base, **as_plain(pure), extractor=of_extractor)
 
     def prepare(self) -> None:
         embeddings = None
@@ -184,7 +182,10 @@ def initial_embeddings(
 
     def table(first: int, end: int) -> Tensor | None:
         """[blocks, tokens, width]; a class word of several pieces shares a vector, as `ConceptEmbeddings.slot` does."""
-        of_token = [[v for s, v in by_slot.items() if first <= s < end and (s - first) % data.tokens == j] for j in range(data.tokens)]
+        of_token = [
+            [v for s, v in by_slot.items() if first <= s < end and (s - first) % data.tokens == j]
+            for j in range(data.tokens)
+        ]
         if not any(of_token):
             return None
         rows = torch.stack([torch.stack(vectors).mean(0) for vectors in of_token], dim=1).cpu()
@@ -211,7 +212,9 @@ def drift(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: Latent
     return (moved / length) ** 0.5
 
 
-def _probes(data: ConceptSet, scaling: LatentScaling, device: torch.device) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+def _probes(
+    data: ConceptSet, scaling: LatentScaling, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
     """Fixed (x_t, t, example) for measures: every example at every probe time, one at a time."""
     generator = torch.Generator().manual_seed(20_260)
     for index, example in enumerate(data.examples):

@@ -171,7 +171,7 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             done = step
             values = torch.stack([terms.loss.detach(), *(v.detach().float() for v in terms.measured.values())]).tolist()
-            measured = dict(zip(("loss", *terms.measured), values))
+            measured = dict(zip(("loss", *terms.measured), values, strict=True))
             record = StepRecord(step, **measured, seconds=round(time.perf_counter() - start, 4))
             run.add(record)
             if step % settings.checkpoint_every == 0 and step < settings.steps:

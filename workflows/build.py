@@ -10,7 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-MODEL, CLIP, VAE, IMAGE, LATENT, CONDITIONING, STRING = "MODEL", "CLIP", "VAE", "IMAGE", "LATENT", "CONDITIONING", "STRING"
+MODEL, CLIP, VAE, IMAGE, LATENT, CONDITIONING, STRING = (
+    "MODEL",
+    "CLIP",
+    "VAE",
+    "IMAGE",
+    "LATENT",
+    "CONDITIONING",
+    "STRING",
+)
 DATA, CONCEPT = "PURECC_DATA", "PURECC_CONCEPT"
 
 #: node type -> (socket inputs, outputs), each (name, type)
@@ -95,7 +103,9 @@ class Graph:
     def group(self, title: str, x: int, y: int, width: int, height: int, colour: str = "#3f5159") -> None:
         number = len(self.groups) + 1
         box = [x, y, width, height]
-        self.groups.append({"id": number, "title": title, "bounding": box, "color": colour, "font_size": 24, "flags": {}})
+        self.groups.append(
+            {"id": number, "title": title, "bounding": box, "color": colour, "font_size": 24, "flags": {}}
+        )
 
     def save(self, path: Path) -> None:
         plain = {
@@ -136,7 +146,19 @@ def pocket_whole_job() -> Graph:
     )
     wires = {"model": pocket["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
     pure = g.add(
-        "PureCCPureLearning", 880, 60, 400, 420, "PureCC", 1.0, 0.0, "frozen base", *common, 0, title="Pure Learning", **wires
+        "PureCCPureLearning",
+        880,
+        60,
+        400,
+        420,
+        "PureCC",
+        1.0,
+        0.0,
+        "frozen base",
+        *common,
+        0,
+        title="Pure Learning",
+        **wires,
     )
     lora = g.add(
         "PureCCPureLearning", 880, 560, 400, 420, "LoRA", 1.0, 0.0, "frozen base", *common, 0,
@@ -184,7 +206,7 @@ def pocket_whole_job() -> Graph:
             name = f"purecc/{('with', 'without')[part]}_{arm.replace(' ', '_')}"
             g.add("SaveImage", 2600, y, 320, 290, name, title=f"Pictures: {arm}", images=picture["IMAGE"])
             decoded[title, arm] = picture
-        for (arm, _, y), where in zip(arms[1:], ("with [V]", "without [V]")[part : part + 1] * 2):
+        for (arm, _, y), where in zip(arms[1:], ("with [V]", "without [V]")[part : part + 1] * 2, strict=True):
             compared = g.add(
                 "PureCCCompare", 2940, top + y - 360, 220, 150, f"{arm}, {where}", title=f"Compare: {arm}, {where}",
                 original=decoded[title, "original"]["IMAGE"], customised=decoded[title, arm]["IMAGE"],

@@ -38,7 +38,10 @@ class _Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(channels, channels, 3, padding=1),
         )
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
@@ -93,7 +96,9 @@ class PocketAutoencoder(ModelMixin, ConfigMixin):
     def fit(self, pictures: torch.Tensor) -> float:
         """Sets the linear parts from pictures [n, 3, height, width]; returns the share of the variance that is kept."""
         patch, channels = self.config.patch, self.config.latent_channels
-        rows = nn.functional.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch).double()
+        rows = (
+            nn.functional.unfold(pictures, patch, stride=patch).transpose(1, 2).reshape(-1, 3 * patch * patch).double()
+        )
         mean = rows.mean(0)
         variances, basis = torch.linalg.eigh(torch.cov(rows.T))  # ascending
         variances, basis = variances.flip(0), basis.flip(1)[:, :channels].T  # basis [channels, 3 * patch * patch]

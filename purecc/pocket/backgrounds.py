@@ -28,11 +28,15 @@ def _ground(draw: ImageDraw.ImageDraw, rng: Rng, horizon: int, colour: Colour, w
     """Ground below a wavy horizon (pixels from the top)."""
     x = np.arange(0, N + 1, 4)
     y = horizon + waves * np.sin(x / N * rng.uniform(2, 6) + rng.uniform(0, 6.28))
-    draw.polygon([(0, N), *zip(x.tolist(), y.tolist()), (N, N)], fill=colour)
+    draw.polygon([(0, N), *zip(x.tolist(), y.tolist(), strict=True), (N, N)], fill=colour)
 
 
-def _dots(draw: ImageDraw.ImageDraw, rng: Rng, count: int, colour: Colour, top: int, bottom: int, radius: float) -> None:
-    for x, y, r in zip(rng.uniform(0, N, count), rng.uniform(top, bottom, count), rng.uniform(0.5, radius, count)):
+def _dots(
+    draw: ImageDraw.ImageDraw, rng: Rng, count: int, colour: Colour, top: int, bottom: int, radius: float
+) -> None:
+    for x, y, r in zip(
+        rng.uniform(0, N, count), rng.uniform(top, bottom, count), rng.uniform(0.5, radius, count), strict=True
+    ):
         draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
 
@@ -87,7 +91,7 @@ def _desert(rng: Rng) -> Image.Image:
 def _sea(rng: Rng) -> Image.Image:
     image = _gradient(_near(rng, (40, 150, 205)), _near(rng, (10, 50, 115)))
     draw = ImageDraw.Draw(image)
-    for x, y, r in zip(rng.uniform(0, N, 12), rng.uniform(0, N, 12), rng.uniform(1.5, 4, 12)):
+    for x, y, r in zip(rng.uniform(0, N, 12), rng.uniform(0, N, 12), rng.uniform(1.5, 4, 12), strict=True):
         draw.ellipse((x - r, y - r, x + r, y + r), outline=(170, 220, 245))
     _ground(draw, rng, int(rng.integers(108, 116)), _near(rng, (190, 175, 120)), 3)
     for x in rng.uniform(0, N, 5):

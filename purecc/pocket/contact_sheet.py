@@ -1,6 +1,6 @@
 """What the pocket draws, as one picture for its card.
 
-    python -m purecc.pocket.contact_sheet OUT.png [--weights FOLDER] [--seed 0] [--guidance 4]
+python -m purecc.pocket.contact_sheet OUT.png [--weights FOLDER] [--seed 0] [--guidance 4]
 """
 
 import argparse
@@ -34,7 +34,7 @@ def draw(pocket: Pocket, prompts: list[str], seed: int, guidance: float = spec.G
     rows, pooled = pocket.encode_text([""] * len(prompts) + prompts)
     x = torch.randn(len(prompts), spec.LATENT_CHANNELS, side, side, generator=torch.Generator().manual_seed(seed))
     schedule = sigmas(spec.STEPS, spec.SHIFT)
-    for now, after in zip(schedule[:-1], schedule[1:]):
+    for now, after in zip(schedule[:-1], schedule[1:], strict=True):
         t = (1000 * now).expand(2 * len(prompts))
         v_null, v = pocket.transformer(torch.cat([x, x]), rows, pooled, t).sample.chunk(2)
         x = x + (after - now) * (v_null + guidance * (v - v_null))

@@ -61,7 +61,7 @@ def random_scene(rng: Rng, split: str = "base") -> Scene:
         sizes = [pick(list(SIZES)) for _ in range(2)]
         things = tuple(
             place_thing(pick(table[CLASSES[c]]), size, place, rng, 0.8)
-            for c, size, place in zip((first, second), sizes, ("on the left", "on the right"))
+            for c, size, place in zip((first, second), sizes, ("on the left", "on the right"), strict=True)
         )
     else:
         sprite = pick(table[pick(CLASSES)])

@@ -100,7 +100,7 @@ def average_gradients(parameters: list[torch.Tensor]) -> None:
     flat = torch.cat([p.grad.flatten() for p in parameters])
     dist.all_reduce(flat)
     flat /= dist.get_world_size()
-    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters])):
+    for parameter, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad.copy_(mean.view_as(parameter))
 
 
@@ -206,7 +206,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="pictures a step and worker")
     parser.add_argument("--compile", action="store_true", help="1.7 times the speed after minutes of compiling")
     parser.add_argument("--rate", type=float, default=8e-4)
-    parser.add_argument("--decay", type=float, default=0.33, help="share of the minutes in which the rate falls to zero")
+    parser.add_argument(
+        "--decay", type=float, default=0.33, help="share of the minutes in which the rate falls to zero"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--export", type=Path, metavar="FOLDER", help="write the weights instead of training")
     args = parser.parse_args()

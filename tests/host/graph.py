@@ -43,7 +43,9 @@ class Prompt:
 
     def apply(self, source: str, concept: list, **changed: Any) -> str:
         values = {"strength": 1.0, "embedding_strength": 1.0, "gate": "conditioning"}
-        return self.add("PureCCApplyConcept", model=[source, 0], clip=[source, 1], concept=concept, **(values | changed))
+        return self.add(
+            "PureCCApplyConcept", model=[source, 0], clip=[source, 1], concept=concept, **(values | changed)
+        )
 
     def picture(self, source: str, vae: str, text: str, prefix: str, steps: int = 4) -> str:
         """Samples one picture with stock nodes and saves it; the number of the SaveImage node."""

@@ -51,7 +51,9 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize(("size", "fitted"), [((128, 128), (128, 128)), ((400, 400), (128, 128)), ((100, 200), (96, 176))])
+@pytest.mark.parametrize(
+    ("size", "fitted"), [((128, 128), (128, 128)), ((400, 400), (128, 128)), ((100, 200), (96, 176))]
+)
 def test_a_picture_keeps_its_shape_and_gets_sides_that_latents_can_have(size, fitted) -> None:
     picture = torch.rand(*size, 3, generator=torch.Generator().manual_seed(0))
     made = fit(picture, 128)
