@@ -65,13 +65,11 @@ class AdaptedNetwork:
         self.transformer = transformer.requires_grad_(False)
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
         self._lora: set[str] = set()
+        self._layers: list[tuple[str, BaseTunerLayer]] = []  # every Linear that carries a LoRA, by module name
         self._routed: str | None = BASE
+        self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.device
 
     @property
     def blocks(self) -> int:
@@ -88,7 +86,7 @@ class AdaptedNetwork:
         options = None
         if embeddings is not None and bool(text.marks.any()):
             options = {_ACTIVE: _Active(embeddings, text.marks)}
-        dtype = self.transformer.dtype
+        dtype = self.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.transformer(
                 x_t.to(dtype),
@@ -171,17 +169,15 @@ class AdaptedNetwork:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
         self.transformer.add_adapter(config, adapter_name=name)
         self._lora.add(name)
+        self._layers = [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
         for parameter in self.lora_parameters(name):
             parameter.data = parameter.data.float()
         self._routed = _UNKNOWN  # peft leaves layers that were switched off as they were
 
-    def _layers(self) -> list[tuple[str, BaseTunerLayer]]:
-        return [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
-
     def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
         return [
             (module, layer.lora_A[name].weight, layer.lora_B[name].weight)
-            for module, layer in self._layers()
+            for module, layer in self._layers
             if name in layer.lora_A
         ]
 
@@ -191,7 +187,7 @@ class AdaptedNetwork:
             model = BASE
         if model == self._routed:
             return
-        for _, layer in self._layers():
+        for _, layer in self._layers:
             asked = {p: p.requires_grad for p in layer.parameters()}
             layer.enable_adapters(model is not BASE)
             if model is not BASE:

@@ -150,9 +150,16 @@ class PureJob(Job):
             raise ValueError("The extractor was trained on another base model than the one that is connected.")
         if extractor is not None and extractor.tokens != data.tokens and extractor.embeddings is not None:
             raise ValueError(f"The extractor has {extractor.tokens} embeddings a block, the concept set {data.tokens}.")
+        mode = extractor.embeddings.mode if extractor and extractor.embeddings else settings.embeddings
+        if settings.embeddings not in (mode, "none"):
+            raise ValueError(f'The extractor\'s embeddings act by "{mode}"; stage 2 is set to "{settings.embeddings}".')
         self.pure, self.extractor = pure, extractor
         of_extractor = extractor.uid if extractor else None
-        super().__init__(network, data, settings, scaling, root, base, **as_plain(pure), extractor=of_extractor)
+        # what a plain LoRA does not use makes no other run of it
+        own = as_plain(
+            pure if pure.method == "PureCC" else PureSettings(method="LoRA", train_embeddings=pure.train_embeddings)
+        )
+        super().__init__(network, data, settings, scaling, root, base, **own, extractor=of_extractor)
 
     def prepare(self) -> None:
         embeddings = None

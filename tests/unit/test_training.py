@@ -346,7 +346,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     adapted = network()
     folder = lambda **changed: pure_job(tmp_path, adapted=adapted, **changed).run.folder  # noqa: E731
     folders = [folder(), extractor_job(tmp_path).run.folder]
-    other_words = {"attention": "attention and attn2", "replace": "offset"}
+    other_words = {"attention": "attention and attn2", "replace": "none"}
     for field in fields(TrainSettings):
         value = getattr(SETTINGS, field.name)
         other = other_words[value] if isinstance(value, str) else value * 2
@@ -354,10 +354,14 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     for name, other in asdict(PureSettings("LoRA", 0.5, "trainable", 1.0, False)).items():
         folders.append(folder(pure=PureSettings(**{name: other})))
     folders.append(folder(data=concept_set(loud=1.1)))
-    folders.append(folder(guide=extractor("offset")))
+    offset = replace(SETTINGS, embeddings="offset")
+    folders.append(folder(guide=extractor("offset"), settings=offset))
     folders.append(folder(guide=replace(extractor(), base="other"), base="other"))
     assert len(set(folders)) == len(folders)
     assert folder() == folders[0]
+    assert folder(pure=PureSettings("LoRA", eta=3.0)) == folder(pure=PureSettings("LoRA"))  # a plain LoRA has no eta
+    with pytest.raises(ValueError, match='act by "replace"; stage 2 is set to "offset"'):
+        folder(settings=offset)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
