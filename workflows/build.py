@@ -191,7 +191,7 @@ def pocket_whole_job() -> Graph:
     for part, (text, plain_text, top, title) in enumerate(
         ((WITH, WITH_BASE, 0, "4  With the concept"), (WITHOUT, WITHOUT, 1180, "5  Prompts without it stay the same"))
     ):
-        g.group(title, 1700, top, 1720, 1140)
+        g.group(title, 1700, top, 2000, 1140)
         for arm, source, y in arms:
             y += top
             prompt = plain_text if arm == "original" else text
@@ -206,14 +206,15 @@ def pocket_whole_job() -> Graph:
             name = f"purecc/{('with', 'without')[part]}_{arm.replace(' ', '_')}"
             g.add("SaveImage", 2600, y, 320, 290, name, title=f"Pictures: {arm}", images=picture["IMAGE"])
             decoded[title, arm] = picture
-        for (arm, _, y), where in zip(arms[1:], ("with [V]", "without [V]")[part : part + 1] * 2, strict=True):
+        where, file = (("with [V]", "with"), ("without [V]", "without"))[part]
+        for arm, _, y in arms[1:]:
             compared = g.add(
-                "PureCCCompare", 2940, top + y - 360, 220, 150, f"{arm}, {where}", title=f"Compare: {arm}, {where}",
+                "PureCCCompare", 2940, top + y, 240, 170, f"{arm}, {where}", title=f"Compare: {arm}, {where}",
                 original=decoded[title, "original"]["IMAGE"], customised=decoded[title, arm]["IMAGE"],
                 **({"data": data["data"]} if part == 0 else {}),
             )  # fmt: skip
-            sheet = f"purecc/sheet_{('with', 'without')[part]}_{arm.replace(' ', '_')}"
-            g.add("SaveImage", 2940, top + y - 150, 460, 300, sheet, title=f"Sheet: {arm}", images=compared["sheet"])
+            name = f"purecc/sheet_{file}_{arm.replace(' ', '_')}"
+            g.add("SaveImage", 3200, top + y, 480, 290, name, title=f"Sheet: {arm}", images=compared["sheet"])
     return g
 
 
