@@ -41,7 +41,8 @@ class Compare(io.ComfyNode):
         concept_set = data.concept_set if data else None
         if concept_set and len(concept_set.masks) == len(concept_set.pictures):
             fidelity = colour_fidelity(customised, original, list(concept_set.pictures), list(concept_set.masks))
-            text += f"; colour fidelity {fidelity:.2f} (0 as the base model's pictures, 1 as the references)"
+            if fidelity is not None:
+                text += f"; colour fidelity {fidelity:.2f} (0 as the base model's pictures, 1 as the references)"
         return io.NodeOutput(sheet(original, customised), text, ui=ui.PreviewText(text))
 
 

@@ -40,7 +40,7 @@ class ConceptSetNode(io.ComfyNode):
                 ),
                 io.String.Input(
                     "trigger",
-                    default="[V]",
+                    default="ohwx",
                     tooltip="The word that will call the concept in prompts. Take one that prompts do not use otherwise.",
                 ),
                 io.String.Input(
@@ -131,8 +131,14 @@ class ConceptSetNode(io.ComfyNode):
 def folders() -> list[str]:
     """Folders with pictures: the pack's examples, then those in the host's input folder."""
     examples = [_EXAMPLE + p.name for p in sorted(EXAMPLES.iterdir()) if p.is_dir()] if EXAMPLES.is_dir() else []
-    own = [p.name for p in sorted(input_folder().iterdir()) if p.is_dir() and picture_files(p)]
-    return examples + own
+    return examples + [p.name for p in sorted(input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
+
+
+def _holds_pictures(folder: Path) -> bool:
+    try:
+        return bool(picture_files(folder))
+    except OSError:  # a folder that may not be read must not take the node down
+        return False
 
 
 def folder_path(name: str) -> Path:

@@ -31,7 +31,8 @@ class SaveConcept(io.ComfyNode):
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         path = path_inside(concepts_folder(), name, ".safetensors")
         save_concept(concept, path)
-        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+        shown = path.relative_to(concepts_folder().parent.parent).as_posix()
+        return io.NodeOutput(str(path), ui={"text": [shown]})
 
 
 class LoadConcept(io.ComfyNode):

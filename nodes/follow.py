@@ -65,10 +65,19 @@ def _line(record: StepRecord, total: int) -> str:
 def report(title: str, job: Job) -> str:
     """The run in figures, for people."""
     s = job.concept.summary
-    rows = [f"{title}: {job.settings.steps} steps, {s['seconds_per_step']:.2f} s each", f"L_CC {s['concept_loss']:.4f}"]
+    settings = job.settings
+    rows = [
+        f"{title}: rank {settings.rank}, {settings.steps} steps of {settings.batch_size}, {s['seconds_per_step']:.2f} s each"
+    ]
+    rows.append(f"L_CC {s['concept_loss']:.4f}")
     if "pure_loss" in s:
         rows[-1] += f", L_PureCC {s['pure_loss']:.4f}"
         rows.append(f"lambda* {s['scale']:.3f} (spread {s['scale_spread']:.3f})")
         rows.append(f"cos2(R_complete, R_tar) {s['squared_cosine']:.3f}, |R_complete| {s['representation']:.3f}")
+    if "end_scale" in s:
+        rows.append(
+            f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "
+            f"|R_complete| {s['end_representation']:.3f}"
+        )
     rows.append(f"velocity drift from the base: base texts {s['drift_base']:.4f}, null text {s['drift_null']:.4f}")
     return "\n".join([*rows, f"run: {job.run.folder.name}"])

@@ -90,7 +90,7 @@ def build_concept_set(
         raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
     if trigger.lower() == class_word.lower():
         raise ValueError(
-            f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as [V].'
+            f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as ohwx.'
         )
     texts = [texts_of(caption, trigger, class_word, kind) for caption in captions]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))

@@ -49,18 +49,23 @@ def find_colours(picture: np.ndarray, wanted: np.ndarray) -> float:
     return best
 
 
-def colour_fidelity(pictures: Tensor, floor: Tensor, references: list[Tensor], masks: list[Tensor]) -> float:
+def colour_fidelity(pictures: Tensor, floor: Tensor, references: list[Tensor], masks: list[Tensor]) -> float | None:
     """How far the concept's colours are there: 0 as in the base model's pictures, 1 as in the references themselves.
 
     `pictures`, `floor` [batch, height, width, 3]; references [height, width, 3] with masks [height, width]. The ceiling is
-    each reference against the colours of the others.
+    each reference against the colours of the others. None where that cannot be told: fewer than two references, or a base
+    model whose pictures have these colours already.
     """
+    if len(references) < 2:
+        return None
     objects = [colour_histogram(p.numpy(), m.numpy()) for p, m in zip(references, masks, strict=True)]
     score = lambda batch: float(np.mean([find_colours(p.numpy(), np.mean(objects, 0)) for p in batch]))  # noqa: E731
     others = [np.mean(objects[:i] + objects[i + 1 :], 0) for i in range(len(objects))]
     ceiling = float(np.mean([find_colours(p.numpy(), o) for p, o in zip(references, others, strict=True)]))
     lowest = score(floor)
-    return (score(pictures) - lowest) / max(ceiling - lowest, 1e-6)
+    if ceiling - lowest < 0.05:
+        return None
+    return (score(pictures) - lowest) / (ceiling - lowest)
 
 
 def _colour_numbers(picture: np.ndarray) -> np.ndarray:

@@ -11,21 +11,20 @@ _SAMPLED = (
     "pos_embed.proj.weight",
     "context_embedder.weight",
     "time_text_embed.timestep_embedder.linear_1.weight",
-    "transformer_blocks.0.attn.to_q.weight",
-    "transformer_blocks.0.attn.add_v_proj.weight",
-    "transformer_blocks.0.ff.net.2.weight",
     "proj_out.weight",
 )
+_SAMPLED_OF_BLOCKS = ("attn.to_q.weight", "attn.add_v_proj.weight", "ff.net.2.weight")
 _VALUES = 2048  # of each weight
 
 
-def fingerprint(weight: Callable[[str], Tensor]) -> str:
-    """16 hexadecimal digits from shapes and signs of a few weights; `weight` maps a name of diffusers' to a tensor.
+def fingerprint(weight: Callable[[str], Tensor], blocks: int) -> str:
+    """16 hexadecimal digits from shapes and signs of a few weights of every block; `weight` maps diffusers' names to tensors.
 
     Signs, because rounding to float16, bfloat16 or float8 never turns one, while values rounded twice differ.
     """
     digest = hashlib.sha256()
-    for name in _SAMPLED:
+    of_blocks = [f"transformer_blocks.{block}.{name}" for block in range(blocks) for name in _SAMPLED_OF_BLOCKS]
+    for name in (*_SAMPLED, *of_blocks):
         value = weight(name).detach()
         digest.update(f"{name} {tuple(value.shape)}".encode())
         flat = value.reshape(-1)
@@ -40,4 +39,4 @@ def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
         module = transformer.get_submodule(name.removesuffix(".weight"))
         return getattr(module, "base_layer", module).weight  # peft keeps the Linear that it wraps as base_layer
 
-    return fingerprint(weight)
+    return fingerprint(weight, len(transformer.transformer_blocks))

@@ -72,6 +72,11 @@ class AdaptedNetwork:
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
 
     @property
+    def models(self) -> set[str]:
+        """The models on top of the base."""
+        return self._lora | set(self.embeddings)
+
+    @property
     def blocks(self) -> int:
         return len(self.transformer.transformer_blocks)
 

@@ -80,16 +80,23 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
 
 
+def _trigger_pattern(trigger: str) -> str:
+    """The pattern of a trigger: not inside a longer word, on those sides where the trigger itself ends in a letter."""
+    before = r"(?<!\w)" if trigger[0].isalnum() else ""
+    return before + re.escape(trigger) + (r"(?!\w)" if trigger[-1].isalnum() else "")
+
+
 def substitute(text: str, triggers: Mapping[str, Placeholder]) -> tuple[str, list[Span]]:
     """Puts each trigger's placeholder words in its place; returns the text and where they stand.
 
-    A trigger is found in upper or lower case and also where it touches another word ("[v]house"), which is then set off
-    by a space; of two triggers that begin alike the longer one is taken.
+    A trigger is found in upper or lower case, as a whole word ("zen" not in "frozen"). One that ends in a bracket is also
+    found where it touches another word ("[v]house"), which is then set off by a space. Of two triggers that begin alike
+    the longer one is taken.
     """
     if not triggers:
         return text, []
     by_lower = {trigger.lower(): placeholder for trigger, placeholder in triggers.items()}
-    pattern = "|".join(re.escape(trigger) for trigger in sorted(by_lower, key=len, reverse=True))
+    pattern = "|".join(_trigger_pattern(trigger) for trigger in sorted(by_lower, key=len, reverse=True))
     done, at, spans = "", 0, []
     for match in re.finditer(pattern, text, re.IGNORECASE):
         placeholder = by_lower[match[0].lower()]

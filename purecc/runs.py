@@ -9,6 +9,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from .concept import Concept, load_concept, save_concept
 from .files import load_tensors, save_json, save_tensors, write_atomically
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class Run:
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
                 found.append(StepRecord(**json.loads(line)))
-            except ValueError:
+            except (ValueError, TypeError):
                 break
         return found
 
@@ -76,8 +79,12 @@ class Run:
         path = self.folder / "checkpoint.safetensors"
         step, tensors = 0, {}
         if path.is_file():
-            tensors, header = load_tensors(path)
-            step = int(header["step"])
+            try:
+                tensors, header = load_tensors(path)
+                step = int(header["step"])
+            except Exception as error:
+                log.warning("The checkpoint in %s cannot be read (%s); the run begins anew.", self.folder.name, error)
+                step, tensors = 0, {}
         kept = [record for record in self.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
         write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import objective as eq
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import ConceptSet
 from .flow import add_noise
@@ -42,9 +43,27 @@ class Job:
         **identity: Any,
     ):
         self.network, self.data, self.settings, self.scaling, self.base = network, data, settings, scaling, base
-        everything = {"base": base, "data": data.fingerprint, "stage": self.stage, **as_plain(settings), **identity}
+        self._require_fit()
+        everything = {"base": base, "data": data.fingerprint, "stage": self.stage, "dtype": str(network.dtype)}
+        everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
         self.run = Run(root, self.stage, everything)
         self.concept: Concept | None = self.run.finished()
+
+    def _require_fit(self) -> None:
+        """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
+        config = self.network.transformer.config
+        largest = config.pos_embed_max_size * config.patch_size
+        sides = sorted({tuple(example.latent.shape[1:]) for example in self.data.examples})
+        for height, width in sides:
+            if max(height, width) > largest:
+                raise ValueError(
+                    f"Pictures of {8 * width} x {8 * height} px are too large for this model, which takes at most {8 * largest} px a "
+                    "side. Lower the resolution in Concept Set (the Pocket Model: 128)."
+                )
+        if self.settings.embeddings == "none" and self.data.tokens > 1:
+            raise ValueError(
+                f"Without embeddings the trigger is one token; Concept Set has {self.data.tokens}. Set tokens to 1."
+            )
 
     def __iter__(self) -> Iterator[StepRecord]:
         if self.concept is not None:
@@ -94,6 +113,8 @@ class Job:
             values = [getattr(record, name) for record in last if getattr(record, name) is not None]
             if values:
                 figures[name] = sum(values) / len(values)
+        if EXTRACTOR in self.network.models:
+            figures |= alignment(self.network, self.model, self.data, self.scaling)
         figures["drift_base"] = drift(self.network, self.model, self.data, self.scaling, "base")
         figures["drift_null"] = drift(self.network, self.model, self.data, self.scaling, "null")
         figures["seconds_per_step"] = sorted(r.seconds for r in records)[len(records) // 2]
@@ -150,6 +171,11 @@ class PureJob(Job):
             raise ValueError("The extractor was trained on another base model than the one that is connected.")
         if extractor is not None and extractor.tokens != data.tokens and extractor.embeddings is not None:
             raise ValueError(f"The extractor has {extractor.tokens} embeddings a block, the concept set {data.tokens}.")
+        marked = max(int(text.marks.max()) for text in data.encoded.values())
+        if extractor is not None and extractor.embeddings and marked > T5_SLOT and extractor.embeddings.t5 is None:
+            raise ValueError(
+                "The extractor was trained without T5, this concept set with it. Use the same CLIP for both."
+            )
         mode = extractor.embeddings.mode if extractor and extractor.embeddings else settings.embeddings
         if settings.embeddings not in (mode, "none"):
             raise ValueError(f'The extractor\'s embeddings act by "{mode}"; stage 2 is set to "{settings.embeddings}".')
@@ -165,7 +191,7 @@ class PureJob(Job):
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()
-        if self.pure.method == "PureCC":
+        if self.extractor:
             self.network.add_concept(EXTRACTOR, self.extractor)
         self._new_model(PURE, embeddings)
 
@@ -198,6 +224,8 @@ def initial_embeddings(
         rows = torch.stack([torch.stack(vectors).mean(0) for vectors in of_token], dim=1).cpu()
         return torch.zeros_like(rows) if mode == "offset" else rows
 
+    if table(0, T5_SLOT) is None:
+        raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
     return ConceptEmbeddings(table(0, T5_SLOT), table(T5_SLOT, 2 * T5_SLOT), mode)
 
 
@@ -217,6 +245,29 @@ def drift(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: Latent
         moved += float((network.velocity(x_t, t, text, model) - v_base).square().sum())
         length += float(v_base.square().sum())
     return (moved / length) ** 0.5
+
+
+@torch.no_grad()
+def alignment(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: LatentScaling) -> dict[str, float]:
+    """What a model has learnt, held against the extractor's direction, over fixed noise and times; v_original is theta3's.
+
+    The same for every method, so that PureCC and a plain LoRA can be compared: the means of lambda* (eqs. 11, 12),
+    cos^2(R_complete, R_tar) and |R_complete| (root mean square).
+    """
+    scales, cosines, lengths = [], [], []
+    for x_t, t, indices in _probes(data, scaling, network.device):
+        target, base, complete = (
+            data.batch(which, indices, network.device) for which in ("target", "base", "complete")
+        )
+        v_target = network.velocity(x_t, t, target, EXTRACTOR)
+        guidance = eq.implicit_guidance(v_target, network.velocity(x_t, t, data.null(1, network.device), EXTRACTOR))
+        v_original = network.velocity(x_t, t, base, BASE)
+        learned = eq.learned_representation(network.velocity(x_t, t, complete, model), v_original)
+        scales.append(float(eq.adaptive_scale(learned, guidance)))
+        cosines.append(float(eq.squared_cosine(learned, guidance)))
+        lengths.append(float(learned.square().mean().sqrt()))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(lengths)}
 
 
 def _probes(

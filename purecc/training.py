@@ -179,7 +179,7 @@ def train(
                 saved = step
             yield record
     finally:
-        if saved < done < settings.steps:
+        if saved < done:
             save(done)
 
 

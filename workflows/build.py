@@ -135,7 +135,7 @@ def pocket_whole_job() -> Graph:
         "MarkdownNote", 20, 660, 380, 330,
         "**Teach the model one dog from five pictures, and leave all else as it was.**\n\nPress *Run*. Stage 1 learns what the "
         "concept looks like; stage 2 teaches it to the model while holding everything else in place. The second Pure Learning "
-        "node is a plain LoRA on the same data: what people get elsewhere.\n\nYour own pictures: put 3 to 5 into a folder inside "
+        "node trains without that care (the loss L_CC alone), on the same data, to compare with.\n\nYour own pictures: put 3 to 5 into a folder inside "
         "ComfyUI's *input* folder and choose it in **Concept Set**.",
     )  # fmt: skip
 
@@ -162,7 +162,7 @@ def pocket_whole_job() -> Graph:
     )
     lora = g.add(
         "PureCCPureLearning", 880, 560, 400, 420, "LoRA", 1.0, 0.0, "frozen base", *common, 0,
-        title="The same data as a plain LoRA", **wires,
+        title="The same without pure learning: plain LoRA", **wires,
     )  # fmt: skip
     g.add("PureCCSaveConcept", 460, 560, 400, 90, "pink poodle", concept=pure["concept"])
     g.add(
@@ -189,7 +189,10 @@ def pocket_whole_job() -> Graph:
     arms = (("original", pocket, 60), ("PureCC", apply_pure, 420), ("plain LoRA", apply_lora, 780))
     decoded: dict[tuple[str, str], Node] = {}
     for part, (text, plain_text, top, title) in enumerate(
-        ((WITH, WITH_BASE, 0, "4  With the concept"), (WITHOUT, WITHOUT, 1180, "5  Prompts without it stay the same"))
+        (
+            (WITH, WITH_BASE, 0, "4  With the concept"),
+            (WITHOUT, WITHOUT, 1180, "5  Prompts without it: how far do they move?"),
+        )
     ):
         g.group(title, 1700, top, 2000, 1140)
         for arm, source, y in arms:

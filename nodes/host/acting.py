@@ -4,7 +4,6 @@ Two wrappers of the host's: one around each call of the model, and one around a 
 holds a trigger. A call in which no row is marked goes through untouched.
 """
 
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from torch import Tensor
 from ...purecc.concept import Concept
 from .lora import Moved, RowLora
 from .marks import MAP, concept_of, marks_of, slot_of
+from .session import warn_in_node
 
-log = logging.getLogger(__name__)
 CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> Applied
 
 
@@ -135,24 +134,22 @@ def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Ca
 
 
 def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """The wrapper around a whole sampling (the host's OUTER_SAMPLE): warns once where no prompt holds a trigger."""
+    """The wrapper around a whole sampling (the host's OUTER_SAMPLE): says in the node which triggers no prompt holds."""
     guider = executor.class_obj
     carried = guider.model_options["transformer_options"].get(CONCEPTS, {})
     conditionings = [one for side in guider.conds.values() for one in side or () if one.get("cross_attn") is not None]
-    maps = [getattr(one.get("model_conds", {}).get(MAP), "cond", None) for one in conditionings]
-    held = any(marks_of(one["cross_attn"], found).any() for one, found in zip(conditionings, maps, strict=True))
-    if carried and not held:
-        triggers = ", ".join(f'"{one.concept.trigger}"' for one in carried.values())
-        if all(found is None for found in maps):
-            log.warning(
-                "PureCC: this MODEL carries %s, but the prompts were encoded by a CLIP that does not know the trigger. "
-                "Connect the CLIP output of Apply Concept to the text encode nodes.",
-                triggers,
-            )
-        else:
-            log.warning(
-                "PureCC: no prompt of this sampling holds the trigger %s, so the concept's embeddings and gated LoRA do "
-                "nothing here.",
-                triggers,
-            )
+    maps = [getattr(one["model_conds"].get(MAP), "cond", None) for one in conditionings]
+    marks = [marks_of(one["cross_attn"], found) for one, found in zip(conditionings, maps, strict=True)]
+    named = {number for found in marks for number in concept_of(found[found > 0]).unique().tolist()}
+    silent = ", ".join(f'"{one.concept.trigger}"' for number, one in carried.items() if number not in named)
+    if silent and all(found is None for found in maps) and not named:
+        warn_in_node(
+            f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "
+            "Connect the CLIP output of Apply Concept to the text encode nodes."
+        )
+    elif silent:
+        warn_in_node(
+            f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
+            "nothing here."
+        )
     return executor(*args, **kwargs)

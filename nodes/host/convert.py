@@ -149,7 +149,8 @@ def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
     `with_patches`: LoRAs loaded on the MODEL count, each with its values and strength.
     """
     with torch.inference_mode(False), torch.no_grad():
-        base = _fingerprint(HostWeights(model, with_patches=False).__getitem__)
+        weights = HostWeights(model, with_patches=False)
+        base = _fingerprint(weights.__getitem__, len(model.model.diffusion_model.joint_blocks))
         if not (with_patches and model.patches):
             return base
         digest = hashlib.sha256(base.encode())

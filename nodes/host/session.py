@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 import comfy.model_management
 import comfy.sd
@@ -16,6 +16,7 @@ from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
 _PREVIEW = 256  # pixels, the longer side at most
 
@@ -73,10 +74,13 @@ class Progress:
             server.send_progress_text(text, self.node_id, server.client_id)
 
 
-def emit(event: str, data: dict[str, Any]) -> None:
-    """Sends an event with a JSON value to the page that queued the prompt."""
+def warn_in_node(text: str) -> None:
+    """Logs a warning and shows it under the node that is running, where there is one."""
+    log.warning(text)
     server = PromptServer.instance
-    server.send_sync(event, data, server.client_id)
+    node_id = getattr(server, "last_node_id", None)
+    if node_id is not None:
+        server.send_progress_text(text, node_id, server.client_id)
 
 
 def check_interrupted() -> None:

@@ -20,6 +20,7 @@ from purecc.launch.workflow import WorkflowError, to_prompt
 MIN_PICTURES = 24  # original and customised, side by side; contact sheets come on top
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 CONCEPT = ".safetensors"
+FIGURES = ("PureCCTrainExtractor", "PureCCPureLearning", "PureCCCompare")  # nodes whose text is for the terminal too
 _COUNTER = re.compile(r"_\d{5}_?$")  # the host's own numbering, which goes on from run to run
 
 
@@ -65,6 +66,9 @@ def run_demo(layout: Layout, device: str, out: Path) -> None:
     report = report_text(workflow.name, prompt, outputs, progress, time.monotonic() - started, device, host)
     for _, name, content in [*outputs.files, ("", "report.md", report.encode("utf-8"))]:
         write_atomically(out / name, content)
+    for node_id, text in outputs.texts:
+        if prompt[node_id]["class_type"] in FIGURES:
+            print(f"\n{text}")
     print(
         f"\n{len(outputs.pictures)} pictures, {', '.join(outputs.concepts) or 'no concept file'} and report.md are in {out}"
     )

@@ -168,6 +168,7 @@ def _install_packages(layout: Layout, stamp: Stamp, tests: bool, browser: bool) 
             raise
         stamp.set(name, fingerprint)
         stamp.set(UNFINISHED, None)
+    shutil.rmtree(layout.local / "pip-cache", ignore_errors=True)  # only an interrupted set-up needs it again
 
 
 def _hash(wanted: list[str]) -> str:
@@ -182,6 +183,7 @@ def _pip(layout: Layout, arguments: list[str], name: str, label: str) -> None:
     scratch = layout.local / "tmp"  # pip's, so that one that is killed leaves nothing elsewhere
     scratch.mkdir(exist_ok=True)
     places = {name: str(scratch) for name in ("TMPDIR", "TEMP", "TMP")}
+    places["PIP_CACHE_DIR"] = str(layout.local / "pip-cache")  # nothing outside the project's folder
     command = [str(layout.python), "-m", "pip", arguments[0], *options, *arguments[1:]]
     try:
         run_logged(command, log_file, f"installing {label}", **places)
@@ -222,7 +224,9 @@ def link_folder(source: Path, link: Path) -> None:
         return
     if link.is_symlink():
         link.unlink()
-    elif link.exists():  # a junction to elsewhere, or an empty folder; rmdir refuses a folder with something in it
+    elif os.path.lexists(
+        link
+    ):  # a junction to elsewhere, or an empty folder; rmdir refuses a folder with something in it
         os.rmdir(link)
     if os.name == "nt":
         import _winapi

@@ -1,6 +1,6 @@
 """The pocket's f8 autoencoder with 16 channels: a linear encoder in closed form, a decoder that starts as its inverse.
 
-The encoder projects each 8 x 8 patch on the 16 principal components of the composed pictures (99 % of their variance);
+The encoder projects each 8 x 8 patch on the 16 principal components of the composed pictures (97 % of their variance);
 each component is divided by the square root of its standard deviation, so that fine detail counts for more than it
 varies and for less than the layout. The decoder is the projection's transpose plus a convolutional correction that
 begins at zero. A convolutional encoder and decoder trained from nothing for the same minutes were worse by far; and

@@ -194,6 +194,7 @@ def export(run: Path, folder: Path) -> None:
     pocket = new_pocket(PocketAutoencoder.from_pretrained(run / "vae"))
     for name, p in weights_of(pocket).items():
         p.data.copy_(tensors[f"average.{name}"])
+    pocket.vae.register_to_config(_name_or_path="")  # where it was trained is nobody's concern
     save_pocket(pocket, folder)
 
 

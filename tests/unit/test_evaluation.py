@@ -54,6 +54,14 @@ def test_fidelity_is_one_for_the_concept_in_new_scenes_and_zero_for_the_base() -
     assert colour_fidelity(unseen, others, references, masks) > 0.8
 
 
+def test_fidelity_is_not_told_where_it_cannot_be() -> None:
+    scenes = reference_scenes("development", "poodle", 5, seed=3)
+    references, masks = [as_tensor(render(s)) for s in scenes], [as_tensor(mask(s)) for s in scenes]
+    pictures = torch.stack(references)
+    assert colour_fidelity(pictures, pictures * 0, references[:1], masks[:1]) is None  # one reference has no others
+    assert colour_fidelity(pictures, pictures, references, masks) is None  # the base has the colours already
+
+
 def test_references_vary_in_size_place_background_and_pose() -> None:
     scenes = reference_scenes("development", "poodle", 5, seed=3)
     assert len({s.background for s in scenes}) == 5

@@ -114,3 +114,10 @@ def test_a_token_that_takes_the_space_before_the_word_is_marked() -> None:
 def test_a_word_of_several_tokens_has_several_marks() -> None:
     text, spans = substitute("a <dog1>", {"<dog1>": Placeholder(11, "teapot")})
     assert mark_tokens(text, spans, [(0, 1), (2, 5), (5, 8)]) == [None, (11, 0), (11, 1)]
+
+
+def test_a_trigger_of_letters_is_no_part_of_a_longer_word() -> None:
+    triggers = {"zen": Placeholder(7, "dog")}
+    assert substitute("a frozen lake and zens", triggers) == ("a frozen lake and zens", [])
+    text, spans = substitute("a Zen dog, (zen:1.2)", triggers)
+    assert text == "a dog dog, (dog:1.2)" and [s.concept for s in spans] == [7, 7]

@@ -332,6 +332,29 @@ def test_an_error_in_who_consumes_the_records_leaves_a_checkpoint(tmp_path: Path
     assert [record.step for record in extractor_job(tmp_path)] == [4]
 
 
+def test_nothing_is_trained_again_where_the_last_step_was_done_but_not_shown(tmp_path: Path) -> None:
+    records = iter(extractor_job(tmp_path))
+    for _ in range(SETTINGS.steps):
+        next(records)
+    records.close()  # as a cancel, or an error in the last preview
+    again = extractor_job(tmp_path)
+    assert list(again) == [] and again.concept is not None
+
+
+def test_pictures_too_large_for_the_model_are_refused_before_any_work(tmp_path: Path) -> None:
+    data = concept_set()
+    large = replace(data.examples[0], latent=torch.zeros(4, 512, 8))
+    with pytest.raises(ValueError, match="Lower the resolution in Concept Set"):
+        extractor_job(tmp_path, data=replace(data, examples=(large,)))
+
+
+def test_every_method_is_held_against_the_extractors_direction(finished) -> None:
+    for name in ("extractor", "PureCC"):
+        summary = finished(name).concept.summary
+        assert 0 <= summary["end_squared_cosine"] <= 1 and summary["end_representation"] > 0
+        assert math.isfinite(summary["end_scale"])
+
+
 def test_a_finished_run_is_found_and_not_trained_again(finished) -> None:
     first = finished("extractor")
     again = extractor_job(first.run.folder.parent)
