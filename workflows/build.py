@@ -194,7 +194,7 @@ def pocket_whole_job() -> Graph:
             (WITHOUT, WITHOUT, 1180, "5  Prompts without it: how far do they move?"),
         )
     ):
-        g.group(title, 1700, top, 2000, 1140)
+        g.group(title, 1700, top, 2060, 1140)
         for arm, source, y in arms:
             y += top
             prompt = plain_text if arm == "original" else text
@@ -212,12 +212,12 @@ def pocket_whole_job() -> Graph:
         where, file = (("with [V]", "with"), ("without [V]", "without"))[part]
         for arm, _, y in arms[1:]:
             compared = g.add(
-                "PureCCCompare", 2940, top + y, 240, 170, f"{arm}, {where}", title=f"Compare: {arm}, {where}",
+                "PureCCCompare", 2940, top + y, 300, 170, f"{arm}, {where}", title=f"Compare: {arm}, {where}",
                 original=decoded[title, "original"]["IMAGE"], customised=decoded[title, arm]["IMAGE"],
                 **({"data": data["data"]} if part == 0 else {}),
             )  # fmt: skip
             name = f"purecc/sheet_{file}_{arm.replace(' ', '_')}"
-            g.add("SaveImage", 3200, top + y, 480, 290, name, title=f"Sheet: {arm}", images=compared["sheet"])
+            g.add("SaveImage", 3260, top + y, 480, 290, name, title=f"Sheet: {arm}", images=compared["sheet"])
     return g
 
 
