@@ -3,7 +3,7 @@
 The encoder projects each 8 x 8 patch on the 16 principal components of the composed pictures (97 % of their variance);
 each component is divided by the square root of its standard deviation, so that fine detail counts for more than it
 varies and for less than the layout. The decoder is the projection's transpose plus a convolutional correction that
-begins at zero. A convolutional encoder and decoder trained from nothing for the same minutes were worse by far; and
+begins at zero. Chosen because there was no time to train a convolutional one (see the card for the one short try); and
 latents that are known in closed form never move, however long the decoder is refined.
 """
 

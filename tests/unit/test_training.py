@@ -349,7 +349,7 @@ def test_pictures_too_large_for_the_model_are_refused_before_any_work(tmp_path: 
 
 
 def test_every_method_is_held_against_the_extractors_direction(finished) -> None:
-    for name in ("extractor", "PureCC"):
+    for name in ("extractor", "PureCC", "LoRA"):
         summary = finished(name).concept.summary
         assert 0 <= summary["end_squared_cosine"] <= 1 and summary["end_representation"] > 0
         assert math.isfinite(summary["end_scale"])
