@@ -18,6 +18,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
+_BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
 _PREVIEW = 256  # pixels, the longer side at most
 
 
@@ -105,12 +106,15 @@ def input_folder() -> Path:
 
 
 def concepts_folder() -> Path:
-    """models/purecc, where concept files are saved. Registered with the host on the first call, .safetensors only."""
+    """models/purecc, where concept files are saved. Registered with the host on the first call, .safetensors only.
+
+    The pack's own concepts are registered beside it, last: a file of the user's that has the same name is taken.
+    """
     folder = Path(folder_paths.models_dir) / _FOLDER
     # add_model_folder_path would leave the set of extensions empty, which means every file
     paths, _ = folder_paths.folder_names_and_paths.get(_FOLDER, ([], set()))
-    if str(folder) not in paths:
-        paths = [str(folder), *paths]
+    others = [path for path in paths if path not in (str(folder), str(_BUNDLED))]
+    paths = [str(folder), *others, str(_BUNDLED)]
     folder_paths.folder_names_and_paths[_FOLDER] = (paths, {".safetensors"})
     return _made(folder)
 
