@@ -8,6 +8,7 @@ from pathlib import Path
 
 from purecc.launch.install import best_device, set_up
 from purecc.launch.layout import COMFYUI_VARIABLE, LaunchError, choose_layout
+from purecc.launch.pictures import PARTS, choose_parts
 from purecc.launch.process import exit_on_signals
 from purecc.launch.tests import TIERS
 
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
 
         return run_tests(layout, tiers, pytest_arguments)
 
-    set_up(layout)
+    parts = choose_parts(options.parts) if options.command == "pictures" else []
+    set_up(layout, browser="03" in parts)
     device = best_device(layout) if options.device == "auto" else options.device
     if options.command == "demo":
         from purecc.launch.demo import run_demo
@@ -49,6 +51,10 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         run_demo(
             layout, device, Path(options.out).expanduser().absolute() if options.out else layout.project / "demo_output"
         )
+    elif options.command == "pictures":
+        from purecc.launch.pictures import run_pictures
+
+        run_pictures(layout, device, parts)
     else:
         from purecc.launch.serve import run_serve
 
@@ -91,6 +97,13 @@ def make_parser() -> argparse.ArgumentParser:
         "serve", parents=[common, host], allow_abbrev=False, help="ComfyUI with its page, the pack and its workflows"
     )
     serve.add_argument("--port", type=int, default=8188, help="default: 8188")
+    pictures = add_command(
+        "pictures",
+        parents=[common, host],
+        allow_abbrev=False,
+        help="for developers: make thumbnails, the README's pictures and the bundled concept anew",
+    )
+    pictures.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     # The tiers are not declared: argparse hands on what it does not know in order, so `-k name` stays together.
     add_command(
         "test",

@@ -51,10 +51,7 @@ def run_demo(layout: Layout, device: str, out: Path) -> None:
         with Server(layout, layout.base, device, log_file=log_file) as server:
             prompt = to_prompt(json.loads(workflow.read_text(encoding="utf-8")), server.client.object_info())
             print(f"- running {workflow.name}: {len(prompt)} nodes", flush=True)
-            progress = Progress(prompt)
-            record = server.client.wait(server.client.submit(prompt), progress)
-            raise_on_failure(record, prompt)
-            outputs = collect(record["outputs"], server.client, layout.base)
+            outputs, progress = run_prompt(server, prompt)
             host = server.client.get("/system_stats")["system"]
     except (HostError, WorkflowError) as error:
         raise LaunchError(f"{workflow.name}: {error}\nThe server's log: {log_file}") from None
@@ -76,6 +73,14 @@ def run_demo(layout: Layout, device: str, out: Path) -> None:
         raise LaunchError(f"The demo made {len(outputs.pictures)} pictures; at least {MIN_PICTURES} belong to it.")
     if not outputs.concepts:
         raise LaunchError(f"The demo made no concept file (no node's output names a {CONCEPT} file).")
+
+
+def run_prompt(server: Server, prompt: dict[str, dict]) -> tuple[Outputs, Progress]:
+    """Run a prompt to its end, showing it on the terminal. HostError with the node and its message if it failed."""
+    progress = Progress(prompt)
+    record = server.client.wait(server.client.submit(prompt), progress)
+    raise_on_failure(record, prompt)
+    return collect(record["outputs"], server.client, server.base), progress
 
 
 def load_workflow(project: Path) -> Path:

@@ -41,11 +41,18 @@ def test_unknown_arguments_of_the_other_commands_are_refused() -> None:
         main(["demo", "--steps", "3"])
 
 
+def test_a_part_of_the_pictures_that_is_none_is_refused_before_anything_is_set_up(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["pictures", "01", "05"]) == 1
+    assert "no pictures named 05; the parts are 01, 02" in capsys.readouterr().err
+
+
 def test_run_py_explains_itself_without_setting_anything_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(COMFYUI_VARIABLE, raising=False)
     done = subprocess.run([sys.executable, str(PROJECT / "run.py"), "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    assert all(word in done.stdout for word in ("demo", "serve", "test"))
+    assert all(word in done.stdout for word in ("demo", "serve", "pictures", "test"))
 
 
 def test_a_taken_port_is_seen() -> None:

@@ -1,0 +1,126 @@
+"""From what the workflows saved to what the repository shows: thumbnails, the README's pictures and its table.
+
+python -m workflows.builder.compose KEPT [PART ...]     # `python run.py pictures` calls it
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from purecc.evaluation import colour_fidelity, pixel_drift
+from purecc.fingerprint import transformer_fingerprint
+from purecc.grid import draw_grid
+from purecc.pictures import read_folder
+from purecc.pocket.model import load_pocket
+
+PROJECT = Path(__file__).resolve().parents[2]
+WORKFLOWS = PROJECT / "workflows"
+FIGURES = WORKFLOWS / "figures"  # pictures of the README alone
+REFERENCES = WORKFLOWS / "pictures" / "pink poodle"
+BEGIN, END = "<!-- written by `python run.py pictures` -->", "<!-- end -->"
+_SHOWN = 2  # pictures of each kind in a row
+_COLUMNS = [*["with [V]"] * _SHOWN, *["without"] * _SHOWN]
+
+
+def main(kept: Path, parts: list[str]) -> None:
+    for part in parts:
+        if part == "turning":
+            turned(kept / part)
+        else:
+            save(THUMBNAILS[part](kept / part), thumbnail(part), of_pocket=part != "03")
+
+
+def thumbnail(part: str) -> Path:
+    (workflow,) = WORKFLOWS.glob(f"{part}_*.json")
+    return workflow.with_suffix(".jpg")
+
+
+def whole_job(kept: Path) -> Image.Image:
+    arms = ("original", "PureCC", "plain_LoRA")
+    return draw_grid([row(kept, arm) for arm in arms], ["base\nmodel", "PureCC", "plain\nLoRA"], _COLUMNS)
+
+
+def loaded(kept: Path) -> Image.Image:
+    rows = [load(kept, f"02_with_{arm}")[:3] for arm in ("original", "customised")]
+    return draw_grid(rows, ["base\nmodel", "with the\nconcept"])
+
+
+def graph(kept: Path) -> Image.Image:
+    picture = Image.open(kept / "graph.png").convert("RGB")
+    picture.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
+    return picture
+
+
+def grid(kept: Path) -> Image.Image:
+    return Image.open(kept / "04_grid_01.png").convert("RGB")
+
+
+THUMBNAILS = {"01": whole_job, "02": loaded, "03": graph, "04": grid}
+
+
+def turned(kept: Path) -> None:
+    """The rows for eta and for lambda, and their figures into the README."""
+    base = row(kept / "reference", "original")
+    lora = row(kept / "reference", "plain_LoRA")
+    of = {folder.name: row(folder, "PureCC") for folder in kept.iterdir() if folder.name != "reference"}
+    etas = sorted((name for name in of if name.startswith("eta")), key=lambda name: float(name.split()[1]))
+    scales = sorted((name for name in of if name.startswith("lambda")), key=lambda name: float(name.split()[1]))
+    labels = ["base\nmodel", *etas, "plain\nLoRA"]
+    save(draw_grid([base, *(of[name] for name in etas), lora], labels, _COLUMNS), FIGURES / "eta.jpg")
+    labels = ["base\nmodel", "adaptive", *(name.replace(" ", "\n") for name in scales)]
+    rows = [base, of["eta 1"], *(of[name] for name in scales)]
+    save(draw_grid(rows, labels, _COLUMNS), FIGURES / "lambda.jpg")
+    write_table(kept, [*etas, *scales])
+
+
+def write_table(kept: Path, names: list[str]) -> None:
+    """Between the README's marks: likeness and change for every setting, over all pictures that were sampled."""
+    originals = {part: tensor(load(kept / "reference", f"{part}_original")) for part in ("with", "without")}
+    references = read_folder(REFERENCES)
+    arms = [(name, kept / name, "PureCC") for name in names] + [("plain LoRA", kept / "reference", "plain_LoRA")]
+    lines = ["| | likeness in colour | change without [V] |", "|---|---|---|"]
+    for name, folder, arm in arms:
+        likeness = colour_fidelity(
+            tensor(load(folder, f"with_{arm}")), originals["with"], [p.pixels for p in references],
+            [p.mask for p in references],
+        )  # fmt: skip
+        change = pixel_drift(originals["without"], tensor(load(folder, f"without_{arm}")))
+        shown = "cannot be told" if likeness is None else f"{likeness:.2f}"
+        lines.append(f"| {name} | {shown} | {change:.1f} |")
+    readme = PROJECT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END, 1)[1]
+    readme.write_text(before + "\n".join([BEGIN, *lines, END]) + after, encoding="utf-8", newline="\n")
+
+
+def row(folder: Path, arm: str) -> list[Image.Image]:
+    """Some pictures with the trigger in the prompt, and some without."""
+    return load(folder, f"with_{arm}")[:_SHOWN] + load(folder, f"without_{arm}")[:_SHOWN]
+
+
+def load(folder: Path, name: str) -> list[Image.Image]:
+    found = sorted(folder.glob(f"{name}_[0-9]*.png"))
+    if not found:
+        sys.exit(f"{folder} holds no pictures named {name}: run the part that makes them.")
+    return [Image.open(path).convert("RGB") for path in found]
+
+
+def tensor(pictures: list[Image.Image]) -> torch.Tensor:
+    """[batch, height, width, 3] in 0..1."""
+    return torch.from_numpy(np.stack([np.asarray(p, dtype=np.float32) / 255 for p in pictures]))
+
+
+def save(picture: Image.Image, path: Path, of_pocket: bool = True) -> None:
+    """A JPEG whose comment names the weights that drew it, so that a test can tell when they were replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    comment = f"base {transformer_fingerprint(load_pocket().transformer)}" if of_pocket else "graph"
+    picture.save(path, quality=84, optimize=True, comment=comment)
+    print(f"  {path.relative_to(PROJECT)}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
