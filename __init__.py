@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .nodes import NODES
+from .nodes.chart import serve_runs
 
 WEB_DIRECTORY = "./js"
 
@@ -13,4 +14,5 @@ class PureCCExtension(ComfyExtension):
 
 
 async def comfy_entrypoint() -> PureCCExtension:
+    serve_runs()
     return PureCCExtension()

@@ -5,8 +5,10 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
-from .host.apply import Gate, apply_concept
-from .types import CATEGORY, ConceptWire
+from .host import when_needed
+from .types import CATEGORY, ConceptWire, Gate
+
+adapter = when_needed("apply")
 
 
 class ApplyConcept(io.ComfyNode):
@@ -45,7 +47,7 @@ class ApplyConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, concept: Concept, strength, embedding_strength, gate) -> io.NodeOutput:
-        model, clip = apply_concept(model, clip, concept, strength, embedding_strength, gate)
+        model, clip = adapter.apply_concept(model, clip, concept, strength, embedding_strength, gate)
         return io.NodeOutput(model, clip, concept.trigger)
 
 

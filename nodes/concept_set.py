@@ -9,9 +9,10 @@ from torch import Tensor
 from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.pictures import Picture, fit, picture_files, read_folder
 from ..purecc.prompts import KINDS
-from .host.session import encode_pictures, input_folder, outside_inference
-from .host.text import HostTextEncoder
+from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
+
+session, text = when_needed("session"), when_needed("text")
 
 WIRED = "(pictures from the input)"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
@@ -110,7 +111,7 @@ class ConceptSetNode(io.ComfyNode):
         vae = vae[0]
         found = wired(pictures, masks) if folder[0] == WIRED else read_folder(folder_path(folder[0]))
         lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
-        with outside_inference(), torch.no_grad():
+        with session.outside_inference(), torch.no_grad():
             shown = [fit(p.pixels, resolution[0]) for p in found]
             concept_set = build_concept_set(
                 shown,
@@ -119,8 +120,8 @@ class ConceptSetNode(io.ComfyNode):
                 class_word=class_word[0],
                 kind=kind[0],
                 tokens=tokens[0],
-                encode_picture=lambda pixels: encode_pictures(vae, pixels[None])[0],
-                text_encoder=lambda word, placeholder: HostTextEncoder(clip[0], word, placeholder),
+                encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
+                text_encoder=lambda word, placeholder: text.HostTextEncoder(clip[0], word, placeholder),
                 masks=[fit(p.mask[..., None], resolution[0])[..., 0] for p in found if p.mask is not None],
             )
         summary = describe(concept_set)
@@ -131,7 +132,7 @@ class ConceptSetNode(io.ComfyNode):
 def folders() -> list[str]:
     """Folders with pictures: the pack's examples, then those in the host's input folder."""
     examples = [_EXAMPLE + p.name for p in sorted(EXAMPLES.iterdir()) if p.is_dir()] if EXAMPLES.is_dir() else []
-    return examples + [p.name for p in sorted(input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
+    return examples + [p.name for p in sorted(session.input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -143,7 +144,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 def folder_path(name: str) -> Path:
     """The folder of a combo entry. Raises ValueError for a name that leads elsewhere."""
-    root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (input_folder(), name)
+    root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (session.input_folder(), name)
     if name != Path(name).name or name in ("", ".", ".."):
         raise ValueError(f'"{name}" is not a folder inside "{root.name}".')
     return root / name

@@ -3,8 +3,10 @@
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept, load_concept, save_concept
-from .host.session import concept_files, concept_path, concepts_folder, path_inside
+from .host import when_needed
 from .types import CATEGORY, ConceptWire
+
+session = when_needed("session")
 
 
 class SaveConcept(io.ComfyNode):
@@ -29,9 +31,9 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
-        path = path_inside(concepts_folder(), name, ".safetensors")
+        path = session.path_inside(session.concepts_folder(), name, ".safetensors")
         save_concept(concept, path)
-        shown = path.relative_to(concepts_folder().parent.parent).as_posix()
+        shown = path.relative_to(session.concepts_folder().parent.parent).as_posix()
         return io.NodeOutput(str(path), ui={"text": [shown]})
 
 
@@ -43,7 +45,7 @@ class LoadConcept(io.ComfyNode):
             display_name="Load Concept",
             category=CATEGORY,
             description="Reads a concept from models/purecc.",
-            inputs=[io.Combo.Input("name", options=concept_files(), tooltip="A file that Save Concept wrote.")],
+            inputs=[io.Combo.Input("name", options=session.concept_files(), tooltip="A file that Save Concept wrote.")],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept."),
                 io.String.Output("trigger", display_name="trigger", tooltip="The word that calls it in prompts."),
@@ -52,18 +54,18 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
-        if name is not None and name not in concept_files():
+        if name is not None and name not in session.concept_files():
             return f'There is no concept file "{name}" in models/purecc. Refresh (R) and choose another.'
         return True
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
         """Changes when the file is written anew."""
-        return repr(concept_path(name).stat().st_mtime_ns) if name in concept_files() else ""
+        return repr(session.concept_path(name).stat().st_mtime_ns) if name in session.concept_files() else ""
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        concept = load_concept(concept_path(name))
+        concept = load_concept(session.concept_path(name))
         text = f"{concept.trigger} {concept.class_word} ({concept.role})"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
 

@@ -12,8 +12,11 @@ from ..purecc.runs import StepRecord
 from ..purecc.sampling import euler, guided_velocity
 from ..purecc.stages import Job
 from ..purecc.training import LatentScaling
-from .host.session import Progress, check_interrupted, decode_latents
+from .chart import LiveChart
+from .host import when_needed
 from .types import TrainingData
+
+session = when_needed("session")
 
 _PREVIEWS = 4  # in a run
 _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
@@ -22,18 +25,20 @@ _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
 def follow(job: Job, data: TrainingData, node_id: str, model: str, shift: float) -> None:
     """Runs a job to its end, showing it in the node. A cancel leaves a checkpoint and is passed on."""
     total = job.settings.steps
-    progress = Progress(node_id, total)
+    progress = session.Progress(node_id, total)
     if job.concept is not None:
         progress.step(total, "This very run was finished before: taken from disk.")
     every = max(1, total // _PREVIEWS)
-    with closing(iter(job)) as records:  # a cancel writes the checkpoint now, not when the traceback is let go
+    # closing: a cancel writes the checkpoint now, not when the traceback is let go
+    with LiveChart(node_id, job) as chart, closing(iter(job)) as records:
         for record in records:
+            chart.add(record)
             preview = None
             if record.step % every == 0:
                 picture = validation_pictures(job.network, data, job.scaling, shift, "complete", model)[0]
                 preview = Image.fromarray((picture.numpy() * 255).round().clip(0, 255).astype(np.uint8))
             progress.step(record.step, _line(record, total), preview)
-            check_interrupted()
+            session.check_interrupted()
 
 
 @torch.no_grad()
@@ -52,7 +57,7 @@ def validation_pictures(
             return network.velocity(x_t, t, text, model)
 
     latent = euler(velocity, noise.to(network.device), _STEPS, shift)
-    return decode_latents(data.vae, scaling.to_autoencoder(latent))
+    return session.decode_latents(data.vae, scaling.to_autoencoder(latent))
 
 
 def _line(record: StepRecord, total: int) -> str:

@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
-from .host.pocket import load_pocket
+from .host import when_needed
 from .types import CATEGORY
+
+pocket = when_needed("pocket")
 
 
 class PocketModel(io.ComfyNode):
@@ -25,7 +27,7 @@ class PocketModel(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(*load_pocket())
+        return io.NodeOutput(*pocket.load_pocket())
 
 
 NODES = [PocketModel]

@@ -1,18 +1,19 @@
 """Train Extractor and Pure Learning: the two stages."""
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..purecc.concept import Concept
 from ..purecc.network import BASE, AdaptedNetwork
 from ..purecc.objective import ORIGINALS
 from ..purecc.settings import EMBEDDINGS, METHODS, PureSettings, TrainSettings
-from ..purecc.stages import ExtractorJob, PureJob
+from ..purecc.stages import ExtractorJob, Job, PureJob
 from ..purecc.training import EXTRACTOR, PURE, LatentScaling
 from .follow import follow, report, validation_pictures
-from .host.convert import fingerprint, latent_scaling, sampling_shift, to_diffusers
-from .host.session import free_for_training, outside_inference, runs_folder, training_device, training_dtype
+from .host import when_needed
 from .types import CATEGORY, ConceptWire, Data, TrainingData
+
+convert, session = when_needed("convert"), when_needed("session")
 
 
 def common_inputs(steps: int, embeddings: bool) -> list:
@@ -76,12 +77,12 @@ class TrainExtractor(io.ComfyNode):
     @classmethod
     def execute(cls, model, data: TrainingData, embeddings: str, **values) -> io.NodeOutput:
         settings = TrainSettings(alpha=float(values["rank"]), embeddings=embeddings, **values)
-        with outside_inference():
+        with session.outside_inference():
             network, scaling, base = prepare(model)
-            job = ExtractorJob(network, data.concept_set, settings, scaling, runs_folder(), base)
-            follow(job, data, cls.hidden.unique_id, EXTRACTOR, sampling_shift(model))
+            job = ExtractorJob(network, data.concept_set, settings, scaling, session.runs_folder(), base)
+            follow(job, data, cls.hidden.unique_id, EXTRACTOR, convert.sampling_shift(model))
         text = report("Extractor", job)
-        return io.NodeOutput(job.concept, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(job.concept, text, ui=shown(job, text))
 
 
 class PureLearning(io.ComfyNode):
@@ -131,13 +132,14 @@ class PureLearning(io.ComfyNode):
     def execute(
         cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None, **values
     ) -> io.NodeOutput:  # fmt: skip
+        require_extractor(extractor)
         pure = PureSettings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
         mode = extractor.embeddings.mode if extractor and extractor.embeddings else "none"
         settings = TrainSettings(alpha=float(values["rank"]), embeddings=mode if extractor else "replace", **values)
-        with outside_inference():
+        with session.outside_inference():
             network, scaling, base = prepare(model)
-            job = PureJob(network, data.concept_set, settings, scaling, runs_folder(), base, pure, extractor)
-            shift = sampling_shift(model)
+            job = PureJob(network, data.concept_set, settings, scaling, session.runs_folder(), base, pure, extractor)
+            shift = convert.sampling_shift(model)
             follow(job, data, cls.hidden.unique_id, PURE, shift)
             if PURE not in network.embeddings and not network.lora_parameters(PURE):  # a finished run was returned
                 network.add_concept(PURE, job.concept)
@@ -148,15 +150,31 @@ class PureLearning(io.ComfyNode):
                 ]
             )
         text = report(method, job)
-        return io.NodeOutput(job.concept, pictures, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(job.concept, pictures, text, ui=shown(job, text))
+
+
+def require_extractor(concept: Concept | None) -> None:
+    """Raises ValueError where a finished concept stands in an extractor's place: its direction would be the wrong one."""
+    if concept is not None and concept.role != "extractor":
+        raise ValueError(
+            f'What is connected to extractor is the finished concept "{concept.trigger} {concept.class_word}", not an '
+            "extractor. Connect the output of Train Extractor, or a file that was saved from it."
+        )
+
+
+def shown(job: Job, text: str) -> dict[str, list[str]]:
+    """What the page gets when the node is done: the report, and the run for the chart."""
+    return {"text": [text], "purecc_run": [job.run.folder.name]}
 
 
 def prepare(model) -> tuple[AdaptedNetwork, LatentScaling, str]:
     """The host's MODEL as a network to train, on the host's device and in its dtype; its latent scaling and fingerprint."""
-    free_for_training()
-    device = training_device()
-    network = AdaptedNetwork(to_diffusers(model, with_patches=True, dtype=training_dtype(device), device=device))
-    return network, LatentScaling(*latent_scaling(model)), fingerprint(model, with_patches=True)
+    session.free_for_training()
+    device = session.training_device()
+    network = AdaptedNetwork(
+        convert.to_diffusers(model, with_patches=True, dtype=session.training_dtype(device), device=device)
+    )
+    return network, LatentScaling(*convert.latent_scaling(model)), convert.fingerprint(model, with_patches=True)
 
 
 NODES = [TrainExtractor, PureLearning]

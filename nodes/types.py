@@ -1,7 +1,7 @@
 """The wires of the pack, beside the host's own."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from comfy_api.latest import io
 
@@ -11,6 +11,7 @@ Data = io.Custom("PURECC_DATA")
 ConceptWire = io.Custom("PURECC_CONCEPT")
 
 CATEGORY = "PureCC"
+Gate = Literal["off", "conditioning"]  # when a concept's LoRA acts
 
 
 @dataclass(frozen=True)

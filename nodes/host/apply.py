@@ -1,7 +1,6 @@
 """A concept applied to the host's MODEL and CLIP; what happens in sampling is in acting.py."""
 
 import logging
-from typing import Literal
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
@@ -9,13 +8,13 @@ from comfy.patcher_extension import WrappersMP
 
 from ...purecc.concept import Concept
 from ...purecc.prompts import Placeholder
+from ..types import Gate
 from .acting import CONCEPTS, Applied, act, check_prompts
 from .convert import fingerprint, require_sd3
 from .lora import add_lora, row_loras
 from .text import with_triggers
 
 log = logging.getLogger(__name__)
-Gate = Literal["off", "conditioning"]
 _KEY = "purecc"  # of our wrappers among those of other packs
 
 

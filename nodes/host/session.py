@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import comfy.model_management
 import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from aiohttp import web
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -82,6 +85,25 @@ def warn_in_node(text: str) -> None:
     node_id = getattr(server, "last_node_id", None)
     if node_id is not None:
         server.send_progress_text(text, node_id, server.client_id)
+
+
+def send_event(name: str, data: dict[str, Any]) -> None:
+    """An event to the page that queued what is running."""
+    server = PromptServer.instance
+    server.send_sync(name, data, server.client_id)
+
+
+def serve_json(route: str, answer: Callable[[str], dict[str, Any]]) -> None:
+    """Adds GET `route`, which has a part {name}: `answer(name)` as JSON; a LookupError becomes 404 with its sentence."""
+
+    @PromptServer.instance.routes.get(route)
+    async def handler(request: web.Request) -> web.Response:
+        loop = asyncio.get_running_loop()
+        try:
+            body = await loop.run_in_executor(None, answer, request.match_info["name"])
+        except LookupError as error:
+            return web.json_response({"error": str(error.args[0])}, status=404)
+        return web.json_response(body)
 
 
 def check_interrupted() -> None:
