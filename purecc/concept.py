@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from .prompts import KINDS, Kind, Placeholder
 
 Role = Literal["extractor", "concept"]
 EmbeddingMode = Literal["replace", "offset"]
+Gate = Literal["off", "conditioning", "rows"]
+GATES: tuple[Gate, ...] = get_args(Gate)
 T5_SLOT = 32  # slots 0..31 are embeddings of the CLIP part of the text stream, 32..63 of the T5 part
 
 
@@ -75,6 +77,9 @@ class Concept:
     embeddings: ConceptEmbeddings | None
     settings: dict[str, Any] = field(default_factory=dict)  # as trained
     summary: dict[str, Any] = field(default_factory=dict)  # figures of the run
+    # where the LoRA was trained to act: "off" everywhere, "conditioning" in prompts that hold the trigger, "rows" on the
+    # trigger's rows of the text stream
+    gate: Gate = "off"
 
     @cached_property
     def uid(self) -> int:
@@ -110,6 +115,7 @@ class Concept:
 
 
 _PLAIN = [f.name for f in fields(Concept) if f.name not in ("lora", "embeddings")]
+_SINCE = {"gate": "off"}  # fields that older files lack, and what these mean
 
 
 def save_concept(concept: Concept, path: Path) -> None:
@@ -131,15 +137,17 @@ def load_concept(path: Path) -> Concept:
         tensors, metadata = load_tensors(path)
     except Exception as error:
         raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
-    missing = [name for name in _PLAIN if f"purecc.{name}" not in metadata]
+    missing = [name for name in _PLAIN if f"purecc.{name}" not in metadata and name not in _SINCE]
     if missing:
         raise ValueError(
             f"{path.name} is not a PureCC concept: its metadata lacks {', '.join(missing)}. "
             "A plain LoRA goes into the stock Load LoRA node."
         )
-    plain = {name: json.loads(metadata[f"purecc.{name}"]) for name in _PLAIN}
+    plain = _SINCE | {name: json.loads(metadata[f"purecc.{name}"]) for name in _PLAIN if f"purecc.{name}" in metadata}
     if plain["kind"] not in KINDS:
         raise ValueError(f'{path.name} is of kind "{plain["kind"]}"; this version knows {", ".join(KINDS)}.')
+    if plain["gate"] not in GATES:
+        raise ValueError(f'{path.name} has the gate "{plain["gate"]}"; this version knows {", ".join(GATES)}.')
     matrices: dict[str, tuple[Tensor, Tensor]] = {}
     alphas = set()
     for key, value in tensors.items():

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
-from .prompts import Kind, Placeholder, Texts, texts_of
+from .prompts import Kind, Placeholder, Texts, class_text, texts_of
 
 NULL = ""
 
@@ -30,7 +31,7 @@ class ConceptSet:
     kind: Kind
     tokens: int  # embeddings for the trigger in each block
     examples: tuple[Example, ...]
-    encoded: dict[str, EncodedText]  # every text of the examples, and the null text
+    encoded: dict[str, EncodedText]  # every text of the examples, the null text, the class word and the class text
     pictures: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width, 3] in 0..1, for reports
     masks: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width] in 0..1, or none
 
@@ -41,8 +42,45 @@ class ConceptSet:
     def batch(self, which: str, indices: list[int], device: torch.device | str = "cpu") -> TextBatch:
         return TextBatch.of(self.texts(which, indices), device)
 
+    def repeated(self, text: str, count: int, device: torch.device | str = "cpu") -> TextBatch:
+        """One encoded text for all samples. Raises ValueError where it was not encoded with the set."""
+        if text not in self.encoded:
+            raise ValueError(f'The concept set does not hold the text "{text}". Make it again with Concept Set.')
+        return TextBatch.of([self.encoded[text]] * count, device)
+
     def null(self, count: int, device: torch.device | str = "cpu") -> TextBatch:
-        return TextBatch.of([self.encoded[NULL]] * count, device)
+        return self.repeated(NULL, count, device)
+
+    def loss_weights(self, indices: list[int], background: float) -> Tensor:
+        """[batch, 1, height, width] on the latents' grid: 1 inside the masks, `background` outside, brought to mean 1.
+
+        Raises ValueError where pictures have no masks, or where everything weighs nothing.
+        """
+        if len(self.masks) != len(self.examples):
+            raise ValueError(
+                f"The loss is to weigh {background:g} outside the masks, but there are {len(self.masks)} masks for "
+                f"{len(self.examples)} pictures. Connect a mask for each, or set the background's weight to 1."
+            )
+        found = []
+        for i in indices:
+            share = adaptive_avg_pool2d(self.masks[i].float()[None], self.examples[i].latent.shape[1:])
+            weights = background + (1 - background) * share
+            if not weights.mean() > 0:
+                raise ValueError(
+                    f"The mask of picture {i + 1} is empty and the background weighs 0: nothing of it would be learnt. "
+                    "Paint the concept in the mask, or raise the background's weight."
+                )
+            found.append(weights / weights.mean())
+        return torch.stack(found)
+
+    @property
+    def class_text(self) -> str | None:
+        """ "a dog", or None for a style."""
+        return class_text(self.class_word, self.kind)
+
+    @property
+    def mask_fingerprint(self) -> str:
+        return hashlib.sha256(b"".join(_bytes(mask) for mask in self.masks)).hexdigest()[:16]
 
     @property
     def fingerprint(self) -> str:
@@ -94,7 +132,8 @@ def build_concept_set(
         )
     texts = [texts_of(caption, trigger, class_word, kind) for caption in captions]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
-    wanted = {NULL} | {text for t in texts for text in (t.complete, t.base, t.target)}
+    wanted = {NULL, class_word, class_text(class_word, kind) or NULL}
+    wanted |= {text for t in texts for text in (t.complete, t.base, t.target)}
     encoded = {text: encoder.encode(text) for text in sorted(wanted)}
     for t in texts:
         for text in (t.complete, t.target):

@@ -31,10 +31,24 @@ def save_json(path: Path, value: Any) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One safetensors file; tensors may lie on any device and share memory."""
+    """One safetensors file; tensors may lie on any device and share memory. The same content gives the same bytes."""
     whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-    header = dict(metadata or {})
-    write_atomically(path, lambda temporary: safetensors.torch.save_file(whole, temporary, metadata=header))
+    content = _ordered(safetensors.torch.save(whole, dict(metadata or {})))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its metadata in alphabetical order; the library writes it in any.
+
+    The format: the header's length (8 bytes, little-endian), the header in JSON, padded with spaces, the data.
+    """
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    if "__metadata__" in header:
+        header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -33,9 +33,24 @@ def shift_time(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def sample_times(batch: int, shift: float, generator: torch.Generator, device: str | torch.device = "cpu") -> Tensor:
-    """Training times [batch] in (0, 1): logit-normal(0, 1) as in SD3, then shifted."""
-    return shift_time(torch.randn(batch, generator=generator, device=device).sigmoid(), shift)
+def sample_times(
+    batch: int, shift: float, generator: torch.Generator, device: str | torch.device = "cpu", grid: bool = False
+) -> Tensor:
+    """Training times [batch] in (0, 1): logit-normal(0, 1) as in SD3, then shifted.
+
+    With `grid` they are those that diffusers' SD3 training scripts draw: the same, from the scheduler's 1000 times.
+    """
+    return _learnt_from(torch.randn(batch, generator=generator, device=device).sigmoid(), shift, grid)
+
+
+def mean_time(shift: float, grid: bool = False) -> float:
+    """E[t] of `sample_times`, by midpoints of the normal distribution's quantiles."""
+    quantiles = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    return float(_learnt_from(torch.special.ndtri(quantiles).sigmoid(), shift, grid).mean())
+
+
+def _learnt_from(u: Tensor, shift: float, grid: bool) -> Tensor:
+    return shift_time((1000 - (1000 * u).floor().clamp_max(999)) / 1000 if grid else u, shift)
 
 
 def sigmas(steps: int, shift: float) -> Tensor:

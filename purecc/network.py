@@ -1,7 +1,13 @@
 """One transformer, several models: theta3 (the base), theta1 (the extractor) and theta2 (what learns).
 
 Each model but the base is a peft LoRA adapter and a set of layer-wise embeddings on the same frozen weights; a forward
-names the model it wants.
+names the model it wants. A model's gate says where it acts:
+
+    "off"           the LoRA acts everywhere, the embeddings at the trigger's rows
+    "conditioning"  both act in those samples of a batch only whose text holds the trigger
+    "rows"          the LoRA acts at the trigger's rows of the text stream only; the picture stream keeps its weights
+
+With the last two, texts without the trigger give the base model's velocity bit for bit.
 """
 
 import math
@@ -13,49 +19,39 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .concept import T5_SLOT, Concept, ConceptEmbeddings, LoraWeights
+from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
+from .layerwise import LayerwiseEmbeddings
+from .targets import in_text_stream
 
 BASE = None  # the name of theta3
-_UNKNOWN = "?"
+EXTRACTOR, PURE = "extractor", "pure"  # theta1, theta2
 Times = Tensor  # [batch] in [0, 1]
 
-
-_ACTIVE = (
-    "purecc_embeddings"  # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
-)
+# in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
+_ACTING = "purecc_acting"
 
 
-@dataclass
-class _Active:
-    """What the embedding hooks read during one forward."""
+@dataclass(frozen=True, eq=False)
+class _Lora:
+    """Whose LoRA acts, and what multiplies its change in either stream: a number, or [batch, rows or 1, 1]."""
 
-    embeddings: "LayerwiseEmbeddings"
+    model: str | None
+    in_pictures: float | Tensor = 1.0
+    in_text: float | Tensor = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Acting:
+    """What acts during one forward."""
+
+    lora: _Lora
+    embeddings: LayerwiseEmbeddings | None
+    strength: float  # of the embeddings
     marks: Tensor  # [batch, rows]
 
 
-class LayerwiseEmbeddings(nn.Module):
-    """The concept embeddings {Y_tar^l} of eq. 7 as parameters (float32)."""
-
-    def __init__(self, embeddings: ConceptEmbeddings):
-        super().__init__()
-        self.mode = embeddings.mode
-        self.clip = nn.Parameter(embeddings.clip.detach().float().clone())
-        self.t5 = None if embeddings.t5 is None else nn.Parameter(embeddings.t5.detach().float().clone())
-
-    def act(self, block: int, stream: Tensor, marks: Tensor) -> Tensor:
-        """The text stream [batch, rows, width] as joint block `block` reads it."""
-        slots = (marks - 1).clamp_min(0)
-        values = self.clip[block][slots.clamp_max(T5_SLOT - 1) % self.clip.shape[1]]
-        if self.t5 is not None:
-            of_t5 = self.t5[block][(slots - T5_SLOT).clamp_min(0) % self.t5.shape[1]]
-            values = torch.where((slots >= T5_SLOT)[..., None], of_t5, values)
-        values = values.to(stream.dtype)
-        return torch.where((marks > 0)[..., None], stream + values if self.mode == "offset" else values, stream)
-
-    def snapshot(self) -> ConceptEmbeddings:
-        t5 = None if self.t5 is None else self.t5.detach().cpu().clone()
-        return ConceptEmbeddings(self.clip.detach().cpu().clone(), t5, self.mode)
+_NO_LORA = _Lora(BASE)
 
 
 class AdaptedNetwork:
@@ -64,9 +60,11 @@ class AdaptedNetwork:
     def __init__(self, transformer: SD3Transformer2DModel):
         self.transformer = transformer.requires_grad_(False)
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
+        self.gates: dict[str, Gate] = {}  # of a model; "off" where there is none
         self._lora: set[str] = set()
         self._layers: list[tuple[str, BaseTunerLayer]] = []  # every Linear that carries a LoRA, by module name
-        self._routed: str | None = BASE
+        self._routed: _Lora | None = _NO_LORA
+        self._whole: dict[tuple[str, float], _Lora] = {}
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
@@ -84,13 +82,23 @@ class AdaptedNetwork:
     def width(self) -> int:
         return self.transformer.inner_dim
 
-    def velocity(self, x_t: Tensor, t: Times, text: TextBatch, model: str | None) -> Tensor:
-        """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16)."""
-        self._route(model)
-        embeddings = self.embeddings.get(model)
-        options = None
-        if embeddings is not None and bool(text.marks.any()):
-            options = {_ACTIVE: _Active(embeddings, text.marks)}
+    def velocity(
+        self,
+        x_t: Tensor,
+        t: Times,
+        text: TextBatch,
+        model: str | None,
+        *,
+        strength: float = 1.0,
+        embedding_strength: float = 1.0,
+    ) -> Tensor:
+        """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16).
+
+        `strength` multiplies the LoRA's change, `embedding_strength` blends the embeddings in (`LayerwiseEmbeddings.act`);
+        0 and 0 are the base.
+        """
+        acting = self._acting(text, model, strength, embedding_strength)
+        self._route(acting.lora)
         dtype = self.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.transformer(
@@ -98,11 +106,11 @@ class AdaptedNetwork:
                 text.rows.to(dtype),
                 text.pooled.to(dtype),
                 1000 * t.float(),
-                joint_attention_kwargs=options,
+                joint_attention_kwargs={_ACTING: acting},
             ).sample.float()
 
     def add_new(self, name: str, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
-        """A fresh LoRA that changes nothing yet: A gaussian of variance 1 / rank, B zero."""
+        """A fresh LoRA that changes nothing yet: A gaussian of variance 1 / rank, B zero. `targets`: names or their ends."""
         self._add_lora(name, rank, alpha, list(targets))
         generator = torch.Generator().manual_seed(seed)
         for _, a, b in self._matrices(name):
@@ -110,7 +118,7 @@ class AdaptedNetwork:
             b.data.zero_()
 
     def add_concept(self, name: str, concept: Concept) -> None:
-        """A trained LoRA and its embeddings. Raises ValueError where they do not fit this network."""
+        """A trained LoRA, its embeddings and its gate. Raises ValueError where they do not fit this network."""
         if concept.lora:
             self._require_fit(concept.lora)
         if concept.embeddings:
@@ -120,6 +128,7 @@ class AdaptedNetwork:
             for module, a, b in self._matrices(name):
                 for parameter, value in zip((a, b), concept.lora.matrices[module], strict=True):
                     parameter.data.copy_(value)
+        self.gates[name] = concept.gate
 
     def add_embeddings(self, name: str, embeddings: ConceptEmbeddings) -> None:
         """Layer-wise embeddings for a model. Raises ValueError where blocks or width are another network's."""
@@ -130,6 +139,13 @@ class AdaptedNetwork:
                 f"{expected[0]} of width {expected[1]}."
             )
         self.embeddings[name] = LayerwiseEmbeddings(embeddings).to(self.device)
+
+    def checkpoint_activations(self, on: bool) -> None:
+        """Whether a backward pass computes activations again, block by block, rather than keep them."""
+        if on:
+            self.transformer.enable_gradient_checkpointing()
+        else:
+            self.transformer.disable_gradient_checkpointing()
 
     def lora_parameters(self, name: str) -> list[nn.Parameter]:
         return [p for _, a, b in self._matrices(name) for p in (a, b)]
@@ -177,7 +193,7 @@ class AdaptedNetwork:
         self._layers = [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
         for parameter in self.lora_parameters(name):
             parameter.data = parameter.data.float()
-        self._routed = _UNKNOWN  # peft leaves layers that were switched off as they were
+        self._routed = None  # unknown: peft leaves layers that were switched off as they were
 
     def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
         return [
@@ -186,20 +202,38 @@ class AdaptedNetwork:
             if name in layer.lora_A
         ]
 
-    def _route(self, model: str | None) -> None:
+    def _acting(self, text: TextBatch, model: str | None, strength: float, embedding_strength: float) -> _Acting:
+        marked = text.marks > 0
+        holds = marked.any(1)  # [batch] whose text holds the trigger
+        some = bool(holds.any())
+        embeddings = self.embeddings.get(model) if some and embedding_strength else None
+        gate = self.gates.get(model, "off")
+        if model not in self._lora or strength == 0 or (gate != "off" and not some):
+            lora = _NO_LORA
+        elif gate == "rows":
+            lora = _Lora(model, 0.0, strength * marked[..., None].float())
+        elif gate == "conditioning" and not bool(holds.all()):
+            scale = strength * holds[:, None, None].float()
+            lora = _Lora(model, scale, scale)
+        else:
+            lora = self._whole.setdefault((model, strength), _Lora(model, strength, strength))
+        return _Acting(lora, embeddings, embedding_strength, text.marks)
+
+    def _route(self, lora: _Lora) -> None:
         """Makes one model's LoRA act, or none. Leaves alone which parameters ask for a gradient."""
-        if model not in self._lora:
-            model = BASE
-        if model == self._routed:
+        if lora is self._routed:
             return
-        for _, layer in self._layers:
+        for module, layer in self._layers:
+            scale = lora.in_text if in_text_stream(module) else lora.in_pictures
             asked = {p: p.requires_grad for p in layer.parameters()}
-            layer.enable_adapters(model is not BASE)
-            if model is not BASE:
-                layer.set_adapter([model])
+            acts = lora.model is not BASE and (isinstance(scale, Tensor) or scale != 0)
+            layer.enable_adapters(acts)
+            if acts:
+                layer.set_adapter([lora.model])
+                layer.set_scale(lora.model, scale)  # a tensor spreads over samples and rows
             for parameter, value in asked.items():
                 parameter.requires_grad_(value)
-        self._routed = model
+        self._routed = lora
 
     def _hook(self, block: int):
         def act(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -207,11 +241,13 @@ class AdaptedNetwork:
             stream, options = (
                 (args[1], args[3]) if args else (kwargs["encoder_hidden_states"], kwargs["joint_attention_kwargs"])
             )
-            active = (options or {}).get(_ACTIVE)
-            if active is None:
+            acting: _Acting | None = (options or {}).get(_ACTING)
+            if acting is None:
                 return None
-            stream = active.embeddings.act(block, stream, active.marks)
-            options = {name: value for name, value in options.items() if name != _ACTIVE}
+            self._route(acting.lora)  # computed again in the backward pass, after forwards of other models
+            if acting.embeddings is not None:
+                stream = acting.embeddings.act(block, stream, acting.marks, acting.strength)
+            options = {name: value for name, value in options.items() if name != _ACTING}
             if args:
                 return (args[0], stream, args[2], options), kwargs
             return args, {**kwargs, "encoder_hidden_states": stream, "joint_attention_kwargs": options}

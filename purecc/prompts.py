@@ -1,9 +1,14 @@
-"""The four texts of a picture, and how a trigger word in a prompt becomes marked tokens.
+"""The texts of a picture, and how a trigger word in a prompt becomes marked tokens.
 
 complete  "a [V] dog on the beach"     what the picture shows
 base      "a dog on the beach"         the same without the concept
 target    "[V] dog"                    the concept alone
 null      ""
+
+and of the whole set, where a class is meant without the concept:
+
+class word   "dog"     the target text less the trigger
+class text   "a dog"   a prompt for pictures of the class; a style has none
 """
 
 import re
@@ -65,7 +70,7 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
         return Texts(complete, base, target)
     target = f"{trigger} {class_word}"
     if not caption:
-        return Texts(f"a {target}", f"a {class_word}", target)
+        return Texts(f"a {target}", class_text(class_word, kind), target)
     if held:
         base = " ".join(_whole(trigger).sub("", caption).split())
         if not find_word(class_word, base):
@@ -78,6 +83,11 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
             f'Write where the concept is, for example "a {target} ...", or leave the caption empty.'
         )
     return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
+
+
+def class_text(class_word: str, kind: Kind) -> str | None:
+    """A prompt for pictures of the class ("a dog"), None for a style: all pictures have some style."""
+    return f"a {class_word}" if kind == "instance" else None
 
 
 def _trigger_pattern(trigger: str) -> str:

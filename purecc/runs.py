@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step measured. Terms of stage 2 are None in stage 1 and for plain LoRA."""
+    """What one step measured. Terms that are not part of the loss are None."""
 
     step: int  # steps done, from 1
     loss: float  # L_PCC, eq. 15
@@ -34,6 +34,10 @@ class StepRecord:
     scale_spread: float | None = None  # lambda*, standard deviation over the batch
     squared_cosine: float | None = None  # cos^2(R_complete, R_tar)
     representation: float | None = None  # |R_complete|, root mean square over the elements
+    base_anchor: float | None = None  # || v2 - v3 ||^2 with the base text, without its weight
+    null_anchor: float | None = None  # the same with the null text
+    prior_loss: float | None = None  # flow matching on class pictures, without its weight
+    extractor_loss: float | None = None  # L_CC of theta1, where it learns in the same step
     seconds: float = 0.0  # of this step
 
 

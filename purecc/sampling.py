@@ -13,13 +13,31 @@ Velocity = Callable[[Tensor, Tensor], Tensor]  # (x_t [batch, ...], t [batch]) -
 
 
 def guided_velocity(
-    network: AdaptedNetwork, conditional: TextBatch, negative: TextBatch, guidance: float, model: str | None
+    network: AdaptedNetwork,
+    conditional: TextBatch,
+    negative: TextBatch,
+    guidance: float,
+    model: str | None,
+    *,
+    strength: float = 1.0,
+    embedding_strength: float = 1.0,
 ) -> Velocity:
-    """v(negative) + w (v(conditional) - v(negative)), both in one forward."""
+    """v(negative) + w (v(conditional) - v(negative)), both in one forward where the texts are of one length.
+
+    Strengths as in `AdaptedNetwork.velocity`.
+    """
+    strengths = {"strength": strength, "embedding_strength": embedding_strength}
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        both = network.velocity(torch.cat([x_t] * 2), torch.cat([t] * 2), negative + conditional, model)
-        v_negative, v_conditional = both.chunk(2)
+        if negative.rows.shape[1] == conditional.rows.shape[1]:
+            both = network.velocity(
+                torch.cat([x_t] * 2), torch.cat([t] * 2), negative + conditional, model, **strengths
+            )
+            v_negative, v_conditional = both.chunk(2)
+        else:
+            v_negative, v_conditional = (
+                network.velocity(x_t, t, text, model, **strengths) for text in (negative, conditional)
+            )
         return v_negative + guidance * (v_conditional - v_negative)
 
     return velocity

@@ -1,22 +1,25 @@
 """All settings of a training run: default, unit and meaning beside each, checked where they are made."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from .concept import EmbeddingMode
-from .objective import ORIGINALS, Original
+from .concept import GATES, EmbeddingMode, Gate
+from .objective import ORIGINALS, TARGET_TEXTS, EtaSchedule, Original, Target
+from .targets import TARGETS as TARGETS
 
-Method = Literal["PureCC", "LoRA"]
+Method = Literal["PureCC", "LoRA", "LoRA + prior preservation", "LoRA + DOP", "merged stage"]
 METHODS: tuple[Method, ...] = get_args(Method)
+PURE_METHODS: tuple[Method, ...] = ("PureCC", "merged stage")  # those with L_PureCC
 EMBEDDINGS: tuple[str, ...] = (*get_args(EmbeddingMode), "none")
+ETA_SCHEDULES: tuple[EtaSchedule, ...] = get_args(EtaSchedule)
 
-ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0") + (
-    "attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out",
-)  # fmt: skip
-TARGETS = {
-    "attention": ATTENTION,
-    "attention and attn2": ATTENTION + ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0"),
-}
+RateSchedule = Literal["constant", "cosine"]
+RATE_SCHEDULES: tuple[RateSchedule, ...] = get_args(RateSchedule)
+Times = Literal["logit-normal", "diffusers grid"]
+TIMES: tuple[Times, ...] = get_args(Times)
+ClassTexts = Literal["class", "base"]
+CLASS_TEXTS: tuple[ClassTexts, ...] = get_args(ClassTexts)
 
 
 @dataclass(frozen=True)
@@ -24,49 +27,119 @@ class TrainSettings:
     """What both stages share. The paper's: rank 4, learning rate 1e-4, 400 steps, batch 2."""
 
     steps: int = 400
-    batch_size: int = 2  # pictures a step
+    batch_size: int = 2  # pictures a forward
     learning_rate: float = 1e-4  # of the LoRA
     embedding_rate: float = 5e-3  # learning rate of the concept embeddings
-    rank: int = 4
+    rank: int = 4  # 0: no LoRA, the embeddings learn alone
     alpha: float = 4.0  # LoRA's change is alpha / rank * B A
     targets: str = "attention"  # which Linears carry the LoRA, a key of TARGETS
     embeddings: str = "replace"  # how layer-wise embeddings act (eq. 7), or "none"
     shift: float = 3.0  # of the times learnt from: 1 is plain logit-normal, SD3 samples with 3
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # of each model's gradient
     weight_decay: float = 1e-4  # of the LoRA
     seed: int = 0
     checkpoint_every: int = 50  # steps
+    gate: Gate = "off"  # where LoRA and embeddings act: everywhere, in texts that hold the trigger, on its rows alone
+    first_block: int = 0  # that carries the LoRA
+    last_block: int | None = None  # itself too; None: the last there is
+    schedule: RateSchedule = "constant"  # of both learning rates
+    warmup: int = 0  # steps in which both learning rates rise
+    times: Times = "logit-normal"  # continuous, or those of the 1000 that diffusers' SD3 scripts draw
+    accumulate: int = 1  # forwards a step, of batch_size each
+    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
+    background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rank", "checkpoint_every"):
+        for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("rank", "warmup", "first_block", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "embedding_rate", "alpha", "shift", "max_grad_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(self.targets in TARGETS, "targets", self.targets, f"one of {', '.join(TARGETS)}")
-        _require(self.embeddings in EMBEDDINGS, "embeddings", self.embeddings, f"one of {', '.join(EMBEDDINGS)}")
+        _require_one_of(self, targets=TARGETS, embeddings=EMBEDDINGS, gate=GATES, schedule=RATE_SCHEDULES, times=TIMES)
+        _require(self.warmup < self.steps, "warmup", self.warmup, f"below the number of steps, {self.steps}")
+        _require(0 <= self.background_weight <= 1, "background_weight", self.background_weight, "from 0 to 1")
+        last = self.last_block
+        _require(last is None or last >= self.first_block, "last_block", last, f"at least {self.first_block}")
+        _require(self.rank > 0 or self.embeddings != "none", "rank", 0, "above 0 where there are no embeddings")
 
 
 @dataclass(frozen=True)
 class PureSettings:
-    """What stage 2 adds (sections 4.3, 4.4)."""
+    """What stage 2 adds (sections 4.3, 4.4), and what it is compared with.
 
-    method: Method = "PureCC"  # "LoRA": L_CC alone, the plain baseline
+    "PureCC"                     L_CC + eta L_PureCC
+    "merged stage"               the same, but theta1 learns by its own L_CC in the same step (the paper's ablation)
+    "LoRA"                       L_CC alone
+    "LoRA + prior preservation"  L_CC + preservation_weight * flow matching on the base model's own pictures of the class
+    "LoRA + DOP"                 L_CC + preservation_weight * || v2(base text) - v3(base text) ||^2
+    """
+
+    method: Method = "PureCC"
     eta: float = 1.0  # weight of L_PureCC beside L_CC, eq. 15
     original: Original = "frozen base"  # where v_original comes from, eq. 9 and section 14
-    fixed_scale: float | None = None  # lambda in place of the adaptive lambda*, table 3
+    fixed_scale: float | None = None  # lambda in place of the adaptive lambda*, table 3; 0: no concept in v_PureCC
     train_embeddings: bool = True  # stage 2 goes on learning its copy of the extractor's embeddings (figure 3b)
+    target: Target = "null-relative"  # what the guidance R_tar is the difference of, eq. 8
+    eta_schedule: EtaSchedule = "constant"  # eta over the time t
+    scale_multiplier: float = 1.0  # on lambda*
+    scale_min: float | None = None  # lambda is kept within, after the multiplier; None: open
+    scale_max: float | None = None
+    base_anchor: float = 0.0  # weight of || v2(base text) - v3(base text) ||^2, with any method
+    null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
+    preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
+    class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
+    class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts
+    class_steps: int = 28  # of their sampling
+    class_guidance: float = 4.5
+    class_shift: float = 3.0
 
     def __post_init__(self) -> None:
-        _require(self.method in METHODS, "method", self.method, f"one of {', '.join(METHODS)}")
-        _require(self.eta >= 0, "eta", self.eta, "0 or more")
-        _require(self.original in ORIGINALS, "original", self.original, f"one of {', '.join(ORIGINALS)}")
+        _require_one_of(
+            self, method=METHODS, original=ORIGINALS, target=TARGET_TEXTS, eta_schedule=ETA_SCHEDULES,
+            class_texts=CLASS_TEXTS,
+        )  # fmt: skip
+        for name in ("eta", "base_anchor", "null_anchor", "preservation_weight", "class_guidance"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
+        for name in ("class_pictures", "class_steps"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.class_shift > 0, "class_shift", self.class_shift, "above 0")
+        for name in ("fixed_scale", "scale_multiplier", "scale_min", "scale_max"):
+            value = getattr(self, name)
+            _require(value is None or math.isfinite(value), name, value, "a number")
+        lowest, highest = self.scale_min, self.scale_max
+        if lowest is not None and highest is not None:
+            _require(lowest <= highest, "scale_min", lowest, f"at most scale_max, {highest}")
+
+    @property
+    def is_pure(self) -> bool:
+        """Whether L_PureCC is part of the loss."""
+        return self.method in PURE_METHODS
+
+    def used(self) -> dict[str, Any]:
+        """What the method reads, so that a setting without effect makes no other run of it."""
+        names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
+        if self.is_pure:
+            names += ["eta", "original", "fixed_scale", "target", "eta_schedule"]
+            names += ["scale_multiplier", "scale_min", "scale_max"] if self.fixed_scale is None else []
+        else:
+            names += [] if self.method == "LoRA" else ["preservation_weight"]
+            if self.method == "LoRA + prior preservation":
+                names += ["class_pictures", "class_texts", "class_steps", "class_guidance", "class_shift"]
+        return {name: getattr(self, name) for name in names}
 
 
-def as_plain(*settings: TrainSettings | PureSettings) -> dict[str, Any]:
-    """Settings as one flat dictionary, for files and hashes."""
-    return {name: value for part in settings for name, value in asdict(part).items()}
+def as_plain(settings: TrainSettings) -> dict[str, Any]:
+    """Settings as a dictionary, for files and hashes."""
+    return asdict(settings)
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:
     if not holds:
         raise ValueError(f"{name} is {value}; it must be {rule}.")
+
+
+def _require_one_of(settings: object, **choices: Any) -> None:
+    for name, allowed in choices.items():
+        value = getattr(settings, name)
+        _require(value in allowed, name, value, f"one of {', '.join(allowed)}")

@@ -8,22 +8,30 @@ A job whose run was finished before yields nothing and has its concept at once.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import objective as eq
+from .batches import LatentScaling
+from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import ConceptSet
-from .flow import add_noise
-from .network import BASE, AdaptedNetwork
+from .flow import mean_time
+from .measures import alignment, drift, probes
+from .network import EXTRACTOR, PURE, AdaptedNetwork
 from .runs import Run, StepRecord
-from .settings import TARGETS, PureSettings, TrainSettings, as_plain
-from .training import EXTRACTOR, PURE, ConceptObjective, LatentScaling, Objective, PureObjective, train
+from .settings import PureSettings, TrainSettings, as_plain
+from .targets import lora_modules
+from .terms import Objective, extractor_objective, pure_objective
+from .training import train
 
-_PROBE_TIMES = (0.95, 0.8, 0.6, 0.4, 0.2)  # times at which drift and the embeddings' start are measured
+_FIGURES = (
+    "loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation", "base_anchor",
+    "null_anchor", "prior_loss", "extractor_loss",
+)  # fmt: skip
 
 
 class Job:
@@ -46,8 +54,12 @@ class Job:
         self._require_fit()
         everything = {"base": base, "data": data.fingerprint, "stage": self.stage, "dtype": str(network.dtype)}
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
+        if settings.background_weight != 1:
+            everything["masks"] = data.mask_fingerprint
         self.run = Run(root, self.stage, everything)
-        self.concept: Concept | None = self.run.finished()
+        finished = self.run.finished()
+        self.concept: Concept | None = self._timed(finished) if finished else None
+        self._gap: float | None = None  # of the embeddings at step 0
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
@@ -60,21 +72,33 @@ class Job:
                     f"Pictures of {8 * width} x {8 * height} px are too large for this model, which takes at most {8 * largest} px a "
                     "side. Lower the resolution in Concept Set (the Pocket Model: 128)."
                 )
-        if self.settings.embeddings == "none" and self.data.tokens > 1:
+        settings, blocks = self.settings, self.network.blocks
+        if max(settings.first_block, settings.last_block or 0) >= blocks:
+            raise ValueError(
+                f"The LoRA is to be in the blocks {settings.first_block} to {settings.last_block or 'the last'}; this model "
+                f"has the blocks 0 to {blocks - 1}."
+            )
+        if settings.embeddings == "none" and self.data.tokens > 1:
             raise ValueError(
                 f"Without embeddings the trigger is one token; Concept Set has {self.data.tokens}. Set tokens to 1."
             )
+        if settings.background_weight != 1:
+            for index in range(len(self.data.examples)):
+                self.data.loss_weights([index], settings.background_weight)
 
     def __iter__(self) -> Iterator[StepRecord]:
         if self.concept is not None:
             return
         self.prepare()
+        if self.model in self.network.embeddings:
+            self._gap = drift(self.network, self.model, self.data, self.scaling, "complete")
         yield from train(
             self.network, self.objective(), self.data, self.settings, self.scaling, self.run,
-            train_embeddings=self.trains_embeddings(),
+            frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(),
         )  # fmt: skip
-        self.concept = self.result()
-        self.run.finish(self.concept)
+        result = self.result()
+        self.run.finish(result)
+        self.concept = self._timed(result)
 
     def prepare(self) -> None:
         """Adds the models that the objective names to the network."""
@@ -83,8 +107,12 @@ class Job:
     def objective(self) -> Objective:
         raise NotImplementedError
 
-    def trains_embeddings(self) -> bool:
-        return True
+    def frozen_embeddings(self) -> tuple[str, ...]:
+        """Models whose embeddings do not learn."""
+        return ()
+
+    def class_pictures(self) -> ClassPictures | None:
+        return None
 
     def role(self) -> str:
         return "concept"
@@ -102,14 +130,20 @@ class Job:
             embeddings=embeddings.snapshot() if embeddings else None,
             settings=self.run.identity,
             summary=self.summary(),
+            gate=settings.gate,
         )
+
+    def _timed(self, concept: Concept) -> Concept:
+        """With the seconds a step took, which are not in the run's file: the same settings give the same bytes."""
+        seconds = sorted(record.seconds for record in self.run.records()) or [0.0]
+        return replace(concept, summary={**concept.summary, "seconds_per_step": seconds[len(seconds) // 2]})
 
     def summary(self) -> dict[str, float]:
         """Means over the last tenth of the steps, and how far texts without the concept were moved."""
         records = self.run.records()
         last = records[-max(1, len(records) // 10) :]
         figures = {}
-        for name in ("loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation"):
+        for name in _FIGURES:
             values = [getattr(record, name) for record in last if getattr(record, name) is not None]
             if values:
                 figures[name] = sum(values) / len(values)
@@ -117,12 +151,20 @@ class Job:
             figures |= alignment(self.network, self.model, self.data, self.scaling)
         figures["drift_base"] = drift(self.network, self.model, self.data, self.scaling, "base")
         figures["drift_null"] = drift(self.network, self.model, self.data, self.scaling, "null")
-        figures["seconds_per_step"] = sorted(r.seconds for r in records)[len(records) // 2]
+        if self._gap is not None:
+            # how far the embeddings alone moved complete texts before the first step, from what the class word gives
+            figures["embedding_gap"] = self._gap
         return {name: round(value, 6) for name, value in figures.items()}
 
     def _new_model(self, name: str, embeddings: ConceptEmbeddings | None) -> None:
         settings = self.settings
-        self.network.add_new(name, settings.rank, settings.alpha, TARGETS[settings.targets], settings.seed)
+        self.network.gates[name] = settings.gate
+        if settings.rank:
+            modules = lora_modules(
+                self.network.transformer, settings.targets, settings.first_block, settings.last_block,
+                text_only=settings.gate == "rows",
+            )  # fmt: skip
+            self.network.add_new(name, settings.rank, settings.alpha, modules, settings.seed)
         if embeddings is not None:
             self.network.add_embeddings(name, embeddings)
 
@@ -139,14 +181,18 @@ class ExtractorJob(Job):
         self._new_model(EXTRACTOR, self._initial_embeddings())
 
     def objective(self) -> Objective:
-        return ConceptObjective(EXTRACTOR)
+        return extractor_objective()
 
     def role(self) -> str:
         return "extractor"
 
 
 class PureJob(Job):
-    """Stage 2 (paper 4.3, 4.4), or with `method="LoRA"` the plain baseline: the same data, seeds and steps, L_CC alone."""
+    """Stage 2 (paper 4.3, 4.4), or one of the other methods of `PureSettings` on the same data, seeds and steps.
+
+    The merged stage makes its own extractor and leaves a given one aside; the baselines without L_PureCC only start from
+    its embeddings, and can go without.
+    """
 
     stage, model = "pure", PURE
 
@@ -163,6 +209,8 @@ class PureJob(Job):
     ):
         if pure.method == "PureCC" and extractor is None:
             raise ValueError("PureCC needs an extractor: connect Train Extractor, or choose the method LoRA.")
+        if pure.method == "merged stage":
+            extractor = None
         if extractor is not None and extractor.trigger.lower() != data.trigger.lower():
             raise ValueError(
                 f'The extractor was trained for "{extractor.trigger}", the concept set is for "{data.trigger}".'
@@ -179,13 +227,12 @@ class PureJob(Job):
         mode = extractor.embeddings.mode if extractor and extractor.embeddings else settings.embeddings
         if settings.embeddings not in (mode, "none"):
             raise ValueError(f'The extractor\'s embeddings act by "{mode}"; stage 2 is set to "{settings.embeddings}".')
+        embedded = settings.embeddings != "none" and (extractor is None or extractor.embeddings is not None)
+        if settings.rank == 0 and not (embedded and pure.train_embeddings):
+            raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
         self.pure, self.extractor = pure, extractor
         of_extractor = extractor.uid if extractor else None
-        # what a plain LoRA does not use makes no other run of it
-        own = as_plain(
-            pure if pure.method == "PureCC" else PureSettings(method="LoRA", train_embeddings=pure.train_embeddings)
-        )
-        super().__init__(network, data, settings, scaling, root, base, **own, extractor=of_extractor)
+        super().__init__(network, data, settings, scaling, root, base, **pure.used(), extractor=of_extractor)
 
     def prepare(self) -> None:
         embeddings = None
@@ -193,13 +240,22 @@ class PureJob(Job):
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()
         if self.extractor:
             self.network.add_concept(EXTRACTOR, self.extractor)
+        elif self.pure.method == "merged stage":
+            self._new_model(EXTRACTOR, embeddings)
         self._new_model(PURE, embeddings)
 
     def objective(self) -> Objective:
-        return PureObjective(self.pure) if self.pure.method == "PureCC" else ConceptObjective(PURE)
+        settings = self.settings
+        return pure_objective(self.pure, mean_time(settings.shift, grid=settings.times == "diffusers grid"))
 
-    def trains_embeddings(self) -> bool:
-        return self.pure.train_embeddings
+    def frozen_embeddings(self) -> tuple[str, ...]:
+        return () if self.pure.train_embeddings else (PURE,)
+
+    def class_pictures(self) -> ClassPictures | None:
+        if self.pure.method != "LoRA + prior preservation":
+            return None
+        root = self.run.folder.parent
+        return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root)
 
 
 def initial_embeddings(
@@ -209,8 +265,8 @@ def initial_embeddings(
     if mode == "none":
         return None
     held = []
-    for x_t, t, indices in _probes(data, scaling, network.device):
-        held.append(network.stream_at_marks(x_t, t, data.batch("complete", indices, network.device)))
+    for x_t, t, texts in probes(data, scaling, network.device):
+        held.append(network.stream_at_marks(x_t, t, texts["complete"]))
     by_slot = {slot: torch.stack([one[slot] for one in held]).mean(0) for slot in held[0]}  # [blocks, width] each
 
     def table(first: int, end: int) -> Tensor | None:
@@ -227,57 +283,3 @@ def initial_embeddings(
     if table(0, T5_SLOT) is None:
         raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
     return ConceptEmbeddings(table(0, T5_SLOT), table(T5_SLOT, 2 * T5_SLOT), mode)
-
-
-@torch.no_grad()
-def drift(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: LatentScaling, which: str) -> float:
-    """How far a model has left theta3 on texts without the concept: ||v_model - v_theta3|| / ||v_theta3||.
-
-    `which` is "base" or "null"; noise and times are fixed.
-    """
-    moved = length = 0.0
-    for x_t, t, indices in _probes(data, scaling, network.device):
-        if which == "null":
-            text = data.null(len(indices), network.device)
-        else:
-            text = data.batch(which, indices, network.device)
-        v_base = network.velocity(x_t, t, text, BASE)
-        moved += float((network.velocity(x_t, t, text, model) - v_base).square().sum())
-        length += float(v_base.square().sum())
-    return (moved / length) ** 0.5
-
-
-@torch.no_grad()
-def alignment(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: LatentScaling) -> dict[str, float]:
-    """What a model has learnt, held against the extractor's direction, over fixed noise and times; v_original is theta3's.
-
-    The same for every method, so that PureCC and a plain LoRA can be compared: the means of lambda* (eqs. 11, 12),
-    cos^2(R_complete, R_tar) and |R_complete| (root mean square).
-    """
-    scales, cosines, lengths = [], [], []
-    for x_t, t, indices in _probes(data, scaling, network.device):
-        target, base, complete = (
-            data.batch(which, indices, network.device) for which in ("target", "base", "complete")
-        )
-        v_target = network.velocity(x_t, t, target, EXTRACTOR)
-        guidance = eq.implicit_guidance(v_target, network.velocity(x_t, t, data.null(1, network.device), EXTRACTOR))
-        v_original = network.velocity(x_t, t, base, BASE)
-        learned = eq.learned_representation(network.velocity(x_t, t, complete, model), v_original)
-        scales.append(float(eq.adaptive_scale(learned, guidance)))
-        cosines.append(float(eq.squared_cosine(learned, guidance)))
-        lengths.append(float(learned.square().mean().sqrt()))
-    mean = lambda values: sum(values) / len(values)  # noqa: E731
-    return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(lengths)}
-
-
-def _probes(
-    data: ConceptSet, scaling: LatentScaling, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
-    """Fixed (x_t, t, example) for measures: every example at every probe time, one at a time."""
-    generator = torch.Generator().manual_seed(20_260)
-    for index, example in enumerate(data.examples):
-        x0 = scaling.to_model(example.latent.float())[None]
-        for time in _PROBE_TIMES:
-            t = torch.tensor([time])
-            noise = torch.randn(x0.shape, generator=generator)
-            yield add_noise(x0, noise, t).to(device), t.to(device), [index]

@@ -22,7 +22,15 @@ def test_each_picture_has_its_latent_and_its_texts() -> None:
     for i, example in enumerate(data.examples):
         assert torch.equal(example.latent, noise(SIDE, SIDE, CHANNELS, seed=i).permute(2, 0, 1))
     assert len(data.pictures) == 2
-    assert set(data.encoded) == {"", "[V] dog", "a dog", "a [V] dog", "a dog on the beach", "a [V] dog on the beach"}
+    assert set(data.encoded) == {
+        "",
+        "dog",
+        "[V] dog",
+        "a dog",
+        "a [V] dog",
+        "a dog on the beach",
+        "a [V] dog on the beach",
+    }
 
 
 @pytest.mark.parametrize("tokens", [1, 3])

@@ -24,11 +24,12 @@ from tiny import (
 )
 from torch import Tensor, nn
 
+from purecc.batches import draw_batch
 from purecc.concept import T5_SLOT, ConceptEmbeddings
 from purecc.encoding import TextBatch
-from purecc.network import BASE, AdaptedNetwork, LayerwiseEmbeddings
-from purecc.settings import TARGETS
-from purecc.training import EXTRACTOR, PURE, draw_batch
+from purecc.layerwise import LayerwiseEmbeddings
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
+from purecc.targets import TARGETS
 
 X, T = noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8])
 MARKED, PLAIN = text("a [V] dog on the beach", count=2), text("a dog on the beach", count=2)

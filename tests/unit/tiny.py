@@ -16,15 +16,16 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
+from purecc.batches import Batch, LatentScaling, draw_batch
 from purecc.concept import T5_SLOT, Concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import EncodedText, TextBatch
-from purecc.network import AdaptedNetwork
+from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.objective import Original
 from purecc.prompts import Placeholder, mark_tokens, substitute
+from purecc.runs import StepRecord
 from purecc.settings import TARGETS, PureSettings, TrainSettings
-from purecc.stages import ExtractorJob, PureJob, initial_embeddings
-from purecc.training import EXTRACTOR, PURE, LatentScaling
+from purecc.stages import ExtractorJob, Job, PureJob, initial_embeddings
 
 CHANNELS, SIDE, WIDTH, ROWS, TEXT_WIDTH = 4, 8, 128, 8, 32
 TRIGGER, BASE_ID = "[V]", "tiny base"
@@ -33,6 +34,7 @@ SCALING = LatentScaling(scale=1.5, shift=0.1)
 SETTINGS = TrainSettings(
     steps=4, batch_size=2, learning_rate=1e-2, embedding_rate=1e-1, rank=2, alpha=4.0, checkpoint_every=2, seed=5
 )
+FEW = {"class_pictures": 3, "class_steps": 2}  # of PureSettings
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -178,3 +180,21 @@ def learned(adapted: AdaptedNetwork) -> list[torch.nn.Parameter]:
     """What stage 2 trains: the LoRA and the embeddings of its model."""
     embeddings = adapted.embeddings.get(PURE)
     return adapted.lora_parameters(PURE) + (list(embeddings.parameters()) if embeddings else [])
+
+
+def run(job: Job) -> list[StepRecord]:
+    return list(job)
+
+
+def same(a: Concept, b: Concept) -> bool:
+    """Bit for bit the same weights."""
+    of_a, of_b = a.tensors(), b.tensors()
+    return of_a.keys() == of_b.keys() and all(torch.equal(of_a[name], of_b[name]) for name in of_a)
+
+
+def losses(records: list[StepRecord]) -> list[tuple[float, float]]:
+    return [(record.loss, record.concept_loss) for record in records]
+
+
+def batch_of(job: Job, number: int = 1) -> Batch:
+    return draw_batch(job.data, job.settings, job.scaling, number, "cpu", job.class_pictures())

@@ -1,0 +1,101 @@
+"""DreamBooth's prior preservation (arXiv 2208.12242): pictures of the class by the base model, drawn once and kept."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .concept_set import NULL, ConceptSet
+from .encoding import TextBatch
+from .files import load_tensors, save_tensors
+from .network import BASE, AdaptedNetwork
+from .sampling import euler, guided_velocity
+from .settings import PureSettings
+
+log = logging.getLogger(__name__)
+_TOGETHER = 4  # pictures in one sampling
+
+
+@dataclass(frozen=True)
+class ClassPictures:
+    """Pictures of the class as the base model draws them, for each size of the concept's pictures."""
+
+    latents: dict[tuple[int, ...], Tensor]  # size [channels, height, width] -> [count, ...], as the model reads them
+    texts: tuple[str, ...]  # of each, for every size
+
+    def pick(
+        self, data: ConceptSet, count: int, size: Iterable[int], generator: torch.Generator, device: torch.device | str
+    ) -> tuple[Tensor, TextBatch]:
+        """`count` latents of one size and of texts of one length, by chance, and their texts."""
+        drawn = self.latents[tuple(size)]
+        length = lambda i: len(data.encoded[self.texts[i]].marks)  # noqa: E731
+        first = int(torch.randint(len(drawn), (1,), generator=generator))
+        alike = [i for i in range(len(drawn)) if length(i) == length(first)]
+        chosen = [alike[i] for i in torch.randint(len(alike), (count,), generator=generator).tolist()]
+        return drawn[chosen], TextBatch.of([data.encoded[self.texts[i]] for i in chosen], device)
+
+
+def class_pictures(
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, root: Path
+) -> ClassPictures:
+    """The class pictures of these settings: read from `root`/class_pictures, or drawn by theta3 and kept there.
+
+    `root` is the folder of the runs, `base` the base model's fingerprint.
+    """
+    prompts = sorted({example.texts.base for example in data.examples})
+    if settings.class_texts == "class" and data.class_text is not None:
+        prompts = [data.class_text]
+    texts = tuple(prompts[i % len(prompts)] for i in range(settings.class_pictures))
+    sizes = sorted({tuple(example.latent.shape) for example in data.examples})
+    path = root / "class_pictures" / f"{_key(network, data, settings, base, seed, texts, sizes)}.safetensors"
+    if path.is_file():
+        try:
+            tensors, _ = load_tensors(path)
+            return ClassPictures({size: tensors[_name(size)] for size in sizes}, texts)
+        except Exception as error:
+            log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
+    log.info("The base model draws %d pictures of the class, %d steps each.", len(texts), settings.class_steps)
+    latents = {size: _draw(network, data, settings, seed, texts, size) for size in sizes}
+    save_tensors(path, {_name(size): value for size, value in latents.items()}, {"texts": json.dumps(texts)})
+    return ClassPictures(latents, texts)
+
+
+def _draw(
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, seed: int, texts: tuple[str, ...],
+    size: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """[count, channels, height, width] on the CPU; each picture has a seed of its own."""
+    device, drawn = network.device, {}
+    for text in dict.fromkeys(texts):
+        numbers = [i for i, one in enumerate(texts) if one == text]
+        for start in range(0, len(numbers), _TOGETHER):
+            some = numbers[start : start + _TOGETHER]
+            seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
+            noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
+            words = data.repeated(text, len(some), device), data.null(len(some), device)
+            velocity = guided_velocity(network, *words, settings.class_guidance, BASE)
+            latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift).cpu()
+            drawn.update(zip(some, latents, strict=True))
+    return torch.stack([drawn[i] for i in range(len(texts))])
+
+
+def _key(
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, texts: tuple[str, ...],
+    sizes: list[tuple[int, ...]],
+) -> str:  # fmt: skip
+    asked = {"base": base, "dtype": str(network.dtype), "texts": texts, "seed": seed, "sizes": sizes}
+    asked |= {name: getattr(settings, f"class_{name}") for name in ("steps", "guidance", "shift")}
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
+    for text in sorted({NULL, *texts}):  # another encoder reads the same words otherwise
+        for tensor in (data.encoded[text].rows, data.encoded[text].pooled):
+            digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _name(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))

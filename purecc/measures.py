@@ -1,0 +1,63 @@
+"""How far a model has left the base, and what it has learnt, over fixed noise and times: the same for every method."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import objective as eq
+from .batches import LatentScaling
+from .concept_set import ConceptSet
+from .encoding import TextBatch
+from .flow import add_noise
+from .network import BASE, EXTRACTOR, AdaptedNetwork
+
+_TIMES = (0.95, 0.8, 0.6, 0.4, 0.2)
+
+
+def probes(
+    data: ConceptSet, scaling: LatentScaling, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor, dict[str, TextBatch]]]:
+    """Fixed x_t, t and the texts by name: every example at every probe time, one at a time."""
+    generator = torch.Generator().manual_seed(20_260)
+    for index, example in enumerate(data.examples):
+        x0 = scaling.to_model(example.latent.float())[None]
+        texts = {which: data.batch(which, [index], device) for which in ("complete", "base", "target")}
+        texts["null"] = data.null(1, device)
+        for time in _TIMES:
+            t = torch.tensor([time])
+            noise = torch.randn(x0.shape, generator=generator)
+            yield add_noise(x0, noise, t).to(device), t.to(device), texts
+
+
+@torch.no_grad()
+def drift(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: LatentScaling, which: str) -> float:
+    """How far a model has left theta3 for a text: ||v_model - v_theta3|| / ||v_theta3||.
+
+    `which` is "base" or "null": texts without the concept; or "complete", where theta3 reads the class word.
+    """
+    moved = length = 0.0
+    for x_t, t, texts in probes(data, scaling, network.device):
+        v_base = network.velocity(x_t, t, texts[which], BASE)
+        moved += float((network.velocity(x_t, t, texts[which], model) - v_base).square().sum())
+        length += float(v_base.square().sum())
+    return (moved / length) ** 0.5
+
+
+@torch.no_grad()
+def alignment(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: LatentScaling) -> dict[str, float]:
+    """What a model has learnt, held against the extractor's direction (eq. 8); v_original is theta3's.
+
+    The means of lambda* (eqs. 11, 12), cos^2(R_complete, R_tar) and |R_complete| (root mean square).
+    """
+    scales, cosines, lengths = [], [], []
+    for x_t, t, texts in probes(data, scaling, network.device):
+        v_target, v_null = (network.velocity(x_t, t, texts[which], EXTRACTOR) for which in ("target", "null"))
+        guidance = eq.implicit_guidance(v_target, v_null)
+        v_original = network.velocity(x_t, t, texts["base"], BASE)
+        learned = eq.learned_representation(network.velocity(x_t, t, texts["complete"], model), v_original)
+        scales.append(float(eq.adaptive_scale(learned, guidance)))
+        cosines.append(float(eq.squared_cosine(learned, guidance)))
+        lengths.append(float(learned.square().mean().sqrt()))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(lengths)}

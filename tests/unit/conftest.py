@@ -1,0 +1,26 @@
+"""Finished runs that several tests look at, each trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tiny import FEW, extractor_job, pure_job
+
+from purecc.settings import PureSettings
+from purecc.stages import Job
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Job]:
+    """A finished run with the default settings: "extractor", or a method."""
+    jobs: dict[str, Job] = {}
+
+    def get(name: str) -> Job:
+        if name not in jobs:
+            root = tmp_path_factory.mktemp("finished")
+            jobs[name] = extractor_job(root) if name == "extractor" else pure_job(root, PureSettings(name, **FEW))
+            list(jobs[name])
+        return jobs[name]
+
+    return get

@@ -1,0 +1,136 @@
+"""Stopping, going on, finding again: bit for bit."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import FEW, SETTINGS, concept_set, extractor, extractor_job, losses, network, pure_job, run, same
+
+from purecc.network import EXTRACTOR
+from purecc.settings import METHODS, PureSettings, TrainSettings
+
+
+@pytest.mark.parametrize(("stage", "stop"), [("extractor", 3), ("PureCC", 1), *((method, 3) for method in METHODS)])
+def test_a_stopped_run_goes_on_bit_for_bit_and_its_file_is_the_same(stage: str, stop: int, tmp_path, finished) -> None:
+    """Also the bytes of the concept's file: nothing in it depends on when or how often it was run."""
+    make = extractor_job if stage == "extractor" else lambda root: pure_job(root, PureSettings(stage, **FEW))
+    stopped, whole = make(tmp_path), finished(stage)
+    for record in stopped:
+        if record.step == stop:
+            break
+    assert stopped.concept is None and not stopped.run.result.exists()
+    goes_on = make(tmp_path)
+    assert [record.step for record in goes_on] == list(range(stop + 1, 5))
+    assert losses(goes_on.run.records()) == losses(whole.run.records())
+    assert same(goes_on.concept, whole.concept)
+    assert goes_on.run.result.read_bytes() == whole.run.result.read_bytes()
+
+
+def test_a_run_cut_off_without_warning_goes_on_from_its_checkpoint(tmp_path: Path, finished) -> None:
+    """As after a power cut: the folder as it lay on the disk in the middle of step 4, the checkpoint of step 2."""
+    for record in pure_job(tmp_path / "whole"):
+        if record.step == 3:
+            shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+            break
+    goes_on = pure_job(tmp_path / "cut")
+    with (goes_on.run.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 4, "loss": 0.')
+    assert [record.step for record in goes_on] == [3, 4]
+    assert losses(goes_on.run.records()) == losses(finished("PureCC").run.records())
+    assert same(goes_on.concept, finished("PureCC").concept)
+
+
+def test_an_error_in_who_consumes_the_records_leaves_a_checkpoint(tmp_path: Path) -> None:
+    records = iter(extractor_job(tmp_path))
+    next(records), next(records), next(records)  # the checkpoint of its own accord is that of step 2
+    with pytest.raises(KeyboardInterrupt):
+        records.throw(KeyboardInterrupt)
+    assert [record.step for record in extractor_job(tmp_path)] == [4]
+
+
+def test_nothing_is_trained_again_where_the_last_step_was_done_but_not_shown(tmp_path: Path) -> None:
+    records = iter(extractor_job(tmp_path))
+    for _ in range(SETTINGS.steps):
+        next(records)
+    records.close()  # as a cancel, or an error in the last preview
+    again = extractor_job(tmp_path)
+    assert list(again) == [] and again.concept is not None
+
+
+def test_pictures_too_large_for_the_model_are_refused_before_any_work(tmp_path: Path) -> None:
+    data = concept_set()
+    large = replace(data.examples[0], latent=torch.zeros(4, 512, 8))
+    with pytest.raises(ValueError, match="Lower the resolution in Concept Set"):
+        extractor_job(tmp_path, data=replace(data, examples=(large,)))
+
+
+def test_every_method_is_held_against_the_extractors_direction(finished) -> None:
+    for name in ("extractor", "PureCC", "LoRA"):
+        summary = finished(name).concept.summary
+        assert 0 <= summary["end_squared_cosine"] <= 1 and summary["end_representation"] > 0
+        assert math.isfinite(summary["end_scale"])
+
+
+def test_a_finished_run_is_found_and_not_trained_again(finished) -> None:
+    first = finished("extractor")
+    again = extractor_job(first.run.folder.parent)
+    assert again.concept is not None and run(again) == []
+    assert same(again.concept, first.concept) and again.concept.summary == first.concept.summary
+    assert again.network.lora_weights(EXTRACTOR, 1.0) is None  # nothing was even prepared
+    assert not (first.run.folder / "checkpoint.safetensors").exists()
+    assert [record.step for record in again.run.records()] == [1, 2, 3, 4]
+
+
+def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
+    adapted = network()
+    folder = lambda **changed: pure_job(tmp_path, adapted=adapted, **changed).run.folder  # noqa: E731
+    folders = [folder(), extractor_job(tmp_path).run.folder]
+    others = {
+        "targets": "attention and attn2", "embeddings": "none", "gate": "rows", "schedule": "cosine", "first_block": 1,
+        "times": "diffusers grid", "checkpointing": True, "last_block": 0, "warmup": 1, "background_weight": 0.5,
+    }  # fmt: skip
+    masked = replace(concept_set(), masks=(torch.ones(8, 8), torch.eye(8)))
+    for field in fields(TrainSettings):
+        other = others[field.name] if field.name in others else getattr(SETTINGS, field.name) * 2
+        folders.append(folder(settings=replace(SETTINGS, **{field.name: other}), data=masked))
+    half = replace(SETTINGS, background_weight=0.5)
+    assert folder(data=masked) == folder()  # masks that nothing reads
+    folders.append(folder(settings=half, data=replace(masked, masks=masked.masks[::-1])))
+    for name, other in {
+        "eta": 0.5, "original": "trainable", "fixed_scale": 0.0, "train_embeddings": False, "target": "in-context",
+        "eta_schedule": "low noise", "scale_multiplier": 2.0, "scale_min": 0.0, "scale_max": 2.0, "base_anchor": 1.0,
+        "null_anchor": 1.0,
+    }.items():  # fmt: skip
+        folders.append(folder(pure=PureSettings(**{name: other})))
+    prior = PureSettings("LoRA + prior preservation")
+    for name, other in {
+        "preservation_weight": 2.0, "class_pictures": 3, "class_texts": "base", "class_steps": 3, "class_guidance": 1.0,
+        "class_shift": 1.0, "seed": None,
+    }.items():  # fmt: skip
+        folders.append(folder(pure=replace(prior, **{name: other}) if other else prior))
+    folders += [folder(pure=PureSettings(method)) for method in ("LoRA", "LoRA + DOP", "merged stage")]
+    folders.append(folder(data=concept_set(loud=1.1)))
+    offset = replace(SETTINGS, embeddings="offset")
+    folders.append(folder(guide=extractor("offset"), settings=offset))
+    folders.append(folder(guide=replace(extractor(), base="other"), base="other"))
+    assert len(set(folders)) == len(folders)
+    assert folder() == folders[0]
+    for method, unused in (("LoRA", "eta"), ("LoRA", "preservation_weight"), ("LoRA + DOP", "scale_max")):
+        assert folder(pure=PureSettings(method, **{unused: 3.0})) == folder(pure=PureSettings(method))
+    fixed = PureSettings(fixed_scale=1.0)
+    assert folder(pure=replace(fixed, scale_multiplier=2.0)) == folder(pure=fixed)
+    with pytest.raises(ValueError, match='act by "replace"; stage 2 is set to "offset"'):
+        folder(settings=offset)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    job = extractor_job(tmp_path, replace(SETTINGS, learning_rate=1e30))
+    with pytest.raises(FloatingPointError, match=r"not finite at step 2\. Lower the learning rate \(1e\+30\)"):
+        run(job)
+    assert job.concept is None and not job.run.result.exists()
+    assert [record.step for record in job.run.records()] == [1]

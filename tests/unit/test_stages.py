@@ -1,0 +1,137 @@
+"""Both stages: where they start, what is measured and kept, what is refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import BASE_ID, SCALING, SETTINGS, concept_set, extractor, losses, network, pure_job, run, same, stage_two
+
+from purecc.concept import load_concept
+from purecc.measures import drift, probes
+from purecc.network import BASE, EXTRACTOR, PURE
+from purecc.settings import PureSettings
+from purecc.stages import PureJob, initial_embeddings
+
+PURE_FIGURES = {"pure_loss", "scale", "scale_spread", "squared_cosine", "representation"}
+FIGURES = {
+    "extractor": set(),
+    "PureCC": PURE_FIGURES,
+    "LoRA": set(),
+    "LoRA + prior preservation": {"prior_loss"},
+    "LoRA + DOP": {"base_anchor"},
+    "merged stage": PURE_FIGURES | {"extractor_loss"},
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_records_hold_the_terms_of_their_method_and_their_sum_is_the_loss(name: str, finished) -> None:
+    records = finished(name).run.records()
+    assert [record.step for record in records] == [1, 2, 3, 4]
+    for record in records:
+        measured = {n: v for n, v in asdict(record).items() if v is not None}
+        assert measured.keys() == {"step", "seconds", "loss", "concept_loss"} | FIGURES[name]
+        assert all(math.isfinite(value) for value in measured.values()), record
+        parts = ("concept_loss", "pure_loss", "prior_loss", "base_anchor", "extractor_loss")  # all weights are 1
+        assert record.loss == pytest.approx(sum(measured.get(part, 0) for part in parts), rel=1e-5)
+
+
+def test_the_concept_holds_what_was_trained_and_its_figures(finished) -> None:
+    job = finished("PureCC")
+    concept = load_concept(job.run.result)
+    assert same(concept, job.concept)
+    assert job.concept.summary == concept.summary | {"seconds_per_step": job.concept.summary["seconds_per_step"]}
+    assert (concept.trigger, concept.class_word, concept.kind, concept.role) == ("[V]", "dog", "instance", "concept")
+    assert concept.base == BASE_ID and concept.settings["eta"] == 1.0 and concept.settings["steps"] == 4
+    assert concept.lora.alpha == SETTINGS.alpha and concept.lora.rank == SETTINGS.rank
+    summary = concept.summary
+    assert {"drift_base", "drift_null", "loss", "scale", "squared_cosine", "embedding_gap"} <= summary.keys()
+    assert all(math.isfinite(value) for value in summary.values())
+    assert summary["drift_base"] > 0 and summary["drift_null"] > 0
+    assert summary["loss"] == pytest.approx(job.run.records()[-1].loss, abs=1e-6)  # the last tenth of 4 steps
+    assert finished("extractor").concept.role == "extractor"
+
+
+def test_drift_of_a_fresh_model_is_exactly_0(tmp_path: Path) -> None:
+    job = pure_job(tmp_path)
+    job.prepare()
+    for which in ("base", "null"):
+        assert drift(job.network, PURE, job.data, SCALING, which) == 0
+    assert drift(job.network, EXTRACTOR, job.data, SCALING, "null") > 0.05
+
+
+def test_drift_is_the_distance_to_the_base_by_the_bases_own_length() -> None:
+    job, adapted = stage_two()
+    moved = length = 0.0
+    with torch.no_grad():
+        for x_t, t, texts in probes(job.data, SCALING, adapted.device):
+            v_base, v_model = (adapted.velocity(x_t, t, texts["base"], model) for model in (BASE, PURE))
+            moved, length = moved + float((v_model - v_base).square().sum()), length + float(v_base.square().sum())
+    assert drift(adapted, PURE, job.data, SCALING, "base") == pytest.approx(math.sqrt(moved / length), rel=1e-5)
+
+
+# Where the embeddings start
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+@pytest.mark.parametrize("t5", [False, True])
+def test_replacements_start_from_the_class_words_stream_and_offsets_from_0(tokens: int, t5: bool) -> None:
+    data, adapted = concept_set(tokens=tokens, t5=t5), network()
+    start = initial_embeddings(adapted, data, SCALING, "replace")
+    assert start.clip.shape == (2, tokens, 128) and (start.t5.shape == (2, tokens, 128) if t5 else start.t5 is None)
+    # before the first block nothing has been mixed: the stream there is the embedded row itself
+    rows = torch.stack(
+        [data.encoded[e.texts.complete].rows[data.encoded[e.texts.complete].marks > 0] for e in data.examples]
+    )
+    with torch.no_grad():
+        expected = adapted.transformer.context_embedder(rows.mean(0))
+    made = torch.cat([start.clip[0], start.t5[0]]) if t5 else start.clip[0]
+    torch.testing.assert_close(made, expected, rtol=1e-4, atol=1e-5)
+    offset = initial_embeddings(adapted, data, SCALING, "offset")
+    assert offset.mode == "offset" and not offset.clip.any() and (offset.t5 is None or not offset.t5.any())
+    assert initial_embeddings(adapted, data, SCALING, "none") is None
+
+
+@pytest.mark.parametrize("t5", [False, True])
+def test_a_class_word_of_two_tokens_keeps_clip_and_t5_apart(t5: bool) -> None:
+    data = concept_set(("a [V] toy dog", "a toy dog in the snow"), class_word="toy dog", t5=t5)
+    start = initial_embeddings(network(), data, SCALING, "replace")
+    assert (start.t5 is not None) is t5
+    assert start.t5 is None or start.t5.shape == start.clip.shape
+
+
+# Refusals
+
+
+def test_pure_learning_needs_an_extractor(tmp_path: Path) -> None:
+    adapted, own = network(), concept_set()
+    make = lambda pure, guide, base=BASE_ID, data=own: PureJob(  # noqa: E731
+        adapted, data, SETTINGS, SCALING, tmp_path, base, pure, guide
+    )
+    with pytest.raises(ValueError, match="PureCC needs an extractor: connect Train Extractor"):
+        make(PureSettings(), None)
+    with pytest.raises(ValueError, match=r'trained for "\[W\]", the concept set is for "\[V\]"'):
+        make(PureSettings(), replace(extractor(), trigger="[W]"))
+    with pytest.raises(ValueError, match="trained on another base model"):
+        make(PureSettings(), extractor(), base="another")
+    with pytest.raises(ValueError, match="has 1 embeddings a block, the concept set 2"):
+        make(PureSettings(), extractor(), data=concept_set(tokens=2))
+    assert make(PureSettings(method="LoRA"), None).concept is None
+    assert make(PureSettings(), replace(extractor(), trigger="[v]")).concept is None
+
+
+def test_plain_lora_without_an_extractor_starts_as_stage_one_does(tmp_path: Path, finished) -> None:
+    """Same seed, data and steps: the baseline of stage 2 is then stage 1 itself."""
+    pure = PureSettings(method="LoRA")
+    plain = PureJob(network(), concept_set(), SETTINGS, SCALING, tmp_path, BASE_ID, pure, None)
+    assert losses(run(plain)) == losses(finished("extractor").run.records())
+    assert same(plain.concept, finished("extractor").concept)
+
+
+def test_without_embeddings_the_lora_learns_alone(tmp_path: Path) -> None:
+    job = pure_job(tmp_path, settings=replace(SETTINGS, steps=1, embeddings="none"))
+    assert len(run(job)) == 1
+    assert job.concept.embeddings is None and job.concept.lora is not None
