@@ -6,8 +6,9 @@ from pathlib import Path
 
 from .sockets import SOCKETS
 
-FRAME = 20  # pixels between a group's edge and its nodes
-HEADING = 60  # pixels from a group's top to its first node's body: the group's title and the node's own
+WINDOW = (1700, 850)  # pixels of a page in which the whole graph shall be seen at first
+PAGE_EDGE = (90, 110)  # pixels of the page's own bars, left and above
+NODES_2 = 1.2  # the newer node design spreads a graph by this
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,15 @@ class Graph:
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Writes the file. No view is stored in it: the page then fits the whole graph."""
+        """Writes the file with a view of the whole graph.
+
+        Without a stored view the page fits one by itself, and frontend 1.32.9 with "Nodes 2.0" then tears the nodes apart.
+        """
+        right, below = (max(g["bounding"][i] + g["bounding"][i + 2] for g in self.groups) for i in (0, 1))
+        scale = round(min(WINDOW[0] / right, WINDOW[1] / below) / NODES_2, 3)
+        view = {"scale": scale, "offset": [round(edge / scale) for edge in PAGE_EDGE]}
         plain = {
             "last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
-            "groups": self.groups, "config": {}, "extra": {}, "version": 0.4,
+            "groups": self.groups, "config": {}, "extra": {"ds": view}, "version": 0.4,
         }  # fmt: skip
         path.write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")

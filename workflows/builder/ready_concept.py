@@ -13,19 +13,19 @@ OTHER_PROMPT = "a big dog on the left in the city"
 def load_and_sample() -> Graph:
     """02: load a concept, sample beside the original, with the trigger in the prompt and without."""
     g = Graph()
-    g.group("1  Model and concept", 0, 0, 420, 860)
+    g.group("1  Model and concept", 0, 0, 420, 780)
     pocket, concept, latent = _sources(g)
     g.note(
-        20, 470, 380, 370,
+        20, 490, 380, 270,
         "**Use a concept.** *Load Concept* lists what *Save Concept* wrote, and this example. *Apply Concept* puts it on MODEL "
         "and CLIP; everything after it is stock.",
         "Write the trigger (here **[V]**) into the prompt, and encode with the CLIP that comes out of *Apply Concept*.",
         "A concept belongs to the model that it was trained on: this one to the Pocket Model.",
     )  # fmt: skip
-    g.group("2  Apply", 440, 0, 360, 860)
-    applied = _apply(g, 460, 60, pocket, concept, 1.0)
+    g.group("2  Apply", 440, 0, 360, 780)
+    applied = _apply(g, 460, 60, pocket, concept, 1.0, "Apply Concept")
     g.note(
-        460, 470, 320, 370,
+        460, 490, 320, 270,
         "**strength**: of the LoRA. **embedding_strength**: of the concept's own embeddings at the trigger's place. 1 is as trained.",
         "**gate** *conditioning*: the concept acts only in prompts that hold the trigger. All others give the base model's "
         "picture exactly: see group 4.",
@@ -58,7 +58,7 @@ def seeds_and_strengths() -> Graph:
     g.group("1  Model and concept", 0, 0, 420, tall)
     pocket, concept, latent = _sources(g)
     g.note(
-        20, 470, 380, 400,
+        20, 490, 380, 330,
         "**One concept at several strengths.** Each row has the same start noises (one seed, a batch of four), so only the "
         "strength differs from row to row.",
         "0 is the base model; the trigger then reads as its class word. Between 0.5 and 1 the concept comes in; above 1 it takes over and the scene suffers. "
@@ -71,7 +71,7 @@ def seeds_and_strengths() -> Graph:
     rows = {}
     for number, strength in enumerate(STRENGTHS):
         y = 60 + number * HEIGHT
-        applied = _apply(g, 460, y, pocket, concept, strength)
+        applied = _apply(g, 460, y, pocket, concept, strength, f"Apply: strength {strength:g}")
         picture = sample(g, 840, y, f"strength {strength:g}", applied, PROMPT, how)
         rows[f"row_{number + 1}"] = picture["IMAGE"]
     g.group("4  Grid", 1740, 0, 800, tall)
@@ -90,8 +90,8 @@ def _sources(g: Graph) -> tuple[Node, Node, Node]:
     return pocket, concept, latent
 
 
-def _apply(g: Graph, x: int, y: int, model: Node, concept: Node, strength: float) -> Node:
+def _apply(g: Graph, x: int, y: int, model: Node, concept: Node, strength: float, title: str) -> Node:
     return g.add(
-        "PureCCApplyConcept", x, y, 320, 230, strength, strength, "conditioning", title=f"Apply: strength {strength:g}",
+        "PureCCApplyConcept", x, y, 320, 230, strength, strength, "conditioning", title=title,
         model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
     )  # fmt: skip

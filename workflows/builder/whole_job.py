@@ -114,7 +114,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
         "PureCCConceptSet", 20, 220, 380, 520, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
         clip=model["CLIP"], vae=model["VAE"],
     )  # fmt: skip
-    g.note(20, 900, 380, 580, *plan.notes["start"])
+    g.note(20, 900, 380, 460, *plan.notes["start"])
     pure, lora = _training(g, model, data, plan)
 
     g.group("3  Apply", 1320, 0, 360, TALL)
