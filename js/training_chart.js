@@ -4,7 +4,8 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { ChartWidget } from "./chart/widget.js";
 
-const NODES = ["PureCCTrainExtractor", "PureCCPureLearning"];
+const HEIGHTS = { PureCCTrainExtractor: 170, PureCCPureLearning: 240 }; // at least, in pixels: one panel, two panels
+const WIDTH = 340; // of a new node at least
 const PROPERTY = "purecc_run"; // of the node: the name of the run that its chart shows
 const charts = new WeakMap(); // node -> ChartWidget
 
@@ -49,17 +50,19 @@ app.registerExtension({
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {
-    if (!NODES.includes(nodeData.name)) return;
+    const height = HEIGHTS[nodeData.name];
+    if (!height) return;
 
     after(nodeType.prototype, "onNodeCreated", function () {
-      const chart = new ChartWidget();
+      const chart = new ChartWidget(height);
       charts.set(this, chart);
       const widget = this.addDOMWidget("chart", "purecc_chart", chart.element, {
         serialize: false, // no part of the prompt
         hideOnZoom: false,
-        getMinHeight: () => 200,
+        getMinHeight: () => height,
       });
       widget.serialize = false; // nor of the workflow's widget values
+      this.setSize([Math.max(this.size[0], WIDTH), this.computeSize()[1]]);
     });
     after(nodeType.prototype, "onConfigure", function () {
       charts.get(this)?.show(this.properties?.[PROPERTY] ?? null);

@@ -1,4 +1,8 @@
-"""The pack's nodes. To add one: a V3 node class in a file here, its `NODES` joined below."""
+"""The pack's nodes. To add one: a V3 node class in a file here, its `NODES` joined below.
+
+The search box looks through the first 30 letters of names and nowhere else. So the names that people may not know end in
+words that they may type, in parentheses; js/titles.js leaves these out on the canvas.
+"""
 
 from . import apply, compare, concept_set, files, grid, pocket, train
 

@@ -16,7 +16,7 @@ class ApplyConcept(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCApplyConcept",
-            display_name="Apply Concept",
+            display_name="Apply Concept (textual inversion)",
             category=CATEGORY,
             description="Adds a concept to MODEL and CLIP, which then work with all stock nodes. Prompts call it by its trigger. "
             "Chain several nodes for several concepts.",
@@ -26,11 +26,11 @@ class ApplyConcept(io.ComfyNode):
                 ConceptWire.Input("concept", tooltip="From Pure Learning, Train Extractor or Load Concept."),
                 io.Float.Input(
                     "strength", default=1.0, min=-2.0, max=2.0, step=0.05,
-                    tooltip="Of the LoRA. 1 as trained, 0 off.",
+                    tooltip="How strongly the LoRA acts. 1 as trained, 0 off; 0.6 to 1.2 are useful.",
                 ),
                 io.Float.Input(
                     "embedding_strength", default=1.0, min=0.0, max=2.0, step=0.05,
-                    tooltip="Of the concept embeddings at the trigger's place. 1 as trained, 0 off.",
+                    tooltip="How strongly the concept's embeddings act where the trigger stands. 1 as trained, 0 off; 0.6 to 1 are useful.",
                 ),
                 io.Combo.Input(
                     "gate", options=list(get_args(Gate)), default="conditioning",

@@ -15,7 +15,7 @@ class Compare(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCCompare",
-            display_name="Compare",
+            display_name="Compare (before and after)",
             category=CATEGORY,
             description="Original above, customised below, pair by pair, and how far they differ. With the concept's data also how "
             "much of its colours is there.",

@@ -24,14 +24,17 @@ class ConceptSetNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCConceptSet",
-            display_name="Concept Set",
+            display_name="Concept Set (personalize, customize)",
             category=CATEGORY,
             description="The pictures that show the concept and what is said about them. Texts and pictures are encoded here, "
             "once, by your own CLIP and VAE.",
             is_input_list=True,
             inputs=[
-                io.Clip.Input("clip", tooltip="Text encoders of the model that will be trained."),
-                io.Vae.Input("vae", tooltip="Its VAE."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Text encoders of the model that will be trained; the texts are encoded with them, once.",
+                ),
+                io.Vae.Input("vae", tooltip="Its VAE; the pictures are encoded with it, once."),
                 io.Combo.Input(
                     "folder",
                     options=[WIRED, *folders()],
@@ -79,9 +82,15 @@ class ConceptSetNode(io.ComfyNode):
                     max=8,
                     tooltip="Embeddings that the trigger has in each block. 1 is the paper's; more (2 to 4) hold more detail.",
                 ),
-                io.Image.Input("pictures", optional=True, tooltip="3 to 5 pictures, a batch or a list of any sizes."),
+                io.Image.Input(
+                    "pictures",
+                    optional=True,
+                    tooltip="3 to 5 pictures that show the concept, a batch or a list of any sizes. Used where folder says so.",
+                ),
                 io.Mask.Input(
-                    "masks", optional=True, tooltip="1 on the concept, one for each picture. Used by Compare's figures."
+                    "masks",
+                    optional=True,
+                    tooltip="One for each picture: 1 on the concept, 0 elsewhere. Compare measures with them.",
                 ),
             ],
             outputs=[

@@ -13,7 +13,7 @@ class PocketModel(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCPocketModel",
-            display_name="Pocket Model",
+            display_name="Pocket Model (small SD3 to try)",
             category=CATEGORY,
             description="A small but real Stable Diffusion 3 that comes with the pack: 128 x 128 px pictures of 32 things "
             "on 12 backgrounds, in seconds on a CPU. For trying out, teaching and testing.",

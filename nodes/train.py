@@ -19,30 +19,30 @@ convert, session = when_needed("convert"), when_needed("session")
 def common_inputs(steps: int, embeddings: bool) -> list:
     """The inputs that both stages share; `embeddings`: this stage makes them."""
     inputs = [
-        io.Int.Input("steps", default=steps, min=1, max=100_000, tooltip="Training steps. The paper's 400; 200 to 800 are usual."),
-        io.Int.Input("batch_size", default=2, min=1, max=64, tooltip="Pictures a step. 2 to 4; more costs time and memory."),
+        io.Int.Input("steps", default=steps, min=1, max=100_000, tooltip="How long it learns. 200 to 800; the paper's 400. Too few: no likeness; too many: the references are copied."),
+        io.Int.Input("batch_size", default=2, min=1, max=64, tooltip="Pictures in each step. 1 to 4, the paper's 2. More is calmer, and costs time and memory."),
         io.Float.Input(
             "learning_rate", default=1e-4, min=1e-7, max=1.0, step=1e-5, round=1e-7,
-            tooltip="Of the LoRA, for each step. 1e-4 for SD3.5, 1e-3 for the Pocket Model. Too high: pictures break or copy.",
+            tooltip="How far each step moves the LoRA. 1e-4 for SD3.5, 1e-3 for the Pocket Model. Too high: pictures break or copy.",
         ),
         io.Float.Input(
             "embedding_rate", default=5e-3, min=1e-7, max=1.0, step=1e-4, round=1e-7,
-            tooltip="Learning rate of the concept embeddings. 1e-3 to 5e-2.",
+            tooltip="How far each step moves the concept's embeddings. 1e-3 to 5e-2. Too high: the loss jumps; too low: no likeness.",
         ),
-        io.Int.Input("rank", default=4, min=1, max=256, tooltip="Of the LoRA: how much it can hold. 4 to 16."),
+        io.Int.Input("rank", default=4, min=1, max=256, tooltip="Size of the LoRA: how much it can hold. 4 to 16, the paper's 4. More holds finer detail and more of the background."),
     ]  # fmt: skip
     if embeddings:
         inputs.append(
             io.Combo.Input(
                 "embeddings", options=list(EMBEDDINGS), default="replace",
                 tooltip="How the concept's layer-wise embeddings act where the trigger stands: replace what the block reads there "
-                "(the paper), are added to it (offset), or are not used.",
+                "(the paper, and a good choice), are added to it (offset: starts exactly at the class word), or are not used (none).",
             )
         )  # fmt: skip
     inputs.append(
         io.Int.Input(
             "seed", default=0, min=0, max=2**31 - 1, control_after_generate=False,
-            tooltip="Same inputs and seed: the finished run is returned, not trained again.",
+            tooltip="Chance of the training, any number. Same inputs and seed: the finished run is returned, not trained again.",
         )
     )  # fmt: skip
     return inputs
@@ -53,7 +53,7 @@ class TrainExtractor(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCTrainExtractor",
-            display_name="Train Extractor",
+            display_name="Train Extractor (LoRA, SD3 concept)",
             category=CATEGORY,
             description="Stage 1: learns what the concept looks like, without care for the rest of the model. Its result guides "
             "Pure Learning. It can be applied and sampled too.",
@@ -90,7 +90,7 @@ class PureLearning(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCPureLearning",
-            display_name="Pure Learning",
+            display_name="Pure Learning (fine-tune, DreamBooth)",
             category=CATEGORY,
             description="Stage 2: teaches the model the concept, and holds everything else where it was. With the method LoRA it is "
             "a plain LoRA on the same data, to compare with.",

@@ -4,16 +4,17 @@ import { rangeOf, short, ticks } from "./axis.js";
 import { STEP, smoothed } from "./curve.js";
 
 const SERIES = {
-  concept: { column: 1, label: "L_CC", colour: "--p-blue-500", fallback: "#3b82f6", smooth: true },
-  pure: { column: 2, label: "L_PureCC", colour: "--p-orange-500", fallback: "#f97316", smooth: true },
-  scale: { column: 3, label: "λ*", colour: "--p-green-500", fallback: "#22c55e", smooth: true, withZero: true },
-  cosine: { column: 4, label: "cos²", colour: "--p-purple-500", fallback: "#a855f7", smooth: true, withZero: true },
+  concept: { column: 1, label: "L_CC", colour: "--p-blue-500", fallback: "#3b82f6" },
+  pure: { column: 2, label: "L_PureCC", colour: "--p-orange-500", fallback: "#f97316" },
+  scale: { column: 3, label: "λ*", colour: "--p-green-500", fallback: "#22c55e", withZero: true },
+  cosine: { column: 4, label: "cos²", colour: "--p-purple-500", fallback: "#a855f7", withZero: true },
 };
 const PANELS = [
   [SERIES.concept, SERIES.pure],
   [SERIES.scale, SERIES.cosine],
 ];
 const FONT = "11px Inter, system-ui, sans-serif";
+const SMOOTHING = 0.05; // of the run: how many steps the strong line is the mean of
 const [LEGEND, BOTTOM, SIDE, GAP] = [18, 18, 38, 6]; // pixels
 
 /** The panels that a curve needs: [[left series, right series or undefined], ...]. */
@@ -70,12 +71,12 @@ function coloursOf(canvas) {
 
 function panel(g, box, series, curve, hovered, x, ink) {
   series.forEach((one, side) => {
-    const means = one.smooth ? smoothed(curve.points, one.column, Math.max(4, curve.total * 0.03)) : null;
+    const means = smoothed(curve.points, one.column, Math.max(4, curve.total * SMOOTHING));
     const raw = curve.points.map((point) => point[one.column]);
-    const [low, high] = rangeOf([...raw, ...(means ?? [])], one.withZero);
+    const [low, high] = rangeOf([...raw, ...means], one.withZero);
     const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
     const colour = ink.of(one);
-    axis(g, box, ticks(low, high, (box.bottom - box.top) / 24), y, side, colour, ink);
+    axis(g, box, ticks(low, high, Math.max(3, (box.bottom - box.top) / 24)), y, side, colour, ink);
     g.save();
     g.beginPath();
     g.rect(box.left, box.top, box.right - box.left, box.bottom - box.top);

@@ -7,12 +7,13 @@ import { plot, pointAt } from "./plot.js";
 const SILENCE = 3000; // ms without an event of a running run, after which the server is asked
 
 export class ChartWidget {
-  constructor() {
+  /** `height`: in pixels, at least. */
+  constructor(height) {
     this.curve = new Curve();
     this.hovered = null;
     this.element = document.createElement("div");
     this.element.className = "purecc-chart";
-    this.element.style.cssText = "position:relative; overflow:hidden; width:100%; height:100%; min-height:200px";
+    this.element.style.cssText = `position:relative; overflow:hidden; width:100%; height:100%; min-height:${height}px`;
     this.canvas = document.createElement("canvas");
     this.canvas.style.cssText = "position:absolute; inset:0; width:100%; height:100%";
     this.canvas.setAttribute("role", "img");
