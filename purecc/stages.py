@@ -73,10 +73,10 @@ class Job:
                     "side. Lower the resolution in Concept Set (the Pocket Model: 128)."
                 )
         settings, blocks = self.settings, self.network.blocks
-        if max(settings.first_block, settings.last_block or 0) >= blocks:
+        last = blocks - 1 if settings.last_block is None else settings.last_block
+        if max(settings.first_block, last) >= blocks:
             raise ValueError(
-                f"The LoRA is to be in the blocks {settings.first_block} to {settings.last_block or 'the last'}; this model "
-                f"has the blocks 0 to {blocks - 1}."
+                f"The LoRA is to be in the blocks {settings.first_block} to {last}; this model has 0 to {blocks - 1}."
             )
         if settings.embeddings == "none" and self.data.tokens > 1:
             raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from tiny import noise
 
-from purecc.flow import add_noise, picture_from_velocity, sample_times, shift_time, sigmas, velocity
+from purecc.flow import add_noise, mean_time, picture_from_velocity, sample_times, shift_time, sigmas, velocity
 
 X0, X1 = noise(5, 4, 8, 8, seed=1).double(), noise(5, 4, 8, 8, seed=2).double()
 T = torch.tensor([0.0, 0.1, 0.5, 0.97, 1.0], dtype=torch.float64)
@@ -68,3 +68,13 @@ def test_training_times_are_logit_normal_then_shifted() -> None:
     assert abs(float(logits.mean())) < 0.03 and abs(float(logits.std()) - 1) < 0.03
     assert 0 < float(shifted.min()) and float(shifted.max()) < 1
     assert abs(float(shifted.median()) - 0.75) < 0.01
+
+
+def test_the_grid_is_what_diffusers_scripts_draw() -> None:
+    """The scheduler's own 1000 times at the places that a logit-normal number gives, as train_dreambooth_lora_sd3 takes them."""
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0)
+    u = torch.randn(500, generator=torch.Generator().manual_seed(3)).sigmoid()
+    expected = scheduler.timesteps[(u * 1000).long()] / 1000
+    made = sample_times(500, 3.0, torch.Generator().manual_seed(3), grid=True)
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
+    assert len(made.unique()) < 500 and mean_time(3.0, grid=True) == pytest.approx(mean_time(3.0), abs=1e-3)

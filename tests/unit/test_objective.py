@@ -8,6 +8,7 @@ from tiny import noise
 from torch import Tensor
 
 from purecc import objective as eq
+from purecc.flow import mean_time, sample_times
 
 SHAPE = (3, 4, 8, 8)
 R = noise(*SHAPE, seed=1)  # R_complete
@@ -175,3 +176,116 @@ def test_losses_are_means_over_the_elements_of_each_sample() -> None:
         torch.testing.assert_close(
             loss(R, V), torch.stack([(r - v).square().mean() for r, v in zip(R, V, strict=True)])
         )
+
+
+# In float64, with loss masks too
+
+W = torch.full((3, 1, 8, 8), 0.05, dtype=torch.float64)
+for i in range(3):
+    W[i, :, i : i + 3, 2 * i : 2 * i + 3] = 1  # the concept's place
+W = W / W.flatten(1).mean(1).view(-1, 1, 1, 1)
+R64, G64, V64 = R.double(), G.double(), V.double()
+MASKS = [None, W]
+
+
+def weighted_loss(scale: Tensor, weights: Tensor | None) -> Tensor:
+    residual = (spread(scale) * G64 - R64).square()
+    return (residual if weights is None else residual * weights).flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("weights", MASKS, ids=["whole", "masked"])
+def test_lambda_is_the_argmin_to_the_last_digits(weights: Tensor | None) -> None:
+    """A parabola through three points of the loss has its lowest point at lambda*; a step to either side costs."""
+    scale = eq.adaptive_scale(R64, G64, weights)
+    assert scale.dtype == torch.float64
+    at = lambda value: weighted_loss(torch.full((3,), value, dtype=torch.float64), weights)  # noqa: E731
+    lowest = (at(-1.0) - at(1.0)) / (2 * (at(-1.0) + at(1.0) - 2 * at(0.0)))
+    torch.testing.assert_close(scale, lowest, rtol=1e-10, atol=1e-12)
+    for step in (-1e-3, 1e-3):
+        assert bool((weighted_loss(scale + step, weights) > weighted_loss(scale, weights)).all())
+    made = eq.pure_loss(eq.pure_velocity(V64, scale, G64), V64 + R64, weights)
+    torch.testing.assert_close(made, weighted_loss(scale, weights), rtol=1e-10, atol=1e-12)
+    if weights is not None:
+        assert float((scale - eq.adaptive_scale(R64, G64)).abs().min()) > 1e-3
+
+
+@pytest.mark.parametrize("weights", MASKS, ids=["whole", "masked"])
+def test_the_residual_is_orthogonal_in_the_losss_own_inner_product(weights: Tensor | None) -> None:
+    residual = eq.pure_velocity(V64, eq.adaptive_scale(R64, G64, weights), G64) - (V64 + R64)
+    assert float(eq.inner_product(residual, G64, weights).abs().max()) < 1e-10
+
+
+def through_lambda(
+    *,
+    weights: Tensor | None = None,
+    fitted_with: Tensor | None = None,
+    multiplier: float = 1.0,
+    lowest: float | None = None,
+    fitted_to: str = "residual",
+) -> float:
+    """How much larger the gradient of L_PureCC is through lambda*, by the whole, where lambda* is kept in the graph."""
+    own = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    complete = V64 + own * R64 + own.square() * noise(*SHAPE, seed=6).double()
+    representation = eq.learned_representation(complete, V64)
+    other = representation + 0.5 * own * G64 + own * noise(*SHAPE, seed=8).double()
+    fit = representation if fitted_to == "residual" else other
+    product = lambda a: eq.inner_product(a, G64, fitted_with)  # noqa: E731
+    attached = eq.bounded_scale(product(fit) / product(G64), multiplier, lowest, None)
+    found = []
+    for scale in (attached, attached.detach()):
+        loss = eq.pure_loss(eq.pure_velocity(V64, scale, G64), complete, weights).mean()
+        found.append(float(torch.autograd.grad(loss, own, retain_graph=True)[0]))
+    return abs(found[0] - found[1]) / abs(found[1])
+
+
+def test_the_gradient_through_lambda_is_zero_under_these_conditions() -> None:
+    assert through_lambda() < 1e-12
+    assert through_lambda(weights=W, fitted_with=W) < 1e-12
+    assert through_lambda(lowest=-9.0) < 1e-12  # a clamp that is not in force
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{"multiplier": 2.0}, {"weights": W}, {"fitted_with": W}, {"fitted_to": "another difference"}],
+    ids=["multiplier", "mask in the loss alone", "mask in lambda* alone", "another difference"],
+)
+def test_and_not_outside_them(broken: dict) -> None:
+    assert through_lambda(**broken) > 1e-3
+
+
+def test_a_clamp_in_force_stops_what_flows_through_lambda_but_leaves_it_no_argmin() -> None:
+    assert through_lambda(lowest=5.0) < 1e-12
+    scale = eq.bounded_scale(eq.adaptive_scale(R64, G64), 1.0, 5.0, None)
+    assert float(scale.min()) == 5 and bool((weighted_loss(scale, None) > weighted_loss(scale - 0.1, None)).all())
+
+
+def test_bounds_hold_what_acts_after_the_multiplier() -> None:
+    scale = torch.tensor([-2.0, 0.0, 0.4, 3.0])
+    assert eq.bounded_scale(scale, 2.0, -1.0, 1.0).tolist() == pytest.approx([-1, 0, 0.8, 1])
+    assert torch.equal(eq.bounded_scale(scale, 1.0, None, None), scale)
+    assert eq.bounded_scale(scale, 1.0, 0.5, None).tolist() == pytest.approx([0.5, 0.5, 0.5, 3])
+    assert eq.bounded_scale(scale, -1.0, None, 0.0).tolist() == pytest.approx([0, 0, -0.4, -3])
+
+
+def test_weights_of_one_change_nothing() -> None:
+    ones = torch.ones(3, 1, 8, 8)
+    torch.testing.assert_close(eq.adaptive_scale(R, G, ones), eq.adaptive_scale(R, G))
+    torch.testing.assert_close(eq.concept_loss(R, V, ones), eq.concept_loss(R, V))
+    torch.testing.assert_close(eq.squared_cosine(R, G, ones), eq.squared_cosine(R, G))
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+@pytest.mark.parametrize("schedule", ["constant", "high noise", "low noise"])
+def test_eta_has_its_mean_over_the_times_learnt_from(schedule: str, shift: float) -> None:
+    t = sample_times(200_000, shift, torch.Generator().manual_seed(0)).double()
+    found = eq.eta_at(t, 1.5, schedule, mean_time(shift))
+    assert float(found.mean()) == pytest.approx(1.5, rel=5e-3)
+    rises = float(found[t > 0.8].mean() - found[t < 0.3].mean())
+    assert {"constant": rises == 0, "high noise": rises > 0.5, "low noise": rises < -0.5}[schedule]
+
+
+def test_without_a_shift_eta_is_twice_t() -> None:
+    t = torch.tensor([0.0, 0.25, 1.0])
+    assert mean_time(1.0) == pytest.approx(0.5, abs=1e-9)
+    assert eq.eta_at(t, 3.0, "high noise").tolist() == [0, 1.5, 6]
+    assert eq.eta_at(t, 3.0, "low noise").tolist() == [6, 4.5, 0]

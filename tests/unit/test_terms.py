@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from tiny import batch_of, learned, losses, pure_job, run, same, stage_two
+from tiny import (
+    SETTINGS,
+    SIDE,
+    asked,
+    batch_of,
+    concept_set,
+    learned,
+    losses,
+    pure_job,
+    run,
+    same,
+    stage_two,
+)
 from torch import Tensor
 
+from purecc.flow import mean_time
 from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.objective import ORIGINALS, Original
 from purecc.settings import PureSettings
@@ -112,3 +126,82 @@ def test_with_eta_1_it_is_not(finished) -> None:
     of_pure, of_plain = (finished(name).run.records() for name in ("PureCC", "LoRA"))
     assert of_pure[0].concept_loss == of_plain[0].concept_loss and of_pure[-1].concept_loss != of_plain[-1].concept_loss
     assert not same(finished("PureCC").concept, finished("LoRA").concept)
+
+
+# Targets, eta over time, lambda's settings, masks: one velocity at a time, by hand
+
+
+@pytest.mark.parametrize(
+    ("target", "with_concept", "without"),
+    [
+        ("null-relative", "target", "null"),
+        ("class-relative", "target", "class_word"),
+        ("in-context", "complete", "base"),
+    ],
+)
+def test_the_guidance_is_the_difference_that_the_target_names(target: str, with_concept: str, without: str) -> None:
+    _, batch, terms, velocity = asked(PureSettings(target=target))
+    guidance = velocity(EXTRACTOR, with_concept) - velocity(EXTRACTOR, without)
+    learnt = velocity(PURE, "complete") - velocity(BASE, "base")
+    scale = torch.stack([(r * g).sum() / (g * g).sum() for r, g in zip(learnt, guidance, strict=True)])
+    torch.testing.assert_close(terms.measured["scale"], scale.mean(), rtol=1e-3, atol=1e-4)
+    off = torch.stack([r - s * g for r, s, g in zip(learnt, scale, guidance, strict=True)])
+    torch.testing.assert_close(terms.measured["pure_loss"].detach(), off.square().mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_the_class_word_is_read_without_the_concept() -> None:
+    job, batch, _, velocity = asked(PureSettings(target="class-relative"))
+    assert not batch.class_word.marks.any()
+    assert torch.equal(batch.class_word.rows[0], job.data.encoded["dog"].rows)
+    assert not torch.equal(velocity(EXTRACTOR, "class_word"), velocity(EXTRACTOR, "null"))
+
+
+def test_lambda_0_pulls_the_complete_text_to_v_original() -> None:
+    _, _, terms, velocity = asked(PureSettings(fixed_scale=0.0))
+    distance = (velocity(PURE, "complete") - velocity(BASE, "base")).square().mean()
+    torch.testing.assert_close(terms.measured["pure_loss"].detach(), distance, rtol=1e-5, atol=1e-6)
+    assert terms.measured["scale"] == 0
+
+
+def test_multiplier_and_clamp_act_on_each_samples_lambda() -> None:
+    plain = asked(PureSettings())[2].measured
+    doubled = asked(PureSettings(scale_multiplier=2.0))[2].measured
+    torch.testing.assert_close(doubled["scale"], 2 * plain["scale"])
+    assert bool(doubled["pure_loss"] > plain["pure_loss"])
+    held = asked(PureSettings(scale_min=7.0, scale_max=7.0))[2].measured
+    assert held["scale"] == 7 and held["scale_spread"] == 0
+    fixed = asked(PureSettings(fixed_scale=7.0))[2].measured
+    torch.testing.assert_close(held["pure_loss"], fixed["pure_loss"])
+
+
+@pytest.mark.parametrize("schedule", ["high noise", "low noise"])
+def test_eta_over_time_weighs_each_sample_by_its_own_t(schedule: str) -> None:
+    _, batch, terms, velocity = asked(PureSettings(eta=2.0, eta_schedule=schedule, fixed_scale=0.0))
+    distances = (velocity(PURE, "complete") - velocity(BASE, "base")).square().flatten(1).mean(1)
+    mean = mean_time(SETTINGS.shift)
+    weight = batch.t / mean if schedule == "high noise" else (1 - batch.t) / (1 - mean)
+    expected = terms.measured["concept_loss"] + (2.0 * weight * distances).mean()
+    torch.testing.assert_close(terms.loss.detach(), expected.detach(), rtol=1e-5, atol=1e-5)
+    assert float((batch.t[0] - batch.t[1]).abs()) > 0.05
+
+
+def test_masks_weigh_both_losses_and_lambda_alike() -> None:
+    masks = tuple(torch.zeros(SIDE, SIDE) for _ in range(2))
+    for mask in masks:
+        mask[2:5, 1:4] = 1
+    settings = replace(SETTINGS, background_weight=0.25)
+    _, batch, terms, velocity = asked(PureSettings(), settings, replace(concept_set(), masks=masks))
+    weights = torch.full((SIDE, SIDE), 0.25)
+    weights[2:5, 1:4] = 1
+    weights = weights / weights.mean()
+    assert torch.equal(batch.weights[0, 0], batch.weights[1, 0])
+    torch.testing.assert_close(batch.weights[0, 0], weights)
+    guidance = velocity(EXTRACTOR, "target") - velocity(EXTRACTOR, "null")
+    learnt = velocity(PURE, "complete") - velocity(BASE, "base")
+    scale = [(weights * r * g).sum() / (weights * g * g).sum() for r, g in zip(learnt, guidance, strict=True)]
+    off = torch.stack([r - s * g for r, s, g in zip(learnt, scale, guidance, strict=True)])
+    measured = terms.measured
+    torch.testing.assert_close(measured["scale"], torch.stack(scale).mean(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(measured["pure_loss"].detach(), (weights * off.square()).mean(), rtol=1e-4, atol=1e-5)
+    wrong = (velocity(PURE, "complete") - batch.v_true).square()
+    torch.testing.assert_close(measured["concept_loss"].detach(), (weights * wrong).mean(), rtol=1e-4, atol=1e-5)

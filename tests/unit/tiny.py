@@ -198,3 +198,24 @@ def losses(records: list[StepRecord]) -> list[tuple[float, float]]:
 
 def batch_of(job: Job, number: int = 1) -> Batch:
     return draw_batch(job.data, job.settings, job.scaling, number, "cpu", job.class_pictures())
+
+
+def asked(pure: PureSettings, settings: TrainSettings = SETTINGS, data: ConceptSet | None = None):
+    """The job, its batch, its terms, and a function for single velocities (of model and text)."""
+    job = stage_two_of(pure, settings, data)
+    batch = batch_of(job)
+
+    @torch.no_grad()
+    def velocity(model: str | None, which: str) -> Tensor:
+        return job.network.velocity(batch.x_t, batch.t, getattr(batch, which), model)
+
+    return job, batch, job.objective().terms(job.network, batch), velocity
+
+
+def stage_two_of(pure: PureSettings, settings: TrainSettings = SETTINGS, data: ConceptSet | None = None) -> PureJob:
+    job = pure_job(Path("unused"), pure, settings, data=data)
+    job.prepare()
+    strengthen(job.network, PURE, seed=2)
+    for parameter in learned(job.network):
+        parameter.requires_grad_(True)
+    return job

@@ -1,0 +1,184 @@
+"""Gates: without the trigger a model is the base bit for bit, and in a mixed batch each sample is itself alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from tiny import CHANNELS, SETTINGS, SIDE, extractor, network, noise, pure_job, run, strengthen, text, transformer
+from torch import Tensor
+
+from purecc.concept import load_concept, save_concept
+from purecc.encoding import TextBatch
+from purecc.files import load_tensors
+from purecc.network import BASE, PURE, AdaptedNetwork
+from purecc.settings import PureSettings
+from purecc.targets import TARGETS, in_text_stream
+
+X, T = noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8])
+MARKED, PLAIN = text("a [V] dog on the beach", count=2), text("a dog on the beach", count=2)
+MIXED = text("a [V] dog on the beach") + text("")
+GATES = ["conditioning", "rows"]
+
+
+def gated(gate: str, dtype: torch.dtype = torch.float32, targets: str = "attention, attn2 and mlp") -> AdaptedNetwork:
+    """A strong LoRA and strong embeddings behind a gate."""
+    adapted = AdaptedNetwork(transformer().to(dtype))
+    adapted.add_embeddings(PURE, extractor().embeddings)
+    adapted.add_new(PURE, 2, 8.0, TARGETS[targets], seed=0)
+    strengthen(adapted, PURE, seed=3)
+    adapted.gates[PURE] = gate
+    return adapted
+
+
+def v(adapted: AdaptedNetwork, model: str | None, words: TextBatch, **strengths: float) -> Tensor:
+    with torch.no_grad():
+        return adapted.velocity(X, T, words, model, **strengths)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gate", GATES)
+def test_without_the_trigger_it_is_the_base_bit_for_bit(gate: str, dtype: torch.dtype) -> None:
+    adapted = gated(gate, dtype)
+    assert torch.equal(v(adapted, PURE, PLAIN), v(adapted, BASE, PLAIN))
+    mixed, of_base = v(adapted, PURE, MIXED), v(adapted, BASE, MIXED)
+    assert torch.equal(mixed[1], of_base[1])  # in a batch beside one with the trigger, too
+    assert float((mixed[0] - of_base[0]).norm() / of_base[0].norm()) > 0.05
+    without_gate = v(gated("off", dtype), PURE, MIXED)
+    assert not torch.equal(without_gate[1], of_base[1])
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_samples_of_a_mixed_batch_are_each_for_itself(gate: str) -> None:
+    adapted = gated(gate)
+    mixed = v(adapted, PURE, MIXED)
+    torch.testing.assert_close(mixed[:1], v(adapted, PURE, MARKED)[:1], rtol=1e-4, atol=1e-4)
+    swapped = v(adapted, PURE, text("") + text("a [V] dog on the beach"))
+    assert torch.equal(swapped[0], v(adapted, BASE, text("", count=2))[0])
+
+
+def test_with_the_trigger_in_every_text_the_conditioning_gate_is_none() -> None:
+    assert torch.equal(v(gated("conditioning"), PURE, MARKED), v(gated("off"), PURE, MARKED))
+
+
+def outputs(adapted: AdaptedNetwork, model: str | None) -> dict[str, Tensor]:
+    """What each Linear that carries the LoRA gives in block 0, whose inputs are the same for all but the embeddings."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        layer.register_forward_hook(lambda module, args, output, name=name: seen.update({name: output}))
+        for name, layer in adapted._layers
+        if name.startswith("transformer_blocks.0.attn.") and "out" not in name
+    ]
+    v(adapted, model, MIXED)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def test_rows_changes_the_marked_rows_of_the_text_stream_alone() -> None:
+    adapted = gated("rows")
+    adapted.embeddings.clear()
+    of_pure, of_base = outputs(adapted, PURE), outputs(adapted, BASE)
+    marked = MIXED.marks > 0
+    assert marked.sum() == 1 and {in_text_stream(name) for name in of_pure} == {True, False}
+    for name, output in of_pure.items():
+        if in_text_stream(name):
+            assert torch.equal(output[~marked], of_base[name][~marked])
+            assert float((output[marked] - of_base[name][marked]).norm()) > 0.1
+        else:
+            assert torch.equal(output, of_base[name])
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_mixed_batch_gives_the_gradient_of_its_marked_samples(gate: str) -> None:
+    found = []
+    for words, samples in ((MIXED, slice(None)), (MARKED, slice(0, 1))):
+        adapted = gated(gate)
+        for parameter in adapted.lora_parameters(PURE):
+            parameter.requires_grad_(True)
+        adapted.velocity(X, T, words, PURE)[samples].square().sum().backward()
+        found.append([p.grad for p in adapted.lora_parameters(PURE) if p.grad is not None])
+    assert len(found[0]) == len(found[1]) > 0
+    for mixed, alone in zip(*found, strict=True):
+        torch.testing.assert_close(mixed, alone, rtol=1e-3, atol=1e-3 * float(alone.abs().max()) + 1e-6)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_a_gated_training_leaves_prompts_without_the_trigger_exactly(gate: str, tmp_path: Path) -> None:
+    job = pure_job(tmp_path, PureSettings(base_anchor=1.0), replace(SETTINGS, steps=2, gate=gate))
+    records = run(job)
+    assert job.concept.summary["drift_base"] == job.concept.summary["drift_null"] == 0
+    assert all(record.base_anchor == 0 for record in records)
+    assert gate != "rows" or all(in_text_stream(name) for name in job.concept.lora.matrices)
+    assert any(b.any() for _, b in job.concept.lora.matrices.values())
+    loaded = load_concept(job.run.result)
+    assert loaded.gate == gate
+    adapted = network()
+    adapted.add_concept(PURE, loaded)  # the gate goes with the file
+    assert torch.equal(v(adapted, PURE, PLAIN), v(adapted, BASE, PLAIN))
+    assert not torch.equal(v(adapted, PURE, MARKED, embedding_strength=0), v(adapted, BASE, MARKED))
+
+
+def test_a_file_without_a_gate_is_ungated_and_one_of_a_newer_kind_refused(tmp_path: Path) -> None:
+    save_concept(replace(extractor(), gate="rows"), tmp_path / "new.safetensors")
+    tensors, metadata = load_tensors(tmp_path / "new.safetensors")
+    assert metadata.pop("purecc.gate") == '"rows"'
+    safetensors.torch.save_file(tensors, tmp_path / "old.safetensors", metadata)
+    assert load_concept(tmp_path / "old.safetensors").gate == "off"
+    safetensors.torch.save_file(tensors, tmp_path / "newer.safetensors", metadata | {"purecc.gate": '"time"'})
+    with pytest.raises(ValueError, match='has the gate "time"; this version knows off, conditioning, rows'):
+        load_concept(tmp_path / "newer.safetensors")
+
+
+# Strengths
+
+
+def test_strength_multiplies_the_loras_change() -> None:
+    """As a LoRA of so much larger alpha; 0 and 0 are the base, whose text reads the class word."""
+    concept = replace(extractor(), embeddings=None)
+    for strength in (-0.5, 0.3, 1.7):
+        one, scaled = network(), network()
+        one.add_concept(PURE, concept)
+        lora = replace(concept.lora, alpha=strength * concept.lora.alpha)
+        scaled.add_concept(PURE, replace(concept, lora=lora))
+        torch.testing.assert_close(
+            v(one, PURE, MARKED, strength=strength), v(scaled, PURE, MARKED), rtol=1e-5, atol=1e-5
+        )
+        assert torch.equal(v(one, PURE, MARKED), v_of(concept))  # the strength is that forward's alone
+    assert torch.equal(v(one, PURE, MARKED, strength=0), v(one, BASE, MARKED))
+
+
+def v_of(concept) -> Tensor:
+    fresh = network()
+    fresh.add_concept(PURE, concept)
+    return v(fresh, PURE, MARKED)
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_strength_goes_through_a_gate(gate: str) -> None:
+    adapted, scaled = gated(gate), gated(gate)
+    for matrix in scaled.lora_parameters(PURE)[1::2]:  # B
+        matrix.data.mul_(0.6)
+    torch.testing.assert_close(
+        v(adapted, PURE, MIXED, strength=0.6), v(scaled, PURE, MIXED), rtol=1e-4, atol=1e-4
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["replace", "offset"])
+@pytest.mark.parametrize("strength", [0.0, 0.25, 1.0, 1.5])
+def test_embedding_strength_blends_as_the_host_does(mode: str, strength: float) -> None:
+    """replace: held + strength (Y - held); offset: held + strength Y; in float64."""
+    adapted = network()
+    adapted.add_embeddings(PURE, replace(extractor().embeddings, mode=mode))
+    table = adapted.embeddings[PURE].double()
+    stream, marks = noise(1, 4, 128, seed=3).double(), torch.tensor([[0, 1, 0, 0]])
+    acted = table.act(1, stream, marks, strength)
+    held, own = stream[0, 1], table.clip[1, 0]
+    expected = held + strength * (own if mode == "offset" else own - held)
+    torch.testing.assert_close(acted[0, 1], expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(acted[0, [0, 2, 3]], stream[0, [0, 2, 3]])
+    both_off = v(adapted, PURE, MARKED, embedding_strength=0.0)
+    assert torch.equal(both_off, v(adapted, BASE, MARKED))
