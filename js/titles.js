@@ -2,9 +2,14 @@
 
 import { app } from "../../scripts/app.js";
 
+const withoutWords = (name) => name.replace(/ \(.*\)$/, "");
+
 app.registerExtension({
   name: "purecc.titles",
-  beforeRegisterNodeDef(nodeType, nodeData) {
-    if (nodeData.name.startsWith("PureCC")) nodeType.title = nodeData.display_name.replace(/ \(.*\)$/, "");
+  nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("PureCC")) return;
+    const name = node.constructor.title;
+    if (node.title === name) node.title = withoutWords(name);
+    node.constructor.title = withoutWords(name); // a node from a file takes it after it was created
   },
 });
