@@ -1,0 +1,1 @@
+"""Measurements: quality, speed and memory, each with one command."""

@@ -1,0 +1,82 @@
+"""PocketBench's one command. What was measured before is taken from the results folder; the rest is run.
+
+python -m benchmarks.pocketbench --quick
+python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seeds 3] [--workers 2]
+python -m benchmarks.pocketbench --report
+"""
+
+import argparse
+import logging
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+from purecc.fingerprint import transformer_fingerprint
+from purecc.pocket.model import load_pocket
+
+from . import report
+from .arms import ARMS, QUICK, STRENGTHS
+from .case import Case, bench
+from .concepts import QUICK as QUICK_CONCEPTS
+from .concepts import SMALL, concept
+
+RESULTS = Path(__file__).parent / "results"
+log = logging.getLogger("pocketbench")
+
+
+def result_path(folder: Path, name: str, arm: str, seed: int) -> Path:
+    return folder / f"{name} - {arm} - {seed}.json"
+
+
+def run_cases(
+    work: Path, folder: Path, noise_seeds: int, strengths, name: str, seed: int, arms: list[str], changes
+) -> None:
+    """All arms of one concept and seed, one after another, in a process of its own: they share the extractors."""
+    measuring = bench(work, noise_seeds, strengths)
+    for arm in arms:
+        start = time.monotonic()
+        measuring.measure(concept(name), arm, ARMS[arm], seed, **changes).save(result_path(folder, name, arm, seed))
+        log.warning("%s, %s, seed %d: %.0f s", name, arm, seed, time.monotonic() - start)
+
+
+def is_current(path: Path, base: str) -> bool:
+    return path.is_file() and Case.load(path).base == base
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--quick", action="store_true", help="three concepts, five arms, one seed, fewer steps and pictures"
+    )
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--concepts", nargs="+", default=list(SMALL))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2 * 2))
+    parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"), help="runs and pictures")
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    base = transformer_fingerprint(load_pocket().transformer)
+    title = "quick" if args.quick else "development"
+    folder, changes, noise_seeds, strengths = RESULTS / title, {}, 2, STRENGTHS
+    if args.quick:
+        args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
+        changes, noise_seeds, strengths = {"steps": 150}, 1, (0.6, 1.0)
+    if not args.report:
+        with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+            jobs = []
+            for seed in range(args.seeds):
+                for name in args.concepts:
+                    open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), base)]
+                    if open_:
+                        job = (args.work, folder, noise_seeds, strengths, name, seed, open_, changes)
+                        jobs.append(pool.submit(run_cases, *job))
+            for job in as_completed(jobs):
+                job.result()
+    print(report.write(folder, RESULTS / f"{title}.md", base))
+
+
+if __name__ == "__main__":
+    main()

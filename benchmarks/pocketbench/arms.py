@@ -1,0 +1,93 @@
+"""The arms: every way of learning that is compared, each as the settings in which it differs from the common ones."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from purecc.settings import PureSettings, TrainSettings
+
+#: common to all arms, from runs on the development set (see RESULTS.md); the paper's are for a model 200 times as large
+COMMON = {"steps": 300, "batch_size": 4, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "alpha": 4.0}
+STRENGTHS = (0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of learning. `common` changes both stages, `pure` is of stage 2, `own` changes stage 2's training alone."""
+
+    pure: dict[str, Any] = field(default_factory=dict)
+    common: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+    tokens: int = 1
+
+    @property
+    def pure_settings(self) -> PureSettings:
+        return PureSettings(**self.pure)
+
+    @property
+    def needs_extractor(self) -> bool:
+        return self.pure_settings.method == "PureCC"
+
+    def extractor_settings(self, seed: int, **changes: Any) -> TrainSettings:
+        return _train_settings(seed, self.common, changes)
+
+    def train_settings(self, seed: int, **changes: Any) -> TrainSettings:
+        return _train_settings(seed, self.common, self.own, changes)
+
+
+def _train_settings(seed: int, *parts: dict[str, Any]) -> TrainSettings:
+    values = dict(COMMON)
+    for part in parts:
+        values |= part
+    values["alpha"] = float(values["rank"] or 1)
+    return TrainSettings(**values, seed=seed)
+
+
+_LORA = {"method": "LoRA"}
+_NONE = {"embeddings": "none"}
+_OFFSET = {"embeddings": "offset"}
+
+#: name -> arm
+ARMS: dict[str, Arm] = {
+    # baselines
+    "LoRA": Arm(_LORA, _NONE),
+    "LoRA, 800 steps": Arm(_LORA, _NONE, {"steps": 800}),
+    "LoRA, 100 steps": Arm(_LORA, _NONE, {"steps": 100}),
+    "LoRA, rate 3e-4": Arm(_LORA, _NONE, {"learning_rate": 3e-4}),
+    "LoRA + prior preservation": Arm({"method": "LoRA + prior preservation"}, _NONE),
+    "LoRA + DOP": Arm({"method": "LoRA + DOP"}, _NONE),
+    "LoRA + embeddings": Arm(_LORA),
+    # the paper's recipe and its ablations
+    "PureCC, paper": Arm({"original": "trainable"}),
+    "PureCC, trainable, detached": Arm({"original": "trainable, detached"}),
+    "PureCC": Arm({"original": "frozen base"}),
+    "merged stage": Arm({"method": "merged stage", "original": "trainable"}),
+    "PureCC, lambda 0": Arm({"fixed_scale": 0.0}),
+    "PureCC, lambda 1": Arm({"fixed_scale": 1.0}),
+    "PureCC, lambda 3": Arm({"fixed_scale": 3.0}),
+    "PureCC, lambda 5": Arm({"fixed_scale": 5.0}),
+    "PureCC, eta 0.5": Arm({"eta": 0.5}),
+    "PureCC, eta 1.5": Arm({"eta": 1.5}),
+    "PureCC, eta 2": Arm({"eta": 2.0}),
+    "PureCC, eta 3": Arm({"eta": 3.0}),
+    # the guidance's target, eta over time
+    "PureCC, class-relative": Arm({"target": "class-relative"}),
+    "PureCC, in-context": Arm({"target": "in-context"}),
+    "PureCC, eta at high noise": Arm({"eta_schedule": "high noise"}),
+    "PureCC, eta at low noise": Arm({"eta_schedule": "low noise"}),
+    # embeddings
+    "PureCC, offset": Arm({}, _OFFSET),
+    "PureCC, no embeddings": Arm({}, _NONE),
+    "embeddings alone, 4 tokens": Arm(_LORA, {"rank": 0, "embedding_rate": 5e-2}, tokens=4),
+    # anchors
+    "PureCC + DOP + null anchor": Arm({"base_anchor": 1.0, "null_anchor": 1.0}),
+    # gates: exact without the trigger, by construction
+    "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
+    "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
+    "LoRA, conditioning": Arm(_LORA, {"gate": "conditioning"}),
+    "PureCC, rows, 4 tokens": Arm({}, {"gate": "rows"}, tokens=4),
+    "PureCC, conditioning": Arm({}, {"gate": "conditioning"}),
+    "PureCC, conditioning, eta 0.5": Arm({"eta": 0.5}, {"gate": "conditioning"}),
+    "PureCC, conditioning, eta 3": Arm({"eta": 3.0}, {"gate": "conditioning"}),
+}
+
+QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", "PureCC, conditioning")

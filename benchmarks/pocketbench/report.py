@@ -1,0 +1,177 @@
+"""Tables and curves of all the cases that there are, as Markdown and SVG."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from purecc.files import write_atomically
+
+from .arms import ARMS
+from .case import Case
+from .statistics import Differences, interval
+from .summary import Summary, at_fidelity, drifts, fidelities, strengths, summarise
+
+_COLUMNS: dict[str, Callable[[Summary], float]] = {
+    "fidelity": lambda s: s.fidelity,
+    "learned": lambda s: s.learned,
+    "learning-free": lambda s: s.learning_free,
+    "drift, same class": lambda s: s.same_class,
+    "drift, other": lambda s: s.other,
+    "drift, null": lambda s: s.null,
+    "background": lambda s: s.background,
+    "Seg-Cons": lambda s: s.seg_cons,
+    "dCLIP-T": lambda s: s.clip_t,
+}
+Cases = dict[str, list[Case]]  # arm -> cases
+
+
+def load(folder: Path, base: str, kind: str | None = None) -> Cases:
+    """All cases of one base model, by arm in the order of `ARMS`."""
+    found: Cases = defaultdict(list)
+    for path in sorted(folder.glob("*.json")):
+        case = Case.load(path)
+        if case.base == base and kind in (None, case.kind):
+            found[case.arm].append(case)
+    return {arm: found[arm] for arm in ARMS if arm in found}
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [" | ".join(header), " | ".join(["---"] + ["--:"] * (len(header) - 1)), *(" | ".join(row) for row in rows)]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def overview(cases: Cases, strength: float = 1.0) -> str:
+    """Arms by figures, the mean over concepts of means over seeds."""
+    rows = []
+    for arm, of_arm in cases.items():
+        figures = [mean_over_concepts(of_arm, lambda c, f=f: f(summarise(c, strength))) for f in _COLUMNS.values()]
+        concepts = {c.concept for c in of_arm}
+        rows.append([arm, f"{len(concepts)} / {len(of_arm)}", *(f"{v:.2f}" for v in figures)])
+    return table(["arm", "concepts / runs", *_COLUMNS], rows)
+
+
+def mean_over_concepts(cases: list[Case], figure: Callable[[Case], float | None]) -> float:
+    by_concept = defaultdict(list)
+    for case in cases:
+        value = figure(case)
+        if value is not None:
+            by_concept[case.concept].append(value)
+    return float(np.mean([np.mean(v) for v in by_concept.values()])) if by_concept else float("nan")
+
+
+def differences(cases: Cases, arm: str, other: str, values: Callable[[Case], np.ndarray]) -> Differences:
+    """arm - other for each picture, over the concepts and seeds that both have."""
+    right = {(c.concept, c.seed): c for c in cases[other]}
+    found: Differences = {}
+    for case in cases[arm]:
+        match = right.get((case.concept, case.seed))
+        if match is not None:
+            pairs = values(case) - values(match)
+            found.setdefault(case.concept, {})[case.seed] = [float(v) for v in pairs]
+    return found
+
+
+def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
+    """Each arm minus a baseline, paired, with the 95 % interval of the hierarchical bootstrap."""
+    fidelity = lambda c: np.mean(list(fidelities(c, strength).values()), axis=0)  # noqa: E731
+    rows = []
+    for arm in cases:
+        if arm == other:
+            continue
+        pairs = [differences(cases, arm, other, f) for f in (fidelity, lambda c: drifts(c, strength))]
+        if pairs[0]:
+            rows.append([arm, str(len(pairs[0])), *(str(interval(p, draws=1000)) for p in pairs)])
+    return table([f"arm minus {other}", "concepts", "fidelity", "drift without the concept"], rows)
+
+
+def matched(cases: Cases, share: float = 0.9, other: str = "LoRA") -> str:
+    """At `share` of the baseline's fidelity (concept by concept), read off each arm's curve over strength."""
+    goals = defaultdict(list)
+    for case in cases[other]:
+        goals[case.concept].append(summarise(case).fidelity)
+    wanted = {concept: share * float(np.mean(values)) for concept, values in goals.items()}
+    rows = []
+    for arm, of_arm in cases.items():
+        of_arm = [c for c in of_arm if c.concept in wanted]
+        reach = [at_fidelity(c, wanted[c.concept], "drift") for c in of_arm]
+        cells = []
+        for figure in ("drift", "background", "background_ssim", "seg_cons"):
+            value = mean_over_concepts(of_arm, lambda c, f=figure: at_fidelity(c, wanted[c.concept], f))
+            cells.append("never" if np.isnan(value) else f"{value:.2f}")
+        rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", *cells])
+    return table(["arm", "runs that reach it", "drift", "background", "background SSIM", "Seg-Cons"], rows)
+
+
+def training(cases: Cases) -> str:
+    """What the runs themselves say at their end, for PureCC's arms: lambda*, cos^2, |R_complete|, velocity drift."""
+    names = {"end_scale": "lambda*", "end_squared_cosine": "cos2", "end_representation": "size of R_complete"}
+    names |= {"drift_base": "velocity drift, base texts", "drift_null": "null text"}
+    rows = []
+    for arm, of_arm in cases.items():
+        values = [mean_over_concepts(of_arm, lambda c, n=n: c.summary.get(n)) for n in names]
+        rows.append([arm, *("" if np.isnan(v) else f"{v:.3f}" for v in values)])
+    return table(["arm", *names.values()], rows)
+
+
+def curves(cases: Cases, arms: list[str], path: Path) -> None:
+    """Preservation against fidelity over strength, as SVG: right and low is good."""
+    points = {
+        arm: [
+            (mean_over_concepts(cases[arm], lambda c, s=s: summarise(c, s).fidelity),
+             mean_over_concepts(cases[arm], lambda c, s=s: summarise(c, s).drift))
+            for s in strengths(cases[arm][0])
+        ]
+        for arm in arms if arm in cases
+    }  # fmt: skip
+    write_atomically(path, lambda temporary: temporary.write_text(_svg(points), encoding="utf-8"))
+
+
+_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888", "#000000")
+
+
+def _svg(points: dict[str, list[tuple[float, float]]]) -> str:
+    everything = [p for line in points.values() for p in line]
+    left, right = min(0.0, *(x for x, _ in everything)), max(1.0, *(x for x, _ in everything))
+    top = 1.1 * max(1.0, *(y for _, y in everything))
+    at = lambda x, y: (60 + 480 * (x - left) / (right - left), 340 - 300 * y / top)  # noqa: E731
+    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 400" font-family="sans-serif" font-size="12">']
+    parts.append('<rect width="760" height="400" fill="white"/>')
+    for i in range(6):
+        x, y = left + (right - left) * i / 5, top * i / 5
+        parts.append(f'<text x="{at(x, 0)[0]:.0f}" y="358" text-anchor="middle">{x:.1f}</text>')
+        parts.append(f'<text x="52" y="{at(0, y)[1] + 4:.0f}" text-anchor="end">{y:.0f}</text>')
+        parts.append(f'<path d="M60 {at(0, y)[1]:.1f}H540" stroke="#ddd"/>')
+    parts.append('<text x="300" y="385" text-anchor="middle">fidelity: 0 floor, 1 the concept itself</text>')
+    parts.append('<text x="60" y="24">change of pictures without the concept (mean of 255)</text>')
+    for i, (arm, line) in enumerate(points.items()):
+        colour = _COLOURS[i % len(_COLOURS)]
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*p) for p in line))
+        parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in (at(*p) for p in line)]
+        parts.append(f'<text x="565" y="{52 + 18 * i}" fill="{colour}">{arm}</text>')
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def write(folder: Path, out: Path, base: str) -> str:
+    """The whole report of one results folder; returns its text."""
+    parts = []
+    for kind in ("instance", "style"):
+        cases = load(folder, base, kind)
+        if "LoRA" not in cases:
+            continue
+        parts += [
+            f"## {kind.capitalize()} concepts",
+            "### Strength 1",
+            overview(cases),
+            "### Against plain LoRA, paired",
+        ]
+        parts += [against(cases), "### At nine tenths of plain LoRA's fidelity", matched(cases)]
+        parts += ["### The runs themselves", training(cases)]
+        picture = out.with_name(f"{out.stem} {kind}.svg")
+        curves(cases, list(cases)[:8], picture)
+        parts.append(f"![curves](<{picture.name}>)")
+    text = f"# PocketBench: {out.stem}\n\nBase model {base}.\n\n" + "\n\n".join(parts) + "\n"
+    write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return text

@@ -1,0 +1,58 @@
+"""Paired comparison of two arms: the unit is the concept; a hierarchical bootstrap draws concepts, then seeds, then prompts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+#: difference arm - other for one picture, by (concept, training seed, prompt and noise)
+Differences = dict[str, dict[int, list[float]]]  # concept -> training seed -> a value for each picture
+
+
+@dataclass(frozen=True)
+class Interval:
+    mean: float
+    low: float  # of the 95 % interval
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def mean_of(differences: Differences) -> float:
+    """The mean over concepts of the means over seeds of the means over pictures."""
+    return float(np.mean([np.mean([np.mean(v) for v in seeds.values()]) for seeds in differences.values()]))
+
+
+def bootstrap(differences: Differences, draws: int = 4000, seed: int = 0) -> np.ndarray:
+    """Means of resampled differences, [draws]: concepts with replacement, in each its seeds, in each its pictures."""
+    rng = np.random.default_rng(seed)
+    units = [[np.asarray(values) for values in seeds.values()] for seeds in differences.values()]
+    means = np.empty(draws)
+    for i in range(draws):
+        of_concepts = []
+        for c in rng.integers(len(units), size=len(units)):
+            chosen = rng.integers(len(units[c]), size=len(units[c]))
+            of_seeds = [np.mean(units[c][s][rng.integers(len(units[c][s]), size=len(units[c][s]))]) for s in chosen]
+            of_concepts.append(np.mean(of_seeds))
+        means[i] = np.mean(of_concepts)
+    return means
+
+
+def interval(differences: Differences, **options: int) -> Interval:
+    low, high = np.percentile(bootstrap(differences, **options), [2.5, 97.5])
+    return Interval(mean_of(differences), float(low), float(high))
+
+
+def p_above(differences: Differences, margin: float = 0.0, **options: int) -> float:
+    """One-sided bootstrap p-value of "the mean difference is at most `margin`"; never 0."""
+    means = bootstrap(differences, **options)
+    return float((np.sum(means <= margin) + 1) / (len(means) + 1))
+
+
+def holm(p_values: dict[str, float], level: float = 0.05) -> dict[str, bool]:
+    """Which hypotheses are rejected with family-wise error at most `level` (Holm 1979)."""
+    rejected, open_ = {}, True
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        open_ = open_ and p <= level / (len(p_values) - rank)
+        rejected[name] = open_
+    return rejected
