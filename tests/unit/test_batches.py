@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 import torch
-from tiny import CHANNELS, SCALING, SETTINGS, SIDE, concept_set, noise
+from tiny import CHANNELS, FEW, SCALING, SETTINGS, SIDE, concept_set, extractor, network, noise, transformer
+from torch import Tensor
 
 from purecc.batches import LatentScaling, draw_batch
-from purecc.flow import picture_from_velocity, sample_times
+from purecc.class_pictures import class_pictures
+from purecc.encoding import TextBatch
+from purecc.flow import picture_from_velocity, sample_times, sigmas
+from purecc.network import BASE, PURE, AdaptedNetwork
+from purecc.settings import PureSettings
 
 
 def test_a_batch_is_a_function_of_seed_and_step() -> None:
@@ -68,3 +75,104 @@ def test_latent_scaling_has_its_inverse() -> None:
     scaling = LatentScaling(scale=1.5305, shift=0.0609)
     torch.testing.assert_close(scaling.to_autoencoder(scaling.to_model(z)), z)
     torch.testing.assert_close(scaling.to_model(torch.full((1,), 0.0609)), torch.zeros(1))
+
+
+def test_times_of_the_grid_are_the_schedulers() -> None:
+    settings = replace(SETTINGS, times="diffusers grid", batch_size=50)
+    t = draw_batch(concept_set(), settings, SCALING, 1, "cpu").t
+    steps = 1000 * t / (3 - 2 * t)  # before the shift of 3
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=2e-3)
+
+
+# Masks
+
+
+def masked(*masks: Tensor):
+    return replace(concept_set(), masks=masks)
+
+
+def test_loss_weights_are_the_masks_share_of_each_cell_brought_to_mean_1() -> None:
+    large = torch.zeros(4 * SIDE, 4 * SIDE)
+    large[: 2 * SIDE, : 2 * SIDE + 2] = 1  # 4 x 4 pixels a cell: the fifth column's cells are half covered
+    weights = masked(large, torch.ones(SIDE, SIDE)).loss_weights([0, 1], 0.2)
+    assert weights.shape == (2, 1, SIDE, SIDE)
+    torch.testing.assert_close(weights.flatten(1).mean(1), torch.ones(2))
+    ratio = weights[0, 0] / weights[0, 0, 0, 0]
+    assert ratio[0, 3] == 1 and ratio[7, 7].item() == pytest.approx(0.2) and ratio[0, 4].item() == pytest.approx(0.6)
+    assert torch.equal(weights[1], torch.ones(1, SIDE, SIDE))
+
+
+def test_without_a_setting_masks_are_not_read_and_with_it_they_must_be_there() -> None:
+    assert draw_batch(masked(*[torch.ones(SIDE, SIDE)] * 2), SETTINGS, SCALING, 1, "cpu").weights is None
+    with pytest.raises(ValueError, match="0 masks for 2 pictures. Connect a mask for each"):
+        concept_set().loss_weights([0], 0.5)
+    with pytest.raises(ValueError, match="The mask of picture 2 is empty"):
+        masked(torch.ones(SIDE, SIDE), torch.zeros(SIDE, SIDE)).loss_weights([0, 1], 0.0)
+
+
+# Class pictures
+
+
+PRIOR = PureSettings("LoRA + prior preservation", **FEW)
+
+
+def drawn(root: Path, pure: PureSettings = PRIOR, seed: int = 0, data=None, adapted: AdaptedNetwork | None = None):
+    return class_pictures(adapted or network(), data or concept_set(), pure, "base", seed, root)
+
+
+def test_class_pictures_are_the_base_models_own_samples(tmp_path: Path) -> None:
+    adapted, data = network(), concept_set()
+    adapted.add_concept(PURE, extractor())  # not asked
+    made = drawn(tmp_path, adapted=adapted)
+    assert made.texts == ("a dog",) * 3
+    noises = [torch.randn(CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    x, (first, second, _) = torch.stack(noises), sigmas(2, 3.0).tolist()
+    dog, null = TextBatch.of([data.encoded["a dog"]] * 3), data.null(3)
+    with torch.no_grad():  # two steps of Euler with guidance 4.5
+        for now, after in ((first, second), (second, 0.0)):
+            t = torch.full((3,), now)
+            v_null, v_dog = (network().velocity(x, t, words, BASE) for words in (null, dog))
+            x = x + (after - now) * (v_null + 4.5 * (v_dog - v_null))
+    torch.testing.assert_close(made.latents[CHANNELS, SIDE, SIDE], x, rtol=1e-3, atol=1e-3)
+
+
+def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path) -> None:
+    made = drawn(tmp_path)
+    (file,) = (tmp_path / "class_pictures").iterdir()
+    written = file.stat().st_mtime_ns
+
+    class Idle(AdaptedNetwork):
+        def velocity(self, *args, **kwargs):
+            raise AssertionError("drawn again")
+
+    again = drawn(tmp_path, adapted=Idle(transformer()))
+    size = (CHANNELS, SIDE, SIDE)
+    assert torch.equal(again.latents[size], made.latents[size]) and file.stat().st_mtime_ns == written
+    others = [
+        drawn(tmp_path, seed=1),
+        drawn(tmp_path, replace(PRIOR, class_texts="base")),
+        drawn(tmp_path, replace(PRIOR, class_guidance=1.0)),
+        drawn(tmp_path, replace(PRIOR, class_pictures=4)),
+    ]
+    assert len(list((tmp_path / "class_pictures").iterdir())) == 5
+    assert all(not torch.equal(one.latents[size][:3], made.latents[size]) for one in others[:3])
+    assert torch.equal(others[3].latents[size][:3], made.latents[size])
+    assert others[1].texts == ("a dog", "a dog on the beach", "a dog")
+    file.write_bytes(b"cut off")
+    assert torch.equal(drawn(tmp_path).latents[size], made.latents[size])
+
+
+def test_a_style_has_its_base_texts_for_class_pictures(tmp_path: Path) -> None:
+    assert drawn(tmp_path, data=replace(concept_set(), kind="style")).texts[:2] == ("a dog", "a dog on the beach")
+
+
+def test_the_prior_leaves_the_concepts_batch_as_it_was_and_has_chance_of_its_own(tmp_path: Path) -> None:
+    pictures, data = drawn(tmp_path), concept_set()
+    plain = draw_batch(data, SETTINGS, SCALING, 3, "cpu")
+    batch = draw_batch(data, SETTINGS, SCALING, 3, "cpu", pictures)
+    again = draw_batch(data, SETTINGS, SCALING, 3, "cpu", pictures)
+    assert all(torch.equal(getattr(plain, n), getattr(batch, n)) for n in ("x_t", "t", "v_true"))
+    assert batch.prior.x_t.shape == batch.x_t.shape and not torch.equal(batch.prior.t, batch.t)
+    assert torch.equal(batch.prior.x_t, again.prior.x_t)
+    other = draw_batch(data, SETTINGS, SCALING, 4, "cpu", pictures).prior
+    assert not torch.equal(batch.prior.t, other.t)

@@ -29,7 +29,7 @@ from purecc.concept import T5_SLOT, ConceptEmbeddings
 from purecc.encoding import TextBatch
 from purecc.layerwise import LayerwiseEmbeddings
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
-from purecc.targets import TARGETS
+from purecc.targets import TARGETS, lora_modules
 
 X, T = noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8])
 MARKED, PLAIN = text("a [V] dog on the beach", count=2), text("a dog on the beach", count=2)
@@ -107,6 +107,16 @@ def test_targets_are_the_attention_projections_of_every_block() -> None:
     assert names["attention"] == expected and len(expected) == 15  # the last block has no to_add_out
     more = names["attention and attn2"] - names["attention"]
     assert more == {f"transformer_blocks.0.attn2.{n}" for n in ("to_q", "to_k", "to_v", "to_out.0")}
+    mlp = names["attention, attn2 and mlp"] - names["attention and attn2"]
+    assert mlp == {
+        name
+        for name, module in transformer().named_modules()
+        if isinstance(module, nn.Linear) and name.split(".")[2:3] in (["ff"], ["ff_context"])
+    }
+    assert len(mlp) == 6 and all("_add_" in name or ".add_" in name for name in names["text stream only"])
+    assert len(names["text stream only"]) == 7
+    for targets, found in names.items():
+        assert set(lora_modules(transformer(), targets)) == found
 
 
 def test_extractor_and_pure_do_not_leak_into_one_another() -> None:

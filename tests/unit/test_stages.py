@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import BASE_ID, SCALING, SETTINGS, concept_set, extractor, losses, network, pure_job, run, same, stage_two
+from tiny import (
+    BASE_ID,
+    SCALING,
+    SETTINGS,
+    concept_set,
+    extractor,
+    extractor_job,
+    losses,
+    network,
+    pure_job,
+    run,
+    same,
+    stage_two,
+)
 
 from purecc.concept import load_concept
 from purecc.measures import drift, probes
@@ -101,6 +114,89 @@ def test_a_class_word_of_two_tokens_keeps_clip_and_t5_apart(t5: bool) -> None:
     start = initial_embeddings(network(), data, SCALING, "replace")
     assert (start.t5 is not None) is t5
     assert start.t5 is None or start.t5.shape == start.clip.shape
+
+
+@pytest.mark.parametrize("tokens", [1, 3])
+def test_the_gap_at_step_0_is_what_replacing_costs_and_an_offset_does_not(tokens: int, tmp_path: Path) -> None:
+    data, settings = concept_set(tokens=tokens), replace(SETTINGS, steps=1)
+    replaced, added = (
+        extractor_job(tmp_path, replace(settings, embeddings=mode), data) for mode in ("replace", "offset")
+    )
+    run(replaced), run(added)
+    assert added.concept.summary["embedding_gap"] == 0
+    adapted = network()
+    adapted.add_embeddings(PURE, initial_embeddings(adapted, data, SCALING, "replace"))
+    moved = length = 0.0
+    with torch.no_grad():
+        for x_t, t, texts in probes(data, SCALING, adapted.device):
+            v_class, v_replaced = (adapted.velocity(x_t, t, texts["complete"], model) for model in (BASE, PURE))
+            moved += float((v_replaced - v_class).square().sum())
+            length += float(v_class.square().sum())
+    gap = math.sqrt(moved / length)
+    assert gap > 1e-3 and replaced.concept.summary["embedding_gap"] == pytest.approx(gap, rel=1e-4, abs=1e-6)
+    assert "embedding_gap" not in pure_summary_without_embeddings(tmp_path)
+
+
+def pure_summary_without_embeddings(root: Path) -> dict:
+    job = pure_job(root, settings=replace(SETTINGS, steps=1, embeddings="none"))
+    run(job)
+    return job.concept.summary
+
+
+# Embeddings alone
+
+
+@pytest.mark.parametrize("mode", ["replace", "offset"])
+def test_embeddings_alone_learn_in_both_stages_with_several_tokens(mode: str, tmp_path: Path) -> None:
+    data = concept_set(tokens=3)
+    settings = replace(SETTINGS, steps=2, rank=0, embeddings=mode)
+    stage_one = extractor_job(tmp_path, settings, data)
+    run(stage_one)
+    guide = stage_one.concept
+    assert guide.lora is None and guide.embeddings.clip.shape == (2, 3, 128) and guide.embeddings.mode == mode
+    start = initial_embeddings(network(), data, SCALING, mode).clip
+    assert bool((guide.embeddings.clip - start).flatten(2).abs().amax(2).gt(1e-3).all())  # every token in every block
+    stage_two = pure_job(tmp_path, PureSettings(), settings, guide=guide, data=data)
+    run(stage_two)
+    assert stage_two.concept.lora is None
+    assert not torch.equal(stage_two.concept.embeddings.clip, guide.embeddings.clip)
+    assert stage_two.concept.summary["drift_base"] == stage_two.concept.summary["drift_null"] == 0
+    assert load_concept(stage_two.run.result).lora is None
+    frozen = PureSettings(train_embeddings=False)
+    with pytest.raises(ValueError, match="Nothing would learn: rank 0 is no LoRA"):
+        pure_job(tmp_path, frozen, settings, guide=guide, data=data)
+    with_lora = pure_job(tmp_path, frozen, replace(settings, rank=2), guide=guide, data=data)
+    run(with_lora)
+    assert torch.equal(with_lora.concept.embeddings.clip, guide.embeddings.clip)
+
+
+def test_the_merged_stage_with_frozen_embeddings_freezes_theta2s_alone(tmp_path: Path) -> None:
+    job = pure_job(tmp_path, PureSettings("merged stage", train_embeddings=False), replace(SETTINGS, steps=1))
+    run(job)
+    start = initial_embeddings(network(), job.data, SCALING, "replace").clip
+    assert torch.equal(job.concept.embeddings.clip, start)
+    assert not torch.equal(job.network.embeddings[EXTRACTOR].clip, start)
+
+
+# Where the LoRA is
+
+
+@pytest.mark.parametrize(("first", "last", "blocks"), [(0, None, {"0", "1"}), (1, None, {"1"}), (0, 0, {"0"})])
+def test_the_lora_is_in_the_chosen_blocks(first: int, last: int | None, blocks: set[str]) -> None:
+    job = pure_job(Path("unused"), settings=replace(SETTINGS, first_block=first, last_block=last))
+    job.prepare()
+    assert {name.split(".")[1] for name in job.network.lora_weights(PURE, 1.0).matrices} == blocks
+
+
+@pytest.mark.parametrize(("first", "last"), [(2, None), (0, 2)])
+def test_blocks_that_the_model_does_not_have_are_refused(first: int, last: int | None, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this model has 0 to 1"):
+        extractor_job(tmp_path, replace(SETTINGS, first_block=first, last_block=last))
+
+
+def test_masks_that_are_not_there_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="0 masks for 2 pictures"):
+        extractor_job(tmp_path, replace(SETTINGS, background_weight=0.1))
 
 
 # Refusals

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from tiny import (
     CHANNELS,
@@ -14,6 +15,7 @@ from tiny import (
     concept_set,
     extractor,
     extractor_job,
+    learned,
     network,
     noise,
     pure_job,
@@ -23,7 +25,9 @@ from tiny import (
 )
 
 from purecc.network import BASE, EXTRACTOR, PURE
+from purecc.schedules import rate_factor
 from purecc.settings import PureSettings
+from purecc.training import freeze_all_but
 
 
 def test_one_step_is_adamw_on_the_clipped_gradient(tmp_path: Path) -> None:
@@ -79,3 +83,71 @@ def test_the_loss_falls_on_pictures_that_can_be_learnt(tmp_path: Path) -> None:
     records = run(extractor_job(tmp_path, settings, concept_set(loud=0.1)))
     start, end = (sum(record.loss for record in part) / 6 for part in (records[:6], records[-6:]))
     assert end < 0.8 * start
+
+
+# Schedules, accumulation
+
+
+def test_rates_rise_over_the_warmup_and_fall_as_half_a_cosine() -> None:
+    factors = [rate_factor(step, 10, "cosine", 4) for step in range(1, 11)]
+    assert factors[:5] == pytest.approx([0.25, 0.5, 0.75, 1, 1])
+    assert factors[7] == pytest.approx(0.5) and all(a > b > 0 for a, b in zip(factors[4:], factors[5:], strict=False))
+    assert [rate_factor(step, 10, "constant") for step in (1, 10)] == [1, 1]
+
+
+def test_the_schedule_multiplies_both_rates_of_each_step(tmp_path: Path) -> None:
+    """AdamW's first step is of the rate's own size: a quarter of it in a warm-up of 4."""
+    whole = replace(SETTINGS, steps=1, weight_decay=0.0)
+    quarter = replace(whole, learning_rate=whole.learning_rate / 4, embedding_rate=whole.embedding_rate / 4)
+    expected, warm = (
+        pure_job(tmp_path, settings=quarter),
+        pure_job(tmp_path, settings=replace(whole, steps=5, warmup=4)),
+    )
+    run(expected)
+    next(records := iter(warm))
+    for made, wanted in zip(learned(warm.network), learned(expected.network), strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-5, atol=1e-7)
+    records.close()
+
+
+def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=2, accumulate=3)
+    job = pure_job(tmp_path, settings=settings)
+    run(job)
+    by_hand = pure_job(tmp_path, settings=settings)
+    by_hand.concept = None
+    by_hand.prepare()
+    parameters = learned(by_hand.network)
+    freeze_all_but(by_hand.network, parameters)
+    lora = len(by_hand.network.lora_parameters(PURE))
+    groups = [
+        {"params": parameters[:lora], "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
+        {"params": parameters[lora:], "lr": settings.embedding_rate, "weight_decay": 0.0},
+    ]
+    optimizer, found = torch.optim.AdamW(groups), []
+    for numbers in ((1, 2, 3), (4, 5, 6)):
+        terms = [by_hand.objective().terms(by_hand.network, batch_of(by_hand, number)) for number in numbers]
+        loss = torch.stack([one.loss for one in terms]).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(float(loss.detach()))
+    assert [record.loss for record in job.run.records()] == pytest.approx(found, rel=1e-4)
+    for made, wanted in zip(learned(job.network), parameters, strict=True):
+        torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_are_clipped_for_each_model(tmp_path: Path) -> None:
+    """Else a loud theta2 would slow theta1 down."""
+    settings = replace(SETTINGS, steps=2, max_grad_norm=1e-3)
+    alone, merged = extractor_job(tmp_path, settings), pure_job(tmp_path, PureSettings("merged stage"), settings)
+    run(alone), run(merged)
+    theta1 = merged.network.lora_weights(EXTRACTOR, 1.0).matrices
+    assert all(torch.equal(theta1[n][i], alone.concept.lora.matrices[n][i]) for n in theta1 for i in (0, 1))
+
+
+def test_checkpointing_trains_the_same(tmp_path: Path) -> None:
+    plain, again = (pure_job(tmp_path, settings=replace(SETTINGS, steps=2, checkpointing=on)) for on in (False, True))
+    run(plain), run(again)
+    assert [r.loss for r in again.run.records()] == pytest.approx([r.loss for r in plain.run.records()], rel=1e-5)
