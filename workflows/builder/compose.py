@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from purecc.evaluation import colour_fidelity, pixel_drift
 from purecc.fingerprint import transformer_fingerprint
-from purecc.grid import draw_grid
+from purecc.grid import PAPER, draw_grid
 from purecc.pictures import read_folder
 from purecc.pocket.model import load_pocket
 
@@ -26,11 +26,14 @@ _COLUMNS = [*["with [V]"] * _SHOWN, *["without"] * _SHOWN]
 
 
 def main(kept: Path, parts: list[str]) -> None:
+    FIGURES.mkdir(exist_ok=True)
     for part in parts:
         if part == "turning":
             turned(kept / part)
         else:
-            save(THUMBNAILS[part](kept / part), thumbnail(part), of_pocket=part != "03")
+            if part == "01":
+                icon().save(FIGURES / "icon.png", optimize=True)
+            save(square(THUMBNAILS[part](kept / part)), thumbnail(part), of_pocket=part != "03")
 
 
 def thumbnail(part: str) -> Path:
@@ -38,14 +41,39 @@ def thumbnail(part: str) -> Path:
     return workflow.with_suffix(".jpg")
 
 
+def square(picture: Image.Image) -> Image.Image:
+    """On white: the templates browser crops what is not square."""
+    side = max(picture.size)
+    return ImageOps.pad(picture, (side, side), color=PAPER)
+
+
 def whole_job(kept: Path) -> Image.Image:
-    arms = ("original", "PureCC", "plain_LoRA")
-    return draw_grid([row(kept, arm) for arm in arms], ["base\nmodel", "PureCC", "plain\nLoRA"], _COLUMNS)
+    references = [Image.open(REFERENCES / f"{number}.png").convert("RGB") for number in range(1, 2 * _SHOWN + 1)]
+    arms = [row(kept, arm) for arm in ("original", "PureCC", "plain_LoRA")]
+    labels = ["learnt\nfrom", "base\nmodel", "PureCC", "plain\nLoRA"]
+    return stack(draw_grid([references], labels[:1]), draw_grid(arms, labels[1:], _COLUMNS))
+
+
+def stack(above: Image.Image, below: Image.Image) -> Image.Image:
+    """Two grids of as many columns, their right edges in one line."""
+    whole = Image.new("RGB", (max(above.width, below.width), above.height + below.height), PAPER)
+    for part, top in ((above, 0), (below, above.height)):
+        whole.paste(part, (whole.width - part.width, top))
+    return whole
+
+
+def icon() -> Image.Image:
+    """The pack's icon: the drawing of a reference picture, cut out."""
+    picture, mask = (Image.open(REFERENCES / name) for name in ("1.png", "1.mask.png"))
+    cut = picture.convert("RGBA")
+    cut.putalpha(mask.convert("L"))
+    return cut.crop(mask.convert("L").getbbox()).resize((256, 256), Image.Resampling.LANCZOS)
 
 
 def loaded(kept: Path) -> Image.Image:
-    rows = [load(kept, f"02_with_{arm}")[:3] for arm in ("original", "customised")]
-    return draw_grid(rows, ["base\nmodel", "with the\nconcept"])
+    parts = ("with", "without")
+    rows = [[load(kept, f"02_{part}_{arm}")[0] for part in parts] for arm in ("original", "customised")]
+    return draw_grid(rows, ["base\nmodel", "with the\nconcept"], ["with [V]", "without"])
 
 
 def graph(kept: Path) -> Image.Image:

@@ -102,7 +102,7 @@ def pocket_whole_job() -> Graph:
 def sd35_whole_job() -> Graph:
     g = Graph()
     model = g.add(
-        "CheckpointLoaderSimple", 20, 60, 380, 100, CHECKPOINT,
+        "CheckpointLoaderSimple", 20, 60, 380, 110, CHECKPOINT,
         properties={"models": [{"name": CHECKPOINT, "url": CHECKPOINT_URL, "directory": "checkpoints"}]},
     )  # fmt: skip
     return _whole_job(g, model, SD35)
@@ -118,7 +118,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     pure, lora = _training(g, model, data, plan)
 
     g.group("3  Apply", 1320, 0, 360, TALL)
-    latent = g.add("EmptySD3LatentImage", 1340, 60, 320, 120, plan.size, plan.size, plan.count)
+    latent = g.add("EmptySD3LatentImage", 1340, 60, 320, 130, plan.size, plan.size, plan.count)
     arms = [("original", model)]
     for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 780)):
         if concept:
@@ -153,7 +153,7 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     if plan.with_lora:
         title = "The same without pure learning: plain LoRA"
         lora = g.add("PureCCPureLearning", 880, 800, 400, 660, "LoRA", *settings, title=title, **wires)
-    g.add("PureCCSaveConcept", 460, 760, 400, 90, plan.file, concept=pure["concept"])
+    g.add("PureCCSaveConcept", 460, 760, 400, 100, plan.file, concept=pure["concept"])
     title = "Base without the trigger, customised with it"
     g.add("SaveImage", 460, 920, 400, 270, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
     g.note(460 if plan.with_lora else 880, 1250 if plan.with_lora else 920, 400, 210 if plan.with_lora else 320,
