@@ -54,8 +54,9 @@ class TrainSettings:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("rank", "warmup", "first_block", "weight_decay"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        for name in ("learning_rate", "embedding_rate", "alpha", "shift", "max_grad_norm"):
+        for name in ("learning_rate", "embedding_rate", "shift", "max_grad_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        _require(self.alpha > 0 or self.rank == 0, "alpha", self.alpha, "above 0")
         _require_one_of(self, targets=TARGETS, embeddings=EMBEDDINGS, gate=GATES, schedule=RATE_SCHEDULES, times=TIMES)
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below the number of steps, {self.steps}")
         _require(0 <= self.background_weight <= 1, "background_weight", self.background_weight, "from 0 to 1")

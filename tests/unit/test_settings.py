@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from purecc.settings import PureSettings, TrainSettings
+from purecc.settings import METHODS, PureSettings, TrainSettings
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,7 @@ from purecc.settings import PureSettings, TrainSettings
         (lambda: TrainSettings(embeddings="add"), "embeddings is add; it must be one of replace, offset, none"),
         (lambda: PureSettings(eta=-0.1), "eta is -0.1; it must be 0 or more"),
         (lambda: PureSettings(original="base"), "original is base; it must be one of frozen base, "),
+        (lambda: TrainSettings(alpha=0.0), "alpha is 0.0; it must be above 0"),
         (lambda: TrainSettings(rank=-1), "rank is -1; it must be 0 or more"),
         (
             lambda: TrainSettings(rank=0, embeddings="none"),
@@ -49,3 +50,17 @@ from purecc.settings import PureSettings, TrainSettings
 def test_settings_are_checked_where_they_are_made(settings, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings()
+
+
+def test_without_a_lora_its_alpha_does_not_matter() -> None:
+    assert TrainSettings(rank=0, alpha=0.0).rank == 0
+
+
+def test_a_method_uses_what_its_loss_reads() -> None:
+    assert "eta" in PureSettings("merged stage").used() and "eta" not in PureSettings("LoRA + DOP").used()
+    assert "scale_min" not in PureSettings(fixed_scale=0.0).used() and "scale_min" in PureSettings().used()
+    assert "class_pictures" in PureSettings("LoRA + prior preservation").used()
+    for method in METHODS:
+        pure = PureSettings(method)
+        assert {"base_anchor", "null_anchor", "train_embeddings"} <= pure.used().keys()
+        assert PureSettings(**pure.used()) == pure
