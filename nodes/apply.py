@@ -5,6 +5,7 @@ from typing import get_args
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
+from .checks import require_clip
 from .host import when_needed
 from .types import CATEGORY, ConceptWire, Gate
 
@@ -47,6 +48,7 @@ class ApplyConcept(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, concept: Concept, strength, embedding_strength, gate) -> io.NodeOutput:
+        require_clip(clip)
         model, clip = adapter.apply_concept(model, clip, concept, strength, embedding_strength, gate)
         return io.NodeOutput(model, clip, concept.trigger)
 

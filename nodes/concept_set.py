@@ -9,6 +9,7 @@ from torch import Tensor
 from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.pictures import Picture, fit, picture_files, read_folder
 from ..purecc.prompts import KINDS
+from .checks import require_clip, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
 
@@ -117,6 +118,8 @@ class ConceptSetNode(io.ComfyNode):
     def execute(
         cls, clip, vae, folder, trigger, class_word, kind, captions, resolution, tokens, pictures=None, masks=None
     ) -> io.NodeOutput:  # fmt: skip
+        require_clip(clip[0])
+        require_vae(vae[0])
         vae = vae[0]
         found = wired(pictures, masks) if folder[0] == WIRED else read_folder(folder_path(folder[0]))
         lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
@@ -155,7 +158,7 @@ def folder_path(name: str) -> Path:
     """The folder of a combo entry. Raises ValueError for a name that leads elsewhere."""
     root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (session.input_folder(), name)
     if name != Path(name).name or name in ("", ".", ".."):
-        raise ValueError(f'"{name}" is not a folder inside "{root.name}".')
+        raise ValueError(f'"{name}" is not a folder inside "{root.name}". Choose one of the list, or press R.')
     return root / name
 
 
@@ -167,9 +170,12 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
         raise ValueError("There are no pictures. Connect 3 to 5 pictures of the concept, or choose a folder.")
     if flat and len(flat) != len(pixels):
         raise ValueError(f"There are {len(pixels)} pictures but {len(flat)} masks; connect one mask for each, or none.")
-    for picture, mask in zip(pixels, flat, strict=False):
+    for i, (picture, mask) in enumerate(zip(pixels, flat, strict=False), 1):
         if mask.shape != picture.shape[:2]:
-            raise ValueError(f"A mask is {tuple(mask.shape)}, its picture {tuple(picture.shape[:2])}; make them alike.")
+            (high, wide), (mask_high, mask_wide) = picture.shape[:2], mask.shape
+            raise ValueError(
+                f"Picture {i} is {wide} x {high} px, its mask {mask_wide} x {mask_high}. Scale the mask to the picture's size."
+            )
     return [Picture(p, "", flat[i] if flat else None) for i, p in enumerate(pixels)]
 
 

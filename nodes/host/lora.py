@@ -56,7 +56,7 @@ def add_lora(model: ModelPatcher, concept: Concept, strength: float) -> None:
     added = model.add_patches(patches, strength)
     if not len(added) == len(patches) == len(places):
         raise ValueError(
-            f"ComfyUI took {len(added)} of the concept's {len(places)} LoRA modules; it may be of a newer kind."
+            f"ComfyUI took {len(added)} of the concept's {len(places)} LoRA modules; it may be of a newer kind. Update ComfyUI."
         )
 
 

@@ -29,7 +29,9 @@ def load_pocket(folder: Path = pocket_model.WEIGHTS) -> tuple[ModelPatcher, comf
         dict(pocket.transformer.state_dict()), model_options={"dtype": torch.float32}
     )
     if model is None:
-        raise RuntimeError("This version of ComfyUI does not recognise Pocket SD3's transformer as an SD3 type.")
+        raise RuntimeError(
+            "This version of ComfyUI does not recognise Pocket SD3's transformer as an SD3 type. Update ComfyUI."
+        )
     model.model.latent_format = PocketLatentFormat(pocket.vae)
     model.model.model_sampling.set_parameters(shift=pocket.scheduler.config.shift)
     return model, _clip(pocket, folder / "tokenizer"), PocketVAE(pocket.vae)

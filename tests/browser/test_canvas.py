@@ -1,0 +1,157 @@
+"""What a person finds at the canvas, on the real page: nodes by words, help with pictures, messages, the blueprint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from purecc.launch.layout import PROJECT
+from purecc.launch.server import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+LIMIT = 180_000  # ms, of anything that is waited for
+DOCS = PROJECT / "js" / "docs"
+BLUEPRINT = "Learn a concept"
+
+WORDS = {
+    "lora train": "Train Extractor",
+    "train lora": "Train Extractor",
+    "train sd3": "Train Extractor",
+    "dreambooth": "Pure Learning",
+    "fine-tune": "Pure Learning",
+    "finetune": "Pure Learning",
+    "fine tune": "Pure Learning",
+    "personalize": "Concept Set",
+    "personalise": "Concept Set",
+    "customize": "Concept Set",
+    "concept": "Train Extractor",
+    "textual inversion": "Apply Concept",
+    "sd3": "Pocket Model",
+    "before after": "Compare",
+    "learn a concept": BLUEPRINT,
+}
+
+
+def search_box(page: Page) -> Locator:
+    page.evaluate("app.graph.clear()")
+    page.mouse.dblclick(700, 250)
+    box = page.locator(".comfy-vue-node-search-container input").first
+    box.wait_for(timeout=LIMIT)
+    return box
+
+
+def test_the_search_box_finds_nodes_by_words_that_people_type(page: Page, screenshots: Path) -> None:
+    box = search_box(page)
+    missed = []
+    for words, name in WORDS.items():
+        box.fill(words)
+        try:
+            page.locator(".p-autocomplete-option", has_text=name).first.wait_for(timeout=10_000)
+        except Exception:
+            missed.append((words, name))
+        if words == "dreambooth":
+            page.screenshot(path=screenshots / "search.png")
+    assert not missed
+    box.fill("zzqx")
+    page.locator(".p-autocomplete-empty-message, .p-autocomplete-option").first.wait_for(timeout=LIMIT)
+    assert not page.locator(".p-autocomplete-option", has_text="Concept").count()
+
+
+@pytest.mark.parametrize("node_type", sorted(path.stem for path in DOCS.glob("*.md")))
+def test_the_help_page_shows_its_picture(page: Page, screenshots: Path, node_type: str) -> None:
+    assert (DOCS / f"{node_type}.jpg").stat().st_size < 60_000
+    page.evaluate(
+        """type => {
+            app.graph.clear();
+            const node = LiteGraph.createNode(type);
+            node.pos = [300, 200];
+            app.graph.add(node);
+            app.canvas.ds.scale = 1;
+            app.canvas.ds.offset = [0, 0];
+            app.canvas.selectNode(node);
+            app.canvas.setDirty(true, true);
+        }""",
+        node_type,
+    )
+    page.get_by_test_id("info-button").click()
+    page.wait_for_function(
+        "name => [...document.images].some(i => i.src.endsWith(`/docs/${name}.jpg`) && i.complete && i.naturalWidth > 100)",
+        arg=node_type,
+        timeout=LIMIT,
+    )
+    assert page.get_by_text("What can go wrong").or_(page.get_by_text("What can go wrong", exact=True)).count()
+    page.screenshot(path=screenshots / f"help {node_type}.png")
+
+
+def test_every_node_has_a_help_page(server: Server) -> None:
+    ours = {t for t in server.client.object_info() if t.startswith("PureCC")}
+    assert ours == {path.stem for path in DOCS.glob("*.md")}
+
+
+def test_a_title_on_the_canvas_is_the_name_without_the_words_for_the_search_box(page: Page) -> None:
+    titles = page.evaluate("""() => {
+        const made = LiteGraph.createNode('PureCCPureLearning');
+        const read = LiteGraph.createNode('PureCCTrainExtractor');
+        app.graph.add(made);
+        app.graph.add(read);
+        const { title, ...plain } = read.serialize();
+        read.configure(plain); // as from a file that gives no title
+        return [made.title, read.title];
+    }""")
+    assert titles == ["Pure Learning", "Train Extractor"]
+
+
+def test_a_wrong_input_shows_its_message(page: Page, screenshots: Path) -> None:
+    page.evaluate("""() => {
+        app.graph.clear();
+        const add = (type) => { const node = LiteGraph.createNode(type); app.graph.add(node); return node; };
+        const [pocket, set, text] = ['PureCCPocketModel', 'PureCCConceptSet', 'PreviewAny'].map(add);
+        pocket.connect(1, set, 0);
+        pocket.connect(2, set, 1);
+        set.connect(1, text, 0);
+        const turn = (name, value) => { set.widgets.find((w) => w.name === name).value = value; };
+        turn('folder', 'example: pink poodle');
+        turn('class_word', 'teapot');
+        turn('resolution', 128);
+    }""")
+    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    dialog = page.locator("[role=dialog]", has_text='neither the trigger "ohwx" nor the class word "teapot"')
+    dialog.wait_for(timeout=LIMIT)
+    page.screenshot(path=screenshots / "message.png")
+
+
+def test_the_blueprint_is_dropped_wired_and_run(page: Page, screenshots: Path) -> None:
+    search_box(page).fill(BLUEPRINT)
+    page.locator(".p-autocomplete-option", has_text=BLUEPRINT).first.click()
+    page.wait_for_function("() => app.graph.nodes[0]?.subgraph", timeout=LIMIT)
+    inputs, outputs, knobs = page.evaluate(
+        "() => { const n = app.graph.nodes[0]; return [n.inputs.map(i => i.name), n.outputs.map(o => o.name), n.widgets.map(w => w.name)]; }"
+    )
+    assert inputs[:4] == ["model", "clip", "vae", "pictures"] and outputs[0] == "concept"
+    assert knobs == ["trigger", "class_word", "kind", "captions", "resolution", "steps", "learning_rate", "eta"]
+    page.evaluate("""() => {
+        const node = app.graph.nodes[0];
+        const add = (type, x, y) => { const n = LiteGraph.createNode(type); n.pos = [x, y]; app.graph.add(n); return n; };
+        node.pos = [400, 100];
+        const pocket = add('PureCCPocketModel', 0, 100), picture = add('EmptyImage', 0, 300), text = add('PreviewAny', 900, 100);
+        [0, 1, 2].forEach((slot) => pocket.connect(slot, node, slot));
+        picture.connect(0, node, 3);
+        node.connect(2, text, 0);
+        const turn = (n, name, value) => { n.widgets.find((w) => w.name === name).value = value; };
+        turn(node, 'resolution', 64);
+        turn(node, 'steps', 2);
+        ['width', 'height'].forEach((side) => turn(picture, side, 64));
+    }""")
+    prompt = page.evaluate("async () => (await app.graphToPrompt()).output")
+    steps = [value["inputs"]["steps"] for value in prompt.values() if "steps" in value["inputs"]]
+    assert steps == [2, 2]  # one knob, both stages
+    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    page.wait_for_function(
+        "() => app.graph.nodes.find((n) => n.type === 'PreviewAny').widgets.some((w) => String(w.value).includes('lambda*'))",
+        timeout=LIMIT,
+    )
+    page.screenshot(path=screenshots / "blueprint.png")
