@@ -83,11 +83,11 @@ def run_prompt(server: Server, prompt: dict[str, dict]) -> tuple[Outputs, Progre
     return collect(record["outputs"], server.client, server.base), progress
 
 
-def load_workflow(project: Path) -> Path:
-    """The one file workflows/01_*.json."""
-    found = sorted((project / "workflows").glob("01_*.json"))
+def load_workflow(project: Path, number: str = "01") -> Path:
+    """The one file workflows/<number>_*.json."""
+    found = sorted((project / "workflows").glob(f"{number}_*.json"))
     if len(found) != 1:
-        raise LaunchError(f"workflows/ holds {len(found)} files named 01_*.json; the demo runs exactly one.")
+        raise LaunchError(f"workflows/ holds {len(found)} files named {number}_*.json; there must be one.")
     return found[0]
 
 

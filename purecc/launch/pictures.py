@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from purecc.launch.client import HostError
-from purecc.launch.demo import Outputs, run_prompt, write_atomically
+from purecc.launch.demo import Outputs, load_workflow, run_prompt, write_atomically
 from purecc.launch.layout import LaunchError, Layout
 from purecc.launch.process import clean_environment
 from purecc.launch.server import Server
@@ -56,7 +56,13 @@ def run_pictures(layout: Layout, device: str, parts: list[str]) -> None:
 def make_part(part: str, layout: Layout, server: Server, kept: Path) -> None:
     print(f"- {part}", flush=True)
     if part == "03":  # a model of 11.6 GB: its graph is shown, not its pictures
-        _in_venv(layout, "workflows.builder.screenshot", server.url, str(find(layout.project, part)), str(kept / part))
+        _in_venv(
+            layout,
+            "workflows.builder.screenshot",
+            server.url,
+            str(load_workflow(layout.project, part)),
+            str(kept / part),
+        )
         return
     if part == "turning":
         make_turned(layout, server, kept / part)
@@ -84,16 +90,8 @@ def make_turned(layout: Layout, server: Server, folder: Path) -> None:
         keep(_run(server, prompt), folder / name)
 
 
-def find(project: Path, part: str) -> Path:
-    """The workflow file whose name begins with the part's number."""
-    found = sorted((project / "workflows").glob(f"{part}_*.json"))
-    if len(found) != 1:
-        raise LaunchError(f"workflows/ holds {len(found)} files named {part}_*.json; there must be one.")
-    return found[0]
-
-
 def to_prompt_of(project: Path, part: str, server: Server) -> Prompt:
-    return to_prompt(json.loads(find(project, part).read_text(encoding="utf-8")), server.client.object_info())
+    return to_prompt(json.loads(load_workflow(project, part).read_text(encoding="utf-8")), server.client.object_info())
 
 
 def saving(prompt: Prompt, endings: tuple[str, ...]) -> list[str]:

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from purecc.launch.chromium import open_page
+from purecc.launch.demo import load_workflow
 from purecc.launch.layout import PACK_NAME, PROJECT
-from purecc.launch.pictures import find
 from purecc.launch.server import Server
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def test_it_opens_whole_and_tidy(
 
 def test_03_offers_the_model_for_download(browser: Browser, server: Server, screenshots: Path) -> None:
     with open_page(browser, server, Comfy_Workflow_ShowMissingModelsWarning=True) as (page, errors):
-        page.evaluate("workflow => { app.loadGraphData(workflow); }", read(find(PROJECT, "03")))
+        page.evaluate("workflow => { app.loadGraphData(workflow); }", read(load_workflow(PROJECT, "03")))
         dialog = page.locator("[role=dialog]")
         dialog.wait_for(timeout=20_000)
         page.screenshot(path=str(screenshots / "workflow_03_missing_model.png"))
@@ -124,7 +124,7 @@ def press_run_and_wait(page: Page) -> None:
 
 def test_01_runs_from_the_button_to_its_pictures(page: Page, server: Server, screenshots: Path) -> None:
     page.set_viewport_size({"width": 2400, "height": 1500})
-    open_workflow(page, read(find(PROJECT, "01")))
+    open_workflow(page, read(load_workflow(PROJECT, "01")))
     set_widgets(page, "PureCCTrainExtractor", steps=2, batch_size=1)
     set_widgets(page, "PureCCPureLearning", steps=2, batch_size=1)
     set_widgets(page, "KSampler", steps=4)
@@ -137,7 +137,7 @@ def test_01_runs_from_the_button_to_its_pictures(page: Page, server: Server, scr
 
 def test_02_runs_as_it_is_on_the_bundled_concept(page: Page, server: Server, screenshots: Path) -> None:
     page.set_viewport_size({"width": 2400, "height": 1500})
-    open_workflow(page, read(find(PROJECT, "02")))
+    open_workflow(page, read(load_workflow(PROJECT, "02")))
     press_run_and_wait(page)
     page.wait_for_timeout(500)
     page.screenshot(path=str(screenshots / "workflow_02_run.png"))

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from purecc.launch.demo import load_workflow
 from purecc.launch.install import TORCH
 from purecc.launch.layout import PACK_NAME, PROJECT, Layout
-from purecc.launch.pictures import find, to_prompt_of
+from purecc.launch.pictures import to_prompt_of
 from purecc.launch.process import clean_environment
 from purecc.launch.server import Server
 
@@ -101,7 +102,7 @@ def test_it_installs_as_the_readme_says_and_moves_nothing_of_the_host(
         nodes = {t for t, i in server.client.object_info().items() if i["python_module"] == f"custom_nodes.{PACK_NAME}"}
         assert nodes == {page.stem for page in (PROJECT / "js" / "docs").glob("*.md")}
         assert "IMPORT FAILED" not in server.log_text()
-        assert find(PROJECT, "01").stem in server.client.get("/workflow_templates")[PACK_NAME]
+        assert load_workflow(PROJECT, "01").stem in server.client.get("/workflow_templates")[PACK_NAME]
 
         prompt = to_prompt_of(PROJECT, "02", server)  # the bundled concept, without any copying
         for node in prompt.values():
