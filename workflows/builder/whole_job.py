@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
 
-TALL = 1500  # pixels, of the groups left of the pictures
+TALL = 1880  # pixels, of the groups left of the pictures
+ROOM = 860  # for a training node: its chart, its line of text and its preview come while it runs
 _BRANCHES = 1720  # where the sampling branches begin
 
 
@@ -152,11 +153,11 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     lora = None
     if plan.with_lora:
         title = "The same without pure learning: plain LoRA"
-        lora = g.add("PureCCPureLearning", 880, 800, 400, 660, "LoRA", *settings, title=title, **wires)
-    g.add("PureCCSaveConcept", 460, 760, 400, 100, plan.file, concept=pure["concept"])
+        lora = g.add("PureCCPureLearning", 880, 120 + ROOM, 400, 660, "LoRA", *settings, title=title, **wires)
+    g.add("PureCCSaveConcept", 460, 60 + ROOM, 400, 100, plan.file, concept=pure["concept"])
     title = "Base without the trigger, customised with it"
-    g.add("SaveImage", 460, 920, 400, 270, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
-    g.note(460 if plan.with_lora else 880, 1250 if plan.with_lora else 920, 400, 210 if plan.with_lora else 320,
+    g.add("SaveImage", 460, 1080, 400, 290, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
+    g.note(460 if plan.with_lora else 880, 1430 if plan.with_lora else 60 + ROOM, 400, 230 if plan.with_lora else 340,
            *plan.notes["training"])  # fmt: skip
     return pure, lora
 
