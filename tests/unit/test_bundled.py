@@ -9,22 +9,19 @@ from PIL import Image
 
 from purecc.concept import load_concept
 from purecc.fingerprint import transformer_fingerprint
-from purecc.launch.pictures import BUNDLED_CONCEPT
+from purecc.launch.layout import PROJECT
+from purecc.launch.pictures import BUNDLED_CONCEPT, weights_digest
 from purecc.pocket.model import load_pocket
 
-WORKFLOWS = Path(__file__).parents[2] / "workflows"
+WORKFLOWS = PROJECT / "workflows"
 REMEDY = "Run `python run.py pictures` to make the concept and all pictures anew, and look at them."
 NOT_RUN_HERE = "03_"  # its thumbnail is a drawing of the graph: the model is too large
 DRAWN = [p for p in sorted(WORKFLOWS.rglob("*.jpg")) if not p.name.startswith(NOT_RUN_HERE)]
 
 
-@pytest.fixture(scope="module")
-def weights() -> str:
-    return transformer_fingerprint(load_pocket().transformer)
-
-
-def test_the_bundled_concept_belongs_to_the_bundled_weights(weights: str) -> None:
+def test_the_bundled_concept_belongs_to_the_bundled_weights() -> None:
     concept = load_concept(WORKFLOWS / "concepts" / BUNDLED_CONCEPT)
+    weights = transformer_fingerprint(load_pocket().transformer)
     assert concept.role == "concept" and concept.trigger == "[V]"
     assert concept.base == weights, (
         f"{BUNDLED_CONCEPT} was trained on other weights ({concept.base}) than those in purecc/pocket/weights ({weights}). "
@@ -33,10 +30,11 @@ def test_the_bundled_concept_belongs_to_the_bundled_weights(weights: str) -> Non
 
 
 @pytest.mark.parametrize("path", DRAWN, ids=[p.stem for p in DRAWN])
-def test_a_picture_was_drawn_by_the_bundled_weights(path: Path, weights: str) -> None:
-    comment = Image.open(path).info.get("comment", b"").decode()
-    assert comment == f"base {weights}", (
-        f'{path.name} was drawn by other weights ("{comment}") than those in purecc/pocket/weights ({weights}). ' + REMEDY
+def test_a_picture_was_drawn_by_the_bundled_weights(path: Path) -> None:
+    comment, weights = Image.open(path).info.get("comment", b"").decode(), f"weights {weights_digest(PROJECT)}"
+    assert comment == weights, (
+        f'{path.name} was drawn by other weights ("{comment}") than those in purecc/pocket/weights ("{weights}"). '
+        + REMEDY
     )
 
 

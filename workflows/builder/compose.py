@@ -11,10 +11,9 @@ import torch
 from PIL import Image, ImageOps
 
 from purecc.evaluation import colour_fidelity, pixel_drift
-from purecc.fingerprint import transformer_fingerprint
 from purecc.grid import PAPER, draw_grid
+from purecc.launch.pictures import weights_digest
 from purecc.pictures import read_folder
-from purecc.pocket.model import load_pocket
 
 PROJECT = Path(__file__).resolve().parents[2]
 WORKFLOWS = PROJECT / "workflows"
@@ -145,7 +144,7 @@ def tensor(pictures: list[Image.Image]) -> torch.Tensor:
 def save(picture: Image.Image, path: Path, of_pocket: bool = True) -> None:
     """A JPEG whose comment names the weights that drew it, so that a test can tell when they were replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    comment = f"base {transformer_fingerprint(load_pocket().transformer)}" if of_pocket else "graph"
+    comment = f"weights {weights_digest(PROJECT)}" if of_pocket else "graph"
     picture.save(path, quality=84, optimize=True, comment=comment)
     print(f"  {path.relative_to(PROJECT)}: {picture.width} x {picture.height}, {path.stat().st_size / 1000:.0f} kB")
 
