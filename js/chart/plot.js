@@ -14,7 +14,7 @@ const PANELS = [
   [SERIES.scale, SERIES.cosine],
 ];
 const FONT = "11px Inter, system-ui, sans-serif";
-const SMOOTHING = 0.05; // of the run: how many steps the strong line is the mean of
+const SMOOTHING = 0.05; // of the steps shown: how many steps the strong line is the mean of
 const [LEGEND, BOTTOM, SIDE, GAP] = [18, 18, 38, 6]; // pixels
 
 /** The panels that a curve needs: [[left series, right series or undefined], ...]. */
@@ -27,7 +27,7 @@ export function panelsOf(curve) {
 export function pointAt(curve, width, x) {
   const { left, right } = frame(width, panelsOf(curve));
   if (!curve.points.length || x < left - 4 || x > right + 4) return null;
-  const step = ((x - left) / (right - left)) * curve.total;
+  const step = ((x - left) / (right - left)) * lastOf(curve);
   return curve.points.reduce((a, b) => (Math.abs(b[STEP] - step) < Math.abs(a[STEP] - step) ? b : a));
 }
 
@@ -45,13 +45,18 @@ export function plot(canvas, size, curve, hovered) {
   if (!panels.length) return message(g, width, height, sentence(curve), ink);
 
   const { left, right } = frame(width, panels);
-  const x = (step) => left + (step / Math.max(curve.total, 1)) * (right - left);
+  const x = (step) => left + (step / lastOf(curve)) * (right - left);
   const tall = (height - BOTTOM) / panels.length;
   panels.forEach((series, i) => {
     const box = { left, right, top: i * tall + LEGEND, bottom: (i + 1) * tall - (i < panels.length - 1 ? GAP : 2) };
     panel(g, box, series, curve, hovered, x, ink);
   });
   steps(g, x, height, curve, hovered, ink);
+}
+
+/** The step at the right edge: of a long run's beginning more is seen than a sliver. */
+function lastOf({ total, step }) {
+  return Math.max(1, Math.min(total, Math.max(2 * step, 20)));
 }
 
 function frame(width, panels) {
@@ -71,7 +76,7 @@ function coloursOf(canvas) {
 
 function panel(g, box, series, curve, hovered, x, ink) {
   series.forEach((one, side) => {
-    const means = smoothed(curve.points, one.column, Math.max(4, curve.total * SMOOTHING));
+    const means = smoothed(curve.points, one.column, Math.max(4, lastOf(curve) * SMOOTHING));
     const raw = curve.points.map((point) => point[one.column]);
     const [low, high] = rangeOf([...raw, ...means], one.withZero);
     const y = (value) => box.bottom - ((value - low) / (high - low)) * (box.bottom - box.top);
@@ -162,10 +167,10 @@ function steps(g, x, height, curve, hovered, ink) {
   g.fillText(text, x(0), middle);
   g.fillStyle = ink.text;
   const from = x(0) + g.measureText(text).width + 12;
-  for (const value of ticks(0, curve.total, 4)) {
+  for (const value of ticks(0, lastOf(curve), 4)) {
     const wide = g.measureText(short(value)).width;
     g.textAlign = "center";
-    const at = Math.min(x(value), x(curve.total) - wide / 2);
+    const at = Math.min(x(value), x(lastOf(curve)) - wide / 2);
     if (at - wide / 2 > from) g.fillText(short(value), at, middle);
   }
 }
