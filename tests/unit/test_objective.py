@@ -289,3 +289,10 @@ def test_without_a_shift_eta_is_twice_t() -> None:
     assert mean_time(1.0) == pytest.approx(0.5, abs=1e-9)
     assert eq.eta_at(t, 3.0, "high noise").tolist() == [0, 1.5, 6]
     assert eq.eta_at(t, 3.0, "low noise").tolist() == [6, 4.5, 0]
+
+
+@pytest.mark.parametrize("weights", MASKS, ids=["whole", "masked"])
+def test_squared_cosine_is_the_share_of_the_loss_that_lambda_takes_away(weights: Tensor | None) -> None:
+    nothing = weighted_loss(torch.zeros(3, dtype=torch.float64), weights)
+    left = weighted_loss(eq.adaptive_scale(R64, G64, weights), weights)
+    torch.testing.assert_close(eq.squared_cosine(R64, G64, weights), 1 - left / nothing, rtol=1e-10, atol=1e-12)

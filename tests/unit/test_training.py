@@ -110,10 +110,13 @@ def test_the_schedule_multiplies_both_rates_of_each_step(tmp_path: Path) -> None
     records.close()
 
 
-def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path) -> None:
-    settings = replace(SETTINGS, steps=2, accumulate=3)
+def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path, monkeypatch) -> None:
+    """The length before clipping too: AdamW alone cannot tell a sum from a mean."""
+    settings, lengths, clip = replace(SETTINGS, steps=2, accumulate=3), [], torch.nn.utils.clip_grad_norm_
     job = pure_job(tmp_path, settings=settings)
-    run(job)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: lengths.append(float(clip(*args))))
+        run(job)
     by_hand = pure_job(tmp_path, settings=settings)
     by_hand.concept = None
     by_hand.prepare()
@@ -124,15 +127,16 @@ def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path) 
         {"params": parameters[:lora], "lr": settings.learning_rate, "weight_decay": settings.weight_decay},
         {"params": parameters[lora:], "lr": settings.embedding_rate, "weight_decay": 0.0},
     ]
-    optimizer, found = torch.optim.AdamW(groups), []
+    optimizer, found, expected = torch.optim.AdamW(groups), [], []
     for numbers in ((1, 2, 3), (4, 5, 6)):
         terms = [by_hand.objective().terms(by_hand.network, batch_of(by_hand, number)) for number in numbers]
         loss = torch.stack([one.loss for one in terms]).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+        expected.append(float(clip(parameters, settings.max_grad_norm)))
         optimizer.step()
         optimizer.zero_grad()
         found.append(float(loss.detach()))
+    assert lengths == pytest.approx(expected, rel=1e-3)
     assert [record.loss for record in job.run.records()] == pytest.approx(found, rel=1e-4)
     for made, wanted in zip(learned(job.network), parameters, strict=True):
         torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-5)
