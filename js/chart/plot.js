@@ -167,7 +167,7 @@ function steps(g, x, height, curve, hovered, ink) {
   g.fillText(text, x(0), middle);
   g.fillStyle = ink.text;
   const from = x(0) + g.measureText(text).width + 12;
-  for (const value of ticks(0, lastOf(curve), 4)) {
+  for (const value of ticks(0, lastOf(curve), 4).filter(Number.isInteger)) {
     const wide = g.measureText(short(value)).width;
     g.textAlign = "center";
     const at = Math.min(x(value), x(lastOf(curve)) - wide / 2);

@@ -8,9 +8,6 @@ import purecc_pack
 import torch
 from purecc_pack.nodes import apply, pocket, train
 
-del comfy.utils.mmdit_to_diffusers
-sys.modules["comfy.patcher_extension"] = None  # importing it fails
-
 
 def said(call, *arguments) -> str:
     try:
@@ -22,6 +19,8 @@ def said(call, *arguments) -> str:
 
 with torch.inference_mode():
     model, clip, _ = pocket.PocketModel.execute().args
+    del comfy.utils.mmdit_to_diffusers
+    sys.modules["comfy.patcher_extension"] = None  # importing it fails
     print(
         json.dumps(
             {
