@@ -76,9 +76,9 @@ def loaded(kept: Path) -> Image.Image:
 
 
 def graph(kept: Path) -> Image.Image:
+    """The left part of the drawing: model, training, apply."""
     picture = Image.open(kept / "graph.png").convert("RGB")
-    picture.thumbnail((1200, 1200), Image.Resampling.LANCZOS)
-    return picture
+    return picture.crop((0, 0, picture.height, picture.height)).resize((900, 900), Image.Resampling.LANCZOS)
 
 
 def grid(kept: Path) -> Image.Image:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
 
-TALL = 1880  # pixels, of the groups left of the pictures
 ROOM = 860  # for a training node: its chart, its line of text and its preview come while it runs
 _BRANCHES = 1720  # where the sampling branches begin
 
@@ -32,6 +31,11 @@ class Plan:
     count: int  # pictures a branch
     negative: str
     notes: dict[str, tuple[str, ...]]  # place -> paragraphs: "start", "training", "gate"
+
+    @property
+    def tall(self) -> int:
+        """Pixels of the groups left of the pictures."""
+        return 1880 if self.with_lora else 1600
 
 
 POCKET = Plan(
@@ -110,7 +114,7 @@ def sd35_whole_job() -> Graph:
 
 
 def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
-    g.group("1  Model and pictures", 0, 0, 420, TALL)
+    g.group("1  Model and pictures", 0, 0, 420, plan.tall)
     data = g.add(
         "PureCCConceptSet", 20, 220, 380, 520, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
         clip=model["CLIP"], vae=model["VAE"],
@@ -118,7 +122,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     g.note(20, 900, 380, 460, *plan.notes["start"])
     pure, lora = _training(g, model, data, plan)
 
-    g.group("3  Apply", 1320, 0, 360, TALL)
+    g.group("3  Apply", 1320, 0, 360, plan.tall)
     latent = g.add("EmptySD3LatentImage", 1340, 60, 320, 130, plan.size, plan.size, plan.count)
     arms = [("original", model)]
     for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 780)):
@@ -143,7 +147,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
 
 def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node | None]:
     """Both stages; the nodes with the concept and, where the plan has it, the plain LoRA."""
-    g.group("2  Training", 440, 0, 860, TALL)
+    g.group("2  Training", 440, 0, 860, plan.tall)
     extractor = g.add(
         "PureCCTrainExtractor", 460, 60, 400, 620, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
     )
