@@ -1,13 +1,11 @@
 """Apply Concept: a trained concept on MODEL and CLIP."""
 
-from typing import get_args
-
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
 from .checks import require_clip
 from .host import when_needed
-from .types import CATEGORY, ConceptWire, Gate
+from .types import CATEGORY, GATE_CHOICES, ConceptWire
 
 adapter = when_needed("apply")
 
@@ -34,9 +32,11 @@ class ApplyConcept(io.ComfyNode):
                     tooltip="How strongly the concept's embeddings act where the trigger stands. 1 as trained, 0 off; 0.6 to 1 are useful.",
                 ),
                 io.Combo.Input(
-                    "gate", options=list(get_args(Gate)), default="conditioning",
+                    "gate", options=list(GATE_CHOICES), default="as trained",
                     tooltip="conditioning: the LoRA acts only in prompts that hold the trigger; all others give the base model's "
-                    "picture exactly. off: it always acts, as a plain LoRA does.",
+                    "picture exactly. rows: it acts on the trigger's own rows of the text only, which leaves most of the picture "
+                    "alone; for concepts that were trained so. off: it always acts, as a plain LoRA does. as trained: the gate "
+                    "that the concept was trained with, or conditioning where it was trained without.",
                 ),
             ],
             outputs=[

@@ -1,7 +1,7 @@
 """The wires of the pack, beside the host's own."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from comfy_api.latest import io
 
@@ -11,7 +11,8 @@ Data = io.Custom("PURECC_DATA")
 ConceptWire = io.Custom("PURECC_CONCEPT")
 
 CATEGORY = "PureCC"
-Gate = Literal["off", "conditioning"]  # when a concept's LoRA acts
+GateChoice = Literal["as trained", "conditioning", "rows", "off"]  # where a concept's LoRA acts, see `Concept.gate`
+GATE_CHOICES: tuple[GateChoice, ...] = get_args(GateChoice)
 
 
 @dataclass(frozen=True)

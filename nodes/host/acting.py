@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...purecc.concept import Concept
-from .lora import Moved, RowLora
+from ...purecc.concept import Concept, Gate
+from .lora import Moved, RowLora, Where
 from .marks import MAP, concept_of, marks_of, slot_of
 from .session import warn_in_node
 
@@ -27,6 +27,7 @@ class Applied:
     concept: Concept
     embedding_strength: float
     row_loras: tuple[RowLora, ...]  # none where the LoRA is a weight patch
+    gate: Gate = "conditioning"  # of the row_loras
     _vectors: dict[int, Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
@@ -81,11 +82,9 @@ def act(
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
         for one in applied:
-            here = (marks > 0) & (concept_of(marks) == one.concept.uid)
-            rows = here.any(-1).nonzero().flatten()
+            where = Where.of((marks > 0) & (concept_of(marks) == one.concept.uid), one.gate)
             for lora in one.row_loras:
-                hook = lora.hook(rows, len(x))
-                stack.callback(network.get_submodule(lora.module).register_forward_hook(hook).remove)
+                stack.callback(network.get_submodule(lora.module).register_forward_hook(lora.hook(where)).remove)
         return go_on(_with_embeddings(options, marks, applied, len(network.joint_blocks)))
 
 

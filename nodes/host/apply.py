@@ -6,9 +6,9 @@ import comfy.sd
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
-from ...purecc.concept import Concept
+from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
-from ..types import Gate
+from ..types import GateChoice
 from .acting import CONCEPTS, Applied, act, check_prompts
 from .convert import fingerprint, require_sd3
 from .lora import add_lora, row_loras
@@ -24,16 +24,18 @@ def apply_concept(
     concept: Concept,
     strength: float = 1.0,
     embedding_strength: float = 1.0,
-    gate: Gate = "off",
+    gate: GateChoice = "off",
 ) -> tuple[ModelPatcher, comfy.sd.CLIP]:
     """MODEL and CLIP with the concept, to be chained for several; the given ones stay as they are.
 
     `strength` scales the LoRA: with the gate "off" everywhere, as any LoRA; with "conditioning" in those pictures of a
-    batch only whose prompt holds the trigger, so that all others are the base model's bit for bit. `embedding_strength`
-    blends the layer-wise embeddings in at the trigger's rows. Both 0: the base model, and the trigger reads as the class
-    word. Raises ValueError where the concept does not fit the MODEL or is on it already.
+    batch only whose prompt holds the trigger, with "rows" at the trigger's rows of the text stream only, so that all others
+    are the base model's bit for bit. `embedding_strength` blends the layer-wise embeddings in at the trigger's rows. Both
+    0: the base model, and the trigger reads as the class word. Raises ValueError where the concept does not fit the MODEL
+    or is on it already.
     """
     require_sd3(model)
+    gate = gate_of(concept, gate)
     lora_acts = concept.lora is not None and strength != 0
     embeddings_act = concept.embeddings is not None and embedding_strength != 0
     if not (lora_acts or embeddings_act):
@@ -44,16 +46,23 @@ def apply_concept(
     if warning:
         log.warning("PureCC: %s", warning)
 
-    gated = row_loras(model, concept, strength) if lora_acts and gate == "conditioning" else ()
+    gated = row_loras(model, concept, strength, gate) if lora_acts and gate != "off" else ()
     patched = model.clone()
     if lora_acts and gate == "off":
         add_lora(patched, concept, strength)
-    applied = Applied(concept, embedding_strength, gated)
+    applied = Applied(concept, embedding_strength, gated, gate)
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
     if not carried:
         patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, act)
         patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, check_prompts)
     return patched, with_triggers(clip, {concept.trigger: concept.placeholder})
+
+
+def gate_of(concept: Concept, choice: GateChoice) -> Gate:
+    """The gate that a choice means: "as trained" is the concept's own, or "conditioning" where it was trained with none."""
+    if choice != "as trained":
+        return choice
+    return "conditioning" if concept.gate == "off" else concept.gate
 
 
 def base_warning(model: ModelPatcher, concept: Concept) -> str:

@@ -1,4 +1,6 @@
-"""A concept's LoRA on the host's MODEL: as native weight patches, or for chosen rows of the batch only."""
+"""A concept's LoRA on the host's MODEL: as native weight patches, or in forward hooks where a prompt asks for it."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -6,7 +8,8 @@ import comfy.lora
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...purecc.concept import Concept, LoraWeights
+from ...purecc.concept import Concept, Gate, LoraWeights
+from ...purecc.targets import in_text_stream
 from .convert import PREFIX, HostWeights
 
 
@@ -23,8 +26,23 @@ class Moved:
 
 
 @dataclass(frozen=True)
+class Where:
+    """Places in what a Linear reads, [batch, rows, width]."""
+
+    indices: tuple[Tensor, ...]  # (samples [n],) or (samples [n], text rows [n])
+    shape: tuple[int, ...]  # that the indexed axes must have
+
+    @staticmethod
+    def of(here: Tensor, gate: Gate) -> Where:
+        """`here` [batch, rows] bool, the trigger's text rows: these with the gate "rows", else the pictures that have some."""
+        if gate == "rows":
+            return Where(here.nonzero(as_tuple=True), tuple(here.shape))
+        return Where((here.any(-1).nonzero().flatten(),), (len(here),))
+
+
+@dataclass(frozen=True)
 class RowLora:
-    """One LoRA module that acts in a forward hook of the host's Linear, on some rows of the batch."""
+    """One LoRA module that acts in a forward hook of the host's Linear, in some pictures or text rows."""
 
     module: str  # the host's Linear, below its diffusion_model
     start: int  # its outputs [start, start + length): q, k and v are parts of one Linear
@@ -32,18 +50,19 @@ class RowLora:
     a: Moved  # [rank, in]
     b: Moved  # [length, rank], times alpha / rank and strength
 
-    def hook(self, rows: Tensor, batch: int):
-        """A forward hook for `rows` [n], indices into the batch."""
+    def hook(self, where: Where):
+        """A forward hook that adds the LoRA's change there."""
 
         def add(linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             x = args[0]
-            if x.shape[0] != batch:
+            got = tuple(x.shape[: len(where.shape)])
+            if got != where.shape:
                 raise RuntimeError(
-                    f"Another node changed the batch inside the model ({batch} to {x.shape[0]}), so PureCC cannot tell "
-                    'which pictures have the trigger. Set the gate of Apply Concept to "off".'
+                    f"Another node changed the batch or the text inside the model ({where.shape} to {got}), so PureCC cannot "
+                    'tell where the trigger is. Set the gate of Apply Concept to "off".'
                 )
-            change = x[rows] @ self.a.like(x).T @ self.b.like(x).T
-            output[rows, ..., self.start : self.start + self.length] += change.to(output.dtype)
+            change = x[where.indices] @ self.a.like(x).T @ self.b.like(x).T
+            output[(*where.indices, ..., slice(self.start, self.start + self.length))] += change.to(output.dtype)
 
         return add
 
@@ -60,10 +79,15 @@ def add_lora(model: ModelPatcher, concept: Concept, strength: float) -> None:
         )
 
 
-def row_loras(model: ModelPatcher, concept: Concept, strength: float) -> tuple[RowLora, ...]:
-    """The LoRA for `RowLora.hook`. Raises ValueError where any module does not fit."""
+def row_loras(model: ModelPatcher, concept: Concept, strength: float, gate: Gate) -> tuple[RowLora, ...]:
+    """The LoRA for `RowLora.hook`; with the gate "rows" that of the text stream alone.
+
+    Raises ValueError where any module does not fit, or none would act.
+    """
     made = []
     for module, place in _places(model, concept).items():
+        if gate == "rows" and not in_text_stream(module):
+            continue
         key, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
         a, b = concept.lora.matrices[module]
         if change is not None:
@@ -71,6 +95,11 @@ def row_loras(model: ModelPatcher, concept: Concept, strength: float) -> tuple[R
         start = part[1] if part else 0
         name = key[len(PREFIX) :].removesuffix(".weight")
         made.append(RowLora(name, start, len(b), Moved(a.float()), Moved(b.float() * concept.lora.scale * strength)))
+    if not made:
+        raise ValueError(
+            f'The LoRA of "{concept.trigger} {concept.class_word}" is in the picture stream only, so with the gate "rows" it '
+            'would do nothing. Set the gate to "conditioning".'
+        )
     return tuple(made)
 
 

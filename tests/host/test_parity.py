@@ -18,6 +18,7 @@ CHECKS = {
     "of_pocket": ("prediction", "text", "pictures", "sampling", "previews", "conversion", "float8", "facts"),
     "of_triggers": ("triggers", "codes", "training_text", "real_tokenizers"),
     "of_concepts": ("lora", "embeddings", "base_is_kept", "several_concepts", "shapes"),
+    "of_gates": ("gate_rows", "gate_choices", "gate_beside_a_lora"),
     "of_wiring": ("other_nodes", "messages"),
     "of_session": ("session_of_training", "folders"),
 }
