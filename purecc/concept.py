@@ -27,7 +27,7 @@ from .prompts import KINDS, Kind, Placeholder
 
 Role = Literal["extractor", "concept"]
 EmbeddingMode = Literal["replace", "offset"]
-Gate = Literal["off", "conditioning", "rows"]
+Gate = Literal["off", "picture", "conditioning", "rows"]
 GATES: tuple[Gate, ...] = get_args(Gate)
 T5_SLOT = 32  # slots 0..31 are embeddings of the CLIP part of the text stream, 32..63 of the T5 part
 

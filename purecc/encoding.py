@@ -1,6 +1,6 @@
 """Encoded texts: what the transformer reads, and which rows stand for the concept."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -31,6 +31,7 @@ class TextBatch:
     rows: Tensor  # [batch, rows, width]
     pooled: Tensor  # [batch, pooled width]
     marks: Tensor  # [batch, rows]
+    guided: Tensor | None = None  # [batch] bool: negatives of pictures whose prompt holds the trigger (gate "picture")
 
     @staticmethod
     def of(
@@ -45,7 +46,17 @@ class TextBatch:
 
     def __add__(self, other: "TextBatch") -> "TextBatch":
         join = lambda name: torch.cat([getattr(self, name), getattr(other, name)])  # noqa: E731
-        return TextBatch(join("rows"), join("pooled"), join("marks"))
+        return TextBatch(join("rows"), join("pooled"), join("marks"), torch.cat([self.shows, other.shows]))
+
+    @property
+    def shows(self) -> Tensor:
+        """[batch] bool: whose picture shows the concept: its text holds the trigger, or it is such a text's negative."""
+        holds = (self.marks > 0).any(1)
+        return holds if self.guided is None else holds | self.guided
+
+    def as_negative_of(self, conditional: "TextBatch") -> "TextBatch":
+        """The same, remembering which of the pictures that it is taken away from show the concept."""
+        return replace(self, guided=conditional.shows)
 
 
 class PocketTextEncoder:

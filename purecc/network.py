@@ -4,10 +4,12 @@ Each model but the base is a peft LoRA adapter and a set of layer-wise embedding
 names the model it wants. A model's gate says where it acts:
 
     "off"           the LoRA acts everywhere, the embeddings at the trigger's rows
+    "picture"       the LoRA acts where the text holds the trigger, and in the negative that it is guided against
     "conditioning"  both act in those samples of a batch only whose text holds the trigger
     "rows"          the LoRA acts at the trigger's rows of the text stream only; the picture stream keeps its weights
 
-With the last two, texts without the trigger give the base model's velocity bit for bit.
+With all but "off", pictures whose prompt lacks the trigger are the base model's bit for bit. "conditioning" and "rows" guide
+against the base's own null prediction: what LoRA shifts in common no longer cancels, and guidance multiplies it.
 """
 
 import math
@@ -204,15 +206,15 @@ class AdaptedNetwork:
 
     def _acting(self, text: TextBatch, model: str | None, strength: float, embedding_strength: float) -> _Acting:
         marked = text.marks > 0
-        holds = marked.any(1)  # [batch] whose text holds the trigger
-        some = bool(holds.any())
-        embeddings = self.embeddings.get(model) if some and embedding_strength else None
         gate = self.gates.get(model, "off")
+        holds = text.shows if gate == "picture" else marked.any(1)  # [batch] where the gate is open
+        some = bool(holds.any())
+        embeddings = self.embeddings.get(model) if embedding_strength and bool(marked.any()) else None
         if model not in self._lora or strength == 0 or (gate != "off" and not some):
             lora = _NO_LORA
         elif gate == "rows":
             lora = _Lora(model, 0.0, strength * marked[..., None].float())
-        elif gate == "conditioning" and not bool(holds.all()):
+        elif gate in ("picture", "conditioning") and not bool(holds.all()):
             scale = strength * holds[:, None, None].float()
             lora = _Lora(model, scale, scale)
         else:

@@ -26,6 +26,7 @@ def guided_velocity(
 
     Strengths as in `AdaptedNetwork.velocity`.
     """
+    negative = negative.as_negative_of(conditional)
     strengths = {"strength": strength, "embedding_strength": embedding_strength}
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:

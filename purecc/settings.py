@@ -39,7 +39,7 @@ class TrainSettings:
     weight_decay: float = 1e-4  # of the LoRA
     seed: int = 0
     checkpoint_every: int = 50  # steps
-    gate: Gate = "off"  # where LoRA and embeddings act: everywhere, in texts that hold the trigger, on its rows alone
+    gate: Gate = "off"  # where LoRA and embeddings act, see `network`
     first_block: int = 0  # that carries the LoRA
     last_block: int | None = None  # itself too; None: the last there is
     schedule: RateSchedule = "constant"  # of both learning rates

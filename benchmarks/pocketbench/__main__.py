@@ -6,9 +6,7 @@ python -m benchmarks.pocketbench --report
 """
 
 import argparse
-import logging
 import os
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -18,27 +16,12 @@ from purecc.pocket.model import load_pocket
 
 from . import report
 from .arms import ARMS, QUICK, STRENGTHS
-from .case import Case, bench
+from .case import Case
 from .concepts import QUICK as QUICK_CONCEPTS
-from .concepts import SMALL, concept
+from .concepts import SMALL
+from .worker import result_path, run_cases
 
 RESULTS = Path(__file__).parent / "results"
-log = logging.getLogger("pocketbench")
-
-
-def result_path(folder: Path, name: str, arm: str, seed: int) -> Path:
-    return folder / f"{name} - {arm} - {seed}.json"
-
-
-def run_cases(
-    work: Path, folder: Path, noise_seeds: int, strengths, name: str, seed: int, arms: list[str], changes
-) -> None:
-    """All arms of one concept and seed, one after another, in a process of its own: they share the extractors."""
-    measuring = bench(work, noise_seeds, strengths)
-    for arm in arms:
-        start = time.monotonic()
-        measuring.measure(concept(name), arm, ARMS[arm], seed, **changes).save(result_path(folder, name, arm, seed))
-        log.warning("%s, %s, seed %d: %.0f s", name, arm, seed, time.monotonic() - start)
 
 
 def is_current(path: Path, base: str) -> bool:
@@ -53,6 +36,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--concepts", nargs="+", default=list(SMALL))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--noises", type=int, default=1, help="pictures for each prompt")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2 * 2))
     parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"), help="runs and pictures")
     parser.add_argument("--report", action="store_true", help="run nothing")
@@ -60,10 +44,10 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     base = transformer_fingerprint(load_pocket().transformer)
     title = "quick" if args.quick else "development"
-    folder, changes, noise_seeds, strengths = RESULTS / title, {}, 2, STRENGTHS
+    folder, changes, noise_seeds, strengths = RESULTS / title, {}, args.noises, STRENGTHS
     if args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
-        changes, noise_seeds, strengths = {"steps": 150}, 1, (0.6, 1.0)
+        changes, noise_seeds, strengths = {"steps": 120}, 1, (0.6, 1.0)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = []

@@ -5,8 +5,8 @@ A case's result is a `Case`: columns of figures, a row for each picture, small e
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +115,7 @@ class Bench:
         job = PureJob(self.network(), data, settings, self.scaling, runs, self.base, pure, extractor)
         for _ in job:
             pass
-        return job.concept
+        return replace(job.concept, gate=arm.sampling_gate) if arm.sampling_gate else job.concept
 
     @torch.no_grad()
     def draw(
@@ -234,10 +234,3 @@ def as_row(pictures: Tensor) -> np.ndarray:
 
 def reference_row(shown: list[Reference]) -> np.ndarray:
     return np.concatenate([np.asarray(r.picture) for r in shown], axis=1)
-
-
-@cache
-def bench(work: Path, noise_seeds: int, strengths: tuple[float, ...]) -> Bench:
-    """One for each process."""
-    torch.set_num_threads(1)
-    return Bench(work, noise_seeds, strengths)

@@ -1,15 +1,14 @@
 """What is taught, with which pictures, and which prompts are drawn afterwards."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from purecc.pocket.art import Sprite, sprites
+from purecc.pocket.art import Sprite, sprites, sprites_by_class
 from purecc.pocket.references import reference_scenes
-from purecc.pocket.scenes import Scene, describe, mask, random_scene, render
+from purecc.pocket.scenes import Scene, describe, mask, place_thing, random_scene, render
 from purecc.pocket.specification import BACKGROUNDS, CLASSES, PLACES, RESOLUTION
 
 from .looks import LOOKS
@@ -106,48 +105,73 @@ def references(concept: BenchConcept) -> list[Reference]:
     return [shown(concept, scene, crop=8 if i == 3 else 0) for i, scene in enumerate(scenes)]
 
 
-def held_out(concept: BenchConcept, count: int = 24) -> list[Reference]:
-    """The concept in scenes that it is not learnt from: the ceiling of every witness."""
-    return [shown(concept, scene) for scene in scenes_of(concept, count, concept.seed + 100_000)]
+def held_out(concept: BenchConcept, variants: int = 4) -> list[Reference]:
+    """The concept itself in the very scenes that are asked for: the ceiling of every witness."""
+    rng = np.random.default_rng(concept.seed + 100_000)
+    sprites_ = [sprite_of(concept)] if concept.kind == "instance" else None
+    return [shown(concept, s) for _ in range(variants) for s in _asked(concept, rng, sprites_)]
 
 
-def another(concept: BenchConcept, count: int = 24) -> list[Reference]:
-    """Another instance in the same art style (same vendor, the class nearest by name order), or another look: a floor."""
+def another(concept: BenchConcept, variants: int = 4) -> list[Reference]:
+    """All the other concepts of this kind and artist, in turn, in the scenes that are asked for: a floor."""
+    rng = np.random.default_rng(concept.seed + 200_000)
     others = [c for c in concepts(concept.split) if c.kind == concept.kind and c.name != concept.name]
-    other = min(others, key=lambda c: (c.class_word != concept.class_word, c.name))
-    return [shown(other, scene) for scene in scenes_of(other, count, concept.seed + 200_000)]
+    if concept.kind == "style":
+        return [shown(o, s) for o in others for _ in range(variants) for s in _asked(concept, rng, None)]
+    drawings = [sprite_of(other) for other in others]
+    order = [drawings[i] for i in rng.permutation(len(drawings))]
+    return [shown(concept, s) for v in range(variants) for s in _asked(concept, rng, order[6 * v :] + order[: 6 * v])]
+
+
+#: size and place of the concept in the six prompts that ask for it; where a second thing stands, if there is one
+_LAYOUTS = (
+    ("big", "in the middle", None), ("", "on the left", None), ("big", "on the right", None),
+    ("", "in the middle", None), ("", "on the left", "on the right"), ("", "on the right", "on the left"),
+)  # fmt: skip
+
+
+def _words(concept: BenchConcept) -> tuple[str, list[str], list[str]]:
+    """The word of the thing that is asked for, other classes, and backgrounds that no reference has."""
+    rng = np.random.default_rng(concept.seed + 300_000)
+    learnt = {scene.background for scene in scenes_of(concept, REFERENCES, concept.seed)}
+    new = [str(b) for b in rng.permutation(sorted(set(BACKGROUNDS) - learnt))]
+    others = [str(c) for c in rng.permutation([c for c in CLASSES if c != concept.class_word])]
+    word = concept.class_word if concept.kind == "instance" else others.pop()
+    return word, others, new
+
+
+def _asked(concept: BenchConcept, rng: np.random.Generator, drawings: list[Sprite] | None) -> list[Scene]:
+    """Composed pictures of the six prompts with the concept; its drawing is one of `drawings` in turn, or of base art."""
+    word, others, new = _words(concept)
+    art = sprites_by_class("base")
+    pick = lambda name: art[name][int(rng.integers(len(art[name])))]  # noqa: E731
+    scenes = []
+    for i, (size, place, beside) in enumerate(_LAYOUTS):
+        sprite = drawings[i % len(drawings)] if drawings else pick(word)
+        things = [place_thing(sprite, size, place, rng, 0.8 if beside else 1.0)]
+        if beside:
+            things.append(place_thing(pick(others[i]), "", beside, rng, 0.8))
+        scenes.append(Scene(tuple(things), new[i], int(rng.integers(2**31))))
+    return scenes
 
 
 def prompts(concept: BenchConcept) -> list[Prompt]:
     """New scenes with the concept (two with a second thing beside it), and texts without it: same class, others, null."""
-    rng = np.random.default_rng(concept.seed + 300_000)
-    learnt = {scene.background for scene in scenes_of(concept, REFERENCES, concept.seed)}
-    new = [BACKGROUNDS[b] for b in rng.permutation(sorted(set(BACKGROUNDS) - learnt))]
-    others = [str(c) for c in rng.permutation([c for c in CLASSES if c != concept.class_word])]
-    return list(_prompts(concept, new, others))
-
-
-def _prompts(concept: BenchConcept, new: list[str], others: list[str]) -> Iterator[Prompt]:
-    def pair(text: str, role: Role = "concept") -> Prompt:  # text with {} where the trigger belongs
-        base = " ".join(text.format("").split())
+    word, others, new = _words(concept)
+    found = []
+    for scene in _asked(concept, np.random.default_rng(0), None):
+        things = sorted(scene.things, key=lambda thing: list(PLACES).index(thing.place))
+        base = describe(replace(scene, things=tuple(things)))
         if concept.kind == "style":
-            return Prompt(role, f"{base} in {TRIGGER} style", base)
-        return Prompt(role, " ".join(text.format(TRIGGER).split()), base)
-
-    word = concept.class_word if concept.kind == "instance" else others[5]
-    places = list(PLACES)
-    yield pair(f"a big {{}} {word} {places[1]} {new[0]}")
-    yield pair(f"a {{}} {word} {places[0]} {new[1]}")
-    yield pair(f"a big {{}} {word} {places[2]} {new[2]}")
-    yield pair(f"a {{}} {word} {places[1]} {new[3]}")
-    yield pair(f"a {{}} {word} {places[0]} and a {others[0]} {places[2]} {new[4]}")
-    yield pair(f"a {others[1]} {places[0]} and a {{}} {word} {places[2]} {new[5]}")
-    for text in (f"a big {word} {places[1]} {new[1]}", f"a {word} {places[0]} {new[4]}", f"a {word}"):
-        yield Prompt("same class", text, text)
-    for text in (
-        f"a {others[2]} {places[2]} {new[0]}",
-        f"a big {others[3]} {places[0]} {new[2]}",
-        f"a {others[4]} {new[3]}",
-    ):
-        yield Prompt("other", text, text)
-    yield Prompt("null", "", "")
+            found.append(Prompt("concept", f"{base} in {TRIGGER} style", base))
+        else:
+            found.append(Prompt("concept", base.replace(f" {word} ", f" {TRIGGER} {word} ", 1), base))
+    of = lambda name, rest: f"{'an' if name[0] in 'aeiou' else 'a'} {name} {rest}".strip()  # noqa: E731
+    where = lambda place, background: f"{place} {BACKGROUNDS[new[background]]}"  # noqa: E731
+    same = (f"a big {word} {where('in the middle', 1)}", of(word, where("on the left", 4)), of(word, ""))
+    rest = (
+        of(others[6], where("on the right", 0)), f"a big {others[7]} {where('on the left', 2)}",
+        of(others[8], BACKGROUNDS[new[3]]),
+    )  # fmt: skip
+    found += [Prompt("same class", text, text) for text in same] + [Prompt("other", text, text) for text in rest]
+    return [*found, Prompt("null", "", "")]

@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from purecc.files import save_tensors
+from purecc.files import load_tensors, save_tensors
 from purecc.pocket.art import Sprite, sprites
 from purecc.pocket.autoencoder import PocketAutoencoder
 from purecc.pocket.model import WEIGHTS as POCKET
@@ -246,15 +246,22 @@ class Store:
         return self.pixels[chosen.flatten()], torch.arange(12).repeat_interleave(VIEWS)
 
 
-def train(name: str, minutes: float, autoencoder: PocketAutoencoder, rate: float = 2e-3) -> nn.Module:
-    """One judge, from nothing; the rate falls to zero over the minutes."""
+def train(name: str, minutes: float, autoencoder: PocketAutoencoder, more: bool, rate: float) -> tuple[nn.Module, int]:
+    """One judge, from nothing or from where it stands (`more`), and its steps; the rate falls to zero over the minutes."""
     torch.manual_seed(0)
-    judge = (SceneJudge() if name == "scene" else Embedder()).to(memory_format=torch.channels_last)
+    judge, first = SceneJudge() if name == "scene" else Embedder(), 0
+    if more:
+        tensors, header = load_tensors(WEIGHTS / f"{name}.safetensors")
+        judge.load_state_dict(tensors)
+        first = int(header["steps"])
+    judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.02, fused=True)
-    rng, step, losses, start = np.random.default_rng(1), 0, [], time.monotonic()
+    rng, step, losses, start, store = np.random.default_rng(1 + first), first, [], time.monotonic(), None
     while (share := (time.monotonic() - start) / (60 * minutes)) < 1:
-        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100) * (1 - share)
-        if step % REUSED == 0:  # composing costs more than learning, so a store of pictures is gone through some times
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step - first + 1) / 100) * (1 - share)
+        if (
+            store is None or step % REUSED == 0
+        ):  # composing costs more than learning, so a store of pictures is gone through some times
             store = Store(name, rng, step // REUSED, autoencoder)
         pixels, wanted = store.batch(rng)
         with torch.autocast("cpu", torch.bfloat16):
@@ -268,25 +275,28 @@ def train(name: str, minutes: float, autoencoder: PocketAutoencoder, rate: float
         if step % 50 == 0:
             log.info("%s: step %d, loss %.3f, %.1f minutes", name, step, np.mean(losses), share * minutes)
             losses.clear()
-    return judge.eval()
+    return judge.eval(), step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("judges", nargs="*", default=["scene", "drawing", "style"])
     parser.add_argument("--minutes", type=float, default=10, help="for each judge")
+    parser.add_argument("--more", action="store_true", help="go on from the weights that there are")
+    parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--autoencoder", type=Path, default=POCKET / "vae")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(1)
     autoencoder = PocketAutoencoder.from_pretrained(args.autoencoder, torch_dtype=torch.float32).requires_grad_(False)
     for name in args.judges:
-        judge = train(name, args.minutes, autoencoder)
+        judge, steps = train(name, args.minutes, autoencoder, args.more, args.rate)
         if name == "scene":
             figures = accuracy(judge, autoencoder)
         else:
             batch = drawing_batch if name == "drawing" else style_batch
             figures = {"nearest is of its kind, 24 kinds": round(retrieval(judge, batch, autoencoder), 4)}
+        figures["steps"] = steps
         log.info("%s: %s", name, figures)
         weights = {
             key: value.half().contiguous() if value.is_floating_point() else value

@@ -15,13 +15,14 @@ from purecc.concept import load_concept, save_concept
 from purecc.encoding import TextBatch
 from purecc.files import load_tensors
 from purecc.network import BASE, PURE, AdaptedNetwork
+from purecc.sampling import guided_velocity
 from purecc.settings import PureSettings
 from purecc.targets import TARGETS, in_text_stream
 
 X, T = noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8])
 MARKED, PLAIN = text("a [V] dog on the beach", count=2), text("a dog on the beach", count=2)
 MIXED = text("a [V] dog on the beach") + text("")
-GATES = ["conditioning", "rows"]
+GATES = ["picture", "conditioning", "rows"]
 
 
 def gated(gate: str, dtype: torch.dtype = torch.float32, targets: str = "attention, attn2 and mlp") -> AdaptedNetwork:
@@ -49,6 +50,30 @@ def test_without_the_trigger_it_is_the_base_bit_for_bit(gate: str, dtype: torch.
     assert float((mixed[0] - of_base[0]).norm() / of_base[0].norm()) > 0.05
     without_gate = v(gated("off", dtype), PURE, MIXED)
     assert not torch.equal(without_gate[1], of_base[1])
+
+
+def test_in_a_picture_with_the_trigger_the_negative_has_the_lora_too() -> None:
+    adapted, ungated = gated("picture"), gated("off")
+    null = text("", count=2)
+    negative = null.as_negative_of(MIXED)  # of a picture with the trigger and of one without
+    found, everywhere, base = v(adapted, PURE, negative), v(ungated, PURE, null), v(adapted, BASE, null)
+    torch.testing.assert_close(found[0], everywhere[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(found[1], base[1])
+    assert not torch.allclose(found[0], base[0], atol=1e-2)
+    both = negative + MIXED
+    assert both.shows.tolist() == [True, False, True, False]
+
+
+def test_guided_sampling_with_the_picture_gate_is_the_ungated_or_the_base() -> None:
+    adapted, ungated = gated("picture"), gated("off")
+    null = text("", count=2)
+    x_t, t = X, T
+    with torch.no_grad():
+        found = guided_velocity(adapted, MIXED, null, 4.0, PURE)(x_t, t)
+        off = guided_velocity(ungated, MIXED, null, 4.0, PURE)(x_t, t)
+        base = guided_velocity(adapted, MIXED, null, 4.0, BASE)(x_t, t)
+    torch.testing.assert_close(found[0], off[0], rtol=1e-4, atol=1e-3)
+    assert torch.equal(found[1], base[1])
 
 
 @pytest.mark.parametrize("gate", GATES)
@@ -129,7 +154,7 @@ def test_a_file_without_a_gate_is_ungated_and_one_of_a_newer_kind_refused(tmp_pa
     safetensors.torch.save_file(tensors, tmp_path / "old.safetensors", metadata)
     assert load_concept(tmp_path / "old.safetensors").gate == "off"
     safetensors.torch.save_file(tensors, tmp_path / "newer.safetensors", metadata | {"purecc.gate": '"time"'})
-    with pytest.raises(ValueError, match='has the gate "time"; this version knows off, conditioning, rows'):
+    with pytest.raises(ValueError, match='has the gate "time"; this version knows off, picture, conditioning, rows'):
         load_concept(tmp_path / "newer.safetensors")
 
 

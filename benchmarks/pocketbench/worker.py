@@ -1,0 +1,38 @@
+"""What a worker process of PocketBench does: all arms of one concept and seed, one after another."""
+
+import logging
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arms import ARMS
+from .case import Bench
+from .concepts import concept
+
+log = logging.getLogger("pocketbench")
+
+
+def result_path(folder: Path, name: str, arm: str, seed: int) -> Path:
+    return folder / f"{name} - {arm} - {seed}.json"
+
+
+@cache
+def bench(work: Path, noise_seeds: int, strengths: tuple[float, ...]) -> Bench:
+    """One for each process, on one thread: two processes of two threads each would spin against one another."""
+    torch.set_num_threads(1)
+    return Bench(work, noise_seeds, strengths)
+
+
+def run_cases(
+    work: Path, folder: Path, noise_seeds: int, strengths: tuple[float, ...], name: str, seed: int, arms: list[str],
+    changes: dict[str, Any],
+) -> None:  # fmt: skip
+    """Measures and saves each case; arms of one concept share its extractor, so they belong into one process."""
+    measuring = bench(work, noise_seeds, strengths)
+    for arm in arms:
+        start = time.monotonic()
+        measuring.measure(concept(name), arm, ARMS[arm], seed, **changes).save(result_path(folder, name, arm, seed))
+        log.warning("%s, %s, seed %d: %.0f s", name, arm, seed, time.monotonic() - start)

@@ -1,0 +1,149 @@
+"""PocketBench's parts: what is taught, the witnesses, the statistics. Small pictures and closed forms; no training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.base_quality import wilson_lower
+from benchmarks.pocketbench import concepts as taught
+from benchmarks.pocketbench.arms import ARMS, QUICK
+from benchmarks.pocketbench.networks import load_judges
+from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above
+from benchmarks.pocketbench.train_judges import to_pixels
+from benchmarks.pocketbench.witnesses import change, colour_likeness, kernel_distance, ssim, template_likeness
+from purecc.pocket.specification import TEXT_ROWS
+
+SMALL = [taught.concept(name) for name in taught.SMALL]
+
+
+@pytest.mark.parametrize("concept", SMALL, ids=lambda c: c.name)
+def test_references_vary_and_prompts_are_new_scenes(concept) -> None:
+    shown = taught.references(concept)
+    assert len(shown) == 5 and len({r.caption for r in shown}) == 5
+    assert len({np.asarray(r.picture).tobytes() for r in shown}) == 5
+    learnt = [phrase for phrase in taught.BACKGROUNDS.values() if any(phrase in r.caption for r in shown)]
+    asked = [p for p in taught.prompts(concept) if p.role == "concept"]
+    assert asked
+    for prompt in asked:
+        assert taught.TRIGGER in prompt.complete and taught.TRIGGER not in prompt.base
+        assert not any(phrase in prompt.complete for phrase in learnt)
+        assert len(prompt.complete.split()) + 2 <= TEXT_ROWS
+
+
+@pytest.mark.parametrize("concept", SMALL, ids=lambda c: c.name)
+def test_prompts_without_the_concept_do_not_name_it(concept) -> None:
+    rest = [p for p in taught.prompts(concept) if p.role != "concept"]
+    assert {p.role for p in rest} == {"same class", "other", "null"}
+    assert all(p.complete == p.base and taught.TRIGGER not in p.complete for p in rest)
+
+
+def test_enough_concepts_in_each_split() -> None:
+    count = lambda split, kind: sum(c.kind == kind for c in taught.concepts(split))  # noqa: E731
+    assert count("development", "instance") >= 4 and count("development", "style") >= 2
+    assert count("test", "instance") >= 12 and count("test", "style") >= 6
+    assert not {c.name for c in taught.concepts("development")} & {c.name for c in taught.concepts("test")}
+
+
+def test_a_floor_is_another_concept() -> None:
+    for concept in SMALL:
+        pictures = [np.asarray(r.picture).tobytes() for r in taught.another(concept, 1)]
+        assert not set(pictures) & {np.asarray(r.picture).tobytes() for r in taught.held_out(concept, 1)}
+
+
+@pytest.mark.parametrize("name", ["poodle", "taxi"])
+def test_the_template_tells_the_concept_from_another(name: str) -> None:
+    concept = taught.concept(name)
+    sprite = taught.sprite_of(concept)
+    own, other = (to_pixels([r.picture for r in f(concept, 1)]) for f in (taught.held_out, taught.another))
+    own, other = template_likeness(own, sprite), template_likeness(other, sprite)
+    assert own.min() > other.max()
+    assert own.max() <= 1
+
+
+def test_colours_tell_the_concept_from_another() -> None:
+    concept = taught.concept("poodle")
+    shown = taught.references(concept)
+    wanted = to_pixels([r.picture for r in shown])
+    masks = torch.stack([torch.from_numpy(np.asarray(r.mask, dtype=np.float32) / 255) for r in shown])
+    own, other = (to_pixels([r.picture for r in f(concept, 1)]) for f in (taught.held_out, taught.another))
+    assert colour_likeness(own, wanted, masks).mean() > 1.3 * colour_likeness(other, wanted, masks).mean()
+
+
+def test_nothing_changed_is_no_change() -> None:
+    pictures = to_pixels([r.picture for r in taught.references(taught.concept("taxi"))])
+    same = change(load_judges(), pictures, pictures)
+    assert same.pixels.abs().max() == 0 and same.background_pixels.abs().max() == 0
+    assert torch.allclose(same.background_ssim, torch.ones(5), atol=1e-4)
+    assert torch.equal(same.seg_cons, torch.ones(5)) and same.layout.abs().max() == 0
+    assert same.feature.abs().max() < 1e-5
+
+
+def test_a_change_of_the_object_alone_leaves_the_background() -> None:
+    concept = taught.concept("poodle")
+    scene = taught.scenes_of(concept, 1, 3)[0]
+    with_object = to_pixels([taught.render(scene)])
+    mask = torch.from_numpy(np.array(taught.mask(scene), dtype=np.float32) / 255) > 0.5
+    changed = with_object.clone()
+    changed[:, :, mask] = -changed[:, :, mask]
+    found = change(load_judges(), with_object, changed)
+    assert found.pixels > 10 and found.background_pixels < 0.25 * found.pixels
+
+
+def test_ssim_of_noise_is_low_and_of_itself_one() -> None:
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert torch.allclose(ssim(picture, picture), torch.ones(2, 64, 64), atol=1e-4)
+    assert ssim(picture, picture.flip(0)).mean() < 0.2
+
+
+def test_kernel_distance_is_near_zero_for_one_distribution() -> None:
+    judges = load_judges()
+    of = lambda f, name: to_pixels([r.picture for r in f(taught.concept(name), 4)])  # noqa: E731
+    same = kernel_distance(judges, of(taught.held_out, "poodle"), of(taught.held_out, "taxi"))
+    apart = kernel_distance(judges, of(taught.held_out, "poodle"), of(taught.held_out, "tapestry"))
+    assert same < 0.5 * apart
+
+
+def test_the_bootstrap_finds_the_mean_and_keeps_its_level() -> None:
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(60):
+        data = {}
+        for c in range(12):
+            centre = 1.0 + rng.normal(0, 0.5)
+            data[str(c)] = {s: list(centre + rng.normal(0, 0.3) + rng.normal(0, 0.3, 4)) for s in range(3)}
+        found = interval(data, draws=300, seed=trial)
+        covered += found.low <= 1.0 <= found.high
+    assert covered >= 50  # 95 % less what 12 units cost
+
+
+def test_the_mean_is_over_concepts_first() -> None:
+    assert mean_of({"a": {0: [1.0] * 100}, "b": {0: [0.0], 1: [0.0, 1.0]}}) == pytest.approx((1 + 0.25) / 2)
+
+
+def test_equal_units_have_no_spread() -> None:
+    assert np.ptp(bootstrap({"a": {0: [2.0]}, "b": {0: [2.0]}}, draws=50)) == 0
+    assert p_above({"a": {0: [2.0]}}, 1.0, draws=99) == pytest.approx(0.01)
+    assert p_above({"a": {0: [0.5]}}, 1.0, draws=99) == 1
+
+
+def test_holm_steps_down() -> None:
+    assert holm({"a": 0.01, "b": 0.02, "c": 0.03}) == {"a": True, "b": True, "c": True}
+    assert holm({"a": 0.01, "b": 0.03, "c": 0.03}) == {"a": True, "b": False, "c": False}
+    assert holm({"a": 0.02, "b": 0.001}) == {"b": True, "a": True}
+
+
+def test_wilson() -> None:
+    assert wilson_lower(90, 100) == pytest.approx(0.8256, abs=1e-3)
+    assert wilson_lower(0, 10) == pytest.approx(0, abs=1e-9)
+
+
+def test_arms_are_valid_and_quick_ones_exist() -> None:
+    assert set(QUICK) <= set(ARMS)
+    seen = set()
+    for name, arm in ARMS.items():
+        settings = arm.train_settings(0)
+        key = repr((arm.pure_settings, settings, arm.extractor_settings(0), arm.tokens, arm.sampling_gate))
+        assert key not in seen, f"{name} is another arm again"
+        seen.add(key)
