@@ -33,10 +33,11 @@ class ApplyConcept(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "gate", options=list(GATE_CHOICES), default="as trained",
-                    tooltip="conditioning: the LoRA acts only in prompts that hold the trigger; all others give the base model's "
-                    "picture exactly. rows: it acts on the trigger's own rows of the text only, which leaves most of the picture "
-                    "alone; for concepts that were trained so. off: it always acts, as a plain LoRA does. as trained: the gate "
-                    "that the concept was trained with, or conditioning where it was trained without.",
+                    tooltip="picture: the LoRA acts only in pictures whose prompt holds the trigger; all others are the base "
+                    "model's, exactly. conditioning: as picture, but not in the negative prompt: stronger, and more of the "
+                    "background changes. rows: it acts on the trigger's own rows of the text only; for concepts that were "
+                    "trained so. off: it always acts, as a plain LoRA does. as trained: the gate that the concept was trained "
+                    "with, or picture where it was trained without.",
                 ),
             ],
             outputs=[

@@ -11,7 +11,7 @@ Data = io.Custom("PURECC_DATA")
 ConceptWire = io.Custom("PURECC_CONCEPT")
 
 CATEGORY = "PureCC"
-GateChoice = Literal["as trained", "conditioning", "rows", "off"]  # where a concept's LoRA acts, see `Concept.gate`
+GateChoice = Literal["as trained", "picture", "conditioning", "rows", "off"]  # where a concept's LoRA acts, see `Concept.gate`
 GATE_CHOICES: tuple[GateChoice, ...] = get_args(GateChoice)
 
 

@@ -1,7 +1,7 @@
 """What applied concepts do while the host samples: layer-wise embeddings at their rows, gated LoRA in their pictures.
 
-Two wrappers of the host's: one around each call of the model, and one around a whole sampling, which warns where no prompt
-holds a trigger. A call in which no row is marked goes through untouched.
+Two wrappers of the host's: one around each call of the model, and one around a whole sampling, which sees which concepts its
+prompts name, and warns where none holds a trigger. A call that no concept has a part in goes through untouched.
 """
 
 from collections.abc import Callable
@@ -18,6 +18,7 @@ from .marks import MAP, concept_of, marks_of, slot_of
 from .session import warn_in_node
 
 CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> Applied
+_NAMED = "purecc_named"  # key in transformer_options: numbers of the concepts that a prompt of this sampling names
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,17 +76,22 @@ def act(
     options = transformer_options or {}
     marks = marks_of(c_crossattn, conditioning.pop(MAP, None))
     go_on = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **conditioning)  # noqa: E731
-    if not marks.any():
+    named = options.get(_NAMED, frozenset())
+    in_whole_picture = [
+        one for number, one in options.get(CONCEPTS, {}).items() if one.gate == "picture" and number in named
+    ]
+    if not marks.any() and not in_whole_picture:
         return go_on(options)
     marks = marks.to(x.device)
-    applied = _held(marks, options[CONCEPTS])
+    held = _held(marks, options[CONCEPTS])
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
-        for one in applied:
-            where = Where.of((marks > 0) & (concept_of(marks) == one.concept.uid), one.gate)
+        for one in dict.fromkeys([*held, *in_whole_picture]):
+            here = (marks > 0) & (concept_of(marks) == one.concept.uid)
+            where = Where.of(here | (one in in_whole_picture), one.gate)
             for lora in one.row_loras:
                 stack.callback(network.get_submodule(lora.module).register_forward_hook(lora.hook(where)).remove)
-        return go_on(_with_embeddings(options, marks, applied, len(network.joint_blocks)))
+        return go_on(_with_embeddings(options, marks, held, len(network.joint_blocks)))
 
 
 def _held(marks: Tensor, carried: dict[int, Applied]) -> list[Applied]:
@@ -133,9 +139,11 @@ def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Ca
 
 
 def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
-    """The wrapper around a whole sampling (the host's OUTER_SAMPLE): says in the node which triggers no prompt holds."""
+    """The wrapper around a whole sampling (the host's OUTER_SAMPLE): notes which concepts its prompts name, for the gate
+    "picture", and says in the node which triggers no prompt holds."""
     guider = executor.class_obj
-    carried = guider.model_options["transformer_options"].get(CONCEPTS, {})
+    options = guider.model_options["transformer_options"]
+    carried = options.get(CONCEPTS, {})
     conditionings = [one for side in guider.conds.values() for one in side or () if one.get("cross_attn") is not None]
     maps = [getattr(one["model_conds"].get(MAP), "cond", None) for one in conditionings]
     marks = [marks_of(one["cross_attn"], found) for one, found in zip(conditionings, maps, strict=True)]
@@ -151,4 +159,8 @@ def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
             f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
             "nothing here."
         )
-    return executor(*args, **kwargs)
+    options[_NAMED] = frozenset(named)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        del options[_NAMED]

@@ -28,8 +28,9 @@ def apply_concept(
 ) -> tuple[ModelPatcher, comfy.sd.CLIP]:
     """MODEL and CLIP with the concept, to be chained for several; the given ones stay as they are.
 
-    `strength` scales the LoRA: with the gate "off" everywhere, as any LoRA; with "conditioning" in those pictures of a
-    batch only whose prompt holds the trigger, with "rows" at the trigger's rows of the text stream only, so that all others
+    `strength` scales the LoRA: with the gate "off" everywhere, as any LoRA; with "picture" in samplings only of which a
+    prompt holds the trigger, negative prompt included; with "conditioning" in those conditionings only that hold it; with
+    "rows" at the trigger's rows of the text stream only, so that all others
     are the base model's bit for bit. `embedding_strength` blends the layer-wise embeddings in at the trigger's rows. Both
     0: the base model, and the trigger reads as the class word. Raises ValueError where the concept does not fit the MODEL
     or is on it already.
@@ -59,10 +60,10 @@ def apply_concept(
 
 
 def gate_of(concept: Concept, choice: GateChoice) -> Gate:
-    """The gate that a choice means: "as trained" is the concept's own, or "conditioning" where it was trained with none."""
+    """The gate that a choice means: "as trained" is the concept's own, or "picture" where it was trained with none."""
     if choice != "as trained":
         return choice
-    return "conditioning" if concept.gate == "off" else concept.gate
+    return "picture" if concept.gate == "off" else concept.gate
 
 
 def base_warning(model: ModelPatcher, concept: Concept) -> str:

@@ -34,7 +34,7 @@ class Where:
 
     @staticmethod
     def of(here: Tensor, gate: Gate) -> Where:
-        """`here` [batch, rows] bool, the trigger's text rows: these with the gate "rows", else the pictures that have some."""
+        """`here` [batch, rows] bool, the trigger's text rows: these with the gate "rows", else the samples that have some."""
         if gate == "rows":
             return Where(here.nonzero(as_tuple=True), tuple(here.shape))
         return Where((here.any(-1).nonzero().flatten(),), (len(here),))

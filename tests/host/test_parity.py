@@ -18,7 +18,8 @@ CHECKS = {
     "of_pocket": ("prediction", "text", "pictures", "sampling", "previews", "conversion", "float8", "facts"),
     "of_triggers": ("triggers", "codes", "training_text", "real_tokenizers"),
     "of_concepts": ("lora", "embeddings", "base_is_kept", "several_concepts", "shapes"),
-    "of_gates": ("gate_rows", "gate_choices", "gate_beside_a_lora"),
+    "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
+    "of_settings": ("settings_win_over_faces_and_presets_over_both", "settings_by_their_names"),
     "of_wiring": ("other_nodes", "messages"),
     "of_session": ("session_of_training", "folders"),
 }
