@@ -18,7 +18,7 @@ from torch import Tensor
 from purecc.concept import Concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
-from purecc.files import load_tensors, save_json, save_tensors
+from purecc.files import load_tensors, save_tensors, write_atomically
 from purecc.fingerprint import transformer_fingerprint
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket import specification as spec
@@ -59,7 +59,14 @@ class Case:
     rows: dict[str, list]
 
     def save(self, path: Path) -> None:
-        save_json(path, asdict(self))
+        """One line for each field and column: small, and its changes can be read."""
+        fields = asdict(self)
+        rows = ",\n".join(
+            f"    {json.dumps(name)}: {json.dumps(values)}" for name, values in fields.pop("rows").items()
+        )
+        lines = [f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in fields.items()]
+        text = "\n".join(["{", *lines, '  "rows": {', rows, "  }", "}\n"])
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @staticmethod
     def load(path: Path) -> "Case":
