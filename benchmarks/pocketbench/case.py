@@ -76,8 +76,10 @@ class Case:
 class Bench:
     """The pocket, the judges and a folder for runs and pictures."""
 
-    def __init__(self, work: Path, noise_seeds: int = 2, strengths: tuple[float, ...] = (1.0,)):
-        self.work, self.noise_seeds, self.strengths = work, noise_seeds, strengths
+    def __init__(
+        self, work: Path, noise_seeds: int = 1, strengths: tuple[float, ...] = (1.0,), sampling_steps: int = spec.STEPS
+    ):
+        self.work, self.noise_seeds, self.strengths, self.sampling_steps = work, noise_seeds, strengths, sampling_steps
         self.pocket: Pocket = load_pocket()
         self.base = transformer_fingerprint(self.pocket.transformer)
         config = self.pocket.vae.config
@@ -155,7 +157,7 @@ class Bench:
                 strength=strength,
                 embedding_strength=min(1.0, strength),
             )
-            latent = euler(velocity, torch.stack(noise), spec.STEPS, spec.SHIFT)
+            latent = euler(velocity, torch.stack(noise), self.sampling_steps, spec.SHIFT)
             pictures.append(self.pocket.vae.decode(self.scaling.to_autoencoder(latent)).sample)
         return torch.cat(pictures).clamp(-1, 1)
 
@@ -164,7 +166,7 @@ class Bench:
         asked = [p for p in prompts(concept) for _ in range(self.noise_seeds)]
         seeds = [1000 + 17 * i for i in range(len(asked))]
         texts = [p.base for p in asked]
-        key = hashlib.sha256(json.dumps([self.base, texts, seeds]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(json.dumps([self.base, texts, seeds, self.sampling_steps]).encode()).hexdigest()[:12]
         path = self.work / "originals" / f"{key}.safetensors"
         if not path.is_file():
             drawn = self.draw(self.network(), texts, seeds, Placeholder(1, concept.class_word), BASE, 1.0)

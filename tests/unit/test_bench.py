@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.base_quality import wilson_lower
 from benchmarks.pocketbench import concepts as taught
+from benchmarks.pocketbench import report
 from benchmarks.pocketbench.arms import ARMS, QUICK
+from benchmarks.pocketbench.case import Bench, Case
 from benchmarks.pocketbench.networks import load_judges
 from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above
+from benchmarks.pocketbench.summary import at_fidelity, summarise
 from benchmarks.pocketbench.train_judges import to_pixels
 from benchmarks.pocketbench.witnesses import change, colour_likeness, kernel_distance, ssim, template_likeness
 from purecc.pocket.specification import TEXT_ROWS
@@ -147,3 +152,49 @@ def test_arms_are_valid_and_quick_ones_exist() -> None:
         key = repr((arm.pure_settings, settings, arm.extractor_settings(0), arm.tokens, arm.sampling_gate))
         assert key not in seen, f"{name} is another arm again"
         seen.add(key)
+
+
+def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
+    """Two arms of one concept, hardly taught and roughly drawn: every figure is there, the gate is exact, files go round."""
+    bench = Bench(tmp_path, strengths=(0.5, 1.0), sampling_steps=3)
+    concept, results = taught.concept("poodle"), tmp_path / "results"
+    for arm in ("LoRA", "PureCC, picture"):
+        case = bench.measure(concept, arm, ARMS[arm], 0, steps=3)
+        case.save(results / f"{arm}.json")
+        assert Case.load(results / f"{arm}.json") == case
+        lengths = {len(column) for column in case.rows.values()}
+        assert lengths == {2 * len(taught.prompts(concept))}
+        assert len(list((tmp_path / "pictures" / "poodle").glob(f"{arm}*.png"))) == 2
+        whole = summarise(case)
+        assert all(np.isfinite(value) for value in vars(whole).values())
+        assert (whole.drift == 0) == (arm == "PureCC, picture")
+        assert whole.background > 0
+    text = report.write(results, tmp_path / "report.md", bench.base)
+    assert "PureCC, picture" in text and (tmp_path / "report instance.svg").read_text().startswith("<svg")
+    assert "nan" not in text.split("### At nine tenths")[0]
+
+
+def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
+    """A case of one witness, whose floor is 0 and ceiling 1, and of one picture of each role."""
+    rows = {"role": [], "strength": [], "pocket DINO": [], "pixels": [], "feature": [], "clip_t": [], "clip_t_base": []}
+    rows |= {name: [] for name in ("background_pixels", "background_ssim", "seg_cons", "layout")}
+    for strength in fidelity:
+        for role in ("concept", "same class", "other", "null"):
+            values = {"role": role, "strength": strength, "pocket DINO": fidelity[strength], "pixels": drift[strength]}
+            for name, column in rows.items():
+                column.append(values.get(name, 0.0))
+    return Case("x", "instance", "LoRA", 0, {}, "base", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
+
+
+def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
+    case = case_with({0.5: 0.4, 1.0: 0.8}, {0.5: 10.0, 1.0: 30.0})
+    assert at_fidelity(case, 0.6, "drift") == pytest.approx(20)
+    assert at_fidelity(case, 0.2, "drift") == pytest.approx(5)  # from the base model on
+    assert at_fidelity(case, 0.2, "seg_cons") == pytest.approx(0.5)  # the base agrees with itself
+    assert at_fidelity(case, 0.9, "drift") is None
+
+
+def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
+    case = case_with({1.0: 0.7}, {1.0: 1.0})
+    case.ends = {"pocket DINO": [0.1, 0.4, 0.9], "colours": [0.5, 0.5, 0.51]}  # the second tells nothing
+    assert summarise(case).fidelity == pytest.approx(0.6)
