@@ -27,8 +27,8 @@ def load_and_sample() -> Graph:
     g.note(
         460, 530, 320, 230,
         "**strength**: of the LoRA. **embedding_strength**: of the concept's own embeddings at the trigger's place. 1 is as trained.",
-        "**gate** *conditioning*: the concept acts only in prompts that hold the trigger. All others give the base model's "
-        "picture exactly: see group 4.",
+        "**gate** *as trained*: the concept acts only in pictures whose prompt holds the trigger. All others are the base "
+        "model's, exactly: see group 4.",
     )  # fmt: skip
     how = Sampling(latent["LATENT"], pocket["VAE"], SEED, STEPS, CFG)
     parts = (
@@ -92,6 +92,6 @@ def _sources(g: Graph) -> tuple[Node, Node, Node]:
 
 def _apply(g: Graph, x: int, y: int, model: Node, concept: Node, strength: float, title: str) -> Node:
     return g.add(
-        "PureCCApplyConcept", x, y, 320, 230, strength, strength, "conditioning", title=title,
+        "PureCCApplyConcept", x, y, 320, 230, strength, strength, "as trained", title=title,
         model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
     )  # fmt: skip

@@ -58,7 +58,7 @@ POCKET = Plan(
             "The lower Pure Learning node trains without pure learning (the loss L_CC alone), on the same data and steps.",
         ),
         "gate": (
-            "The gate is *off* here, so that the two can be compared. Set it to **conditioning** and prompts without [V] give "
+            "The gate is *off* here, so that the two can be compared. Set it to **as trained** and prompts without [V] give "
             "the base model's picture exactly.",
         ),
     },
@@ -91,7 +91,7 @@ SD35 = Plan(
             "**Cancel at any time:** *Run* goes on from the last step.",
         ),
         "gate": (
-            "*conditioning*: prompts without the trigger give the base model's picture exactly. *off*: the LoRA always acts, as "
+            "*as trained*: prompts without the trigger give the base model's picture exactly. *off*: the LoRA always acts, as "
             "a plain LoRA does.",
         ),
     },
@@ -127,7 +127,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     arms = [("original", model)]
     for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 780)):
         if concept:
-            gate = "off" if plan.with_lora else "conditioning"
+            gate = "off" if plan.with_lora else "as trained"
             applied = g.add(
                 "PureCCApplyConcept", 1340, y, 320, 230, 1.0, 1.0, gate, title=f"Apply: {name}",
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
