@@ -2,7 +2,8 @@
 
     python subgraphs/build.py
 
-Standard library only. The node's sockets and knobs are the sub-graph's inputs; a knob may turn widgets of both stages.
+Standard library only. The node's sockets and knobs are the sub-graph's inputs; a knob may turn widgets of both stages. The page
+finds an inner socket by its place: NODES must name every socket that the nodes have, and then their widgets, in order.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 NAME = "Learn a concept"
 _INPUT, _OUTPUT = -10, -20  # the numbers that the page gives to a sub-graph's own two ends
 
-DATA, CONCEPT = "PURECC_DATA", "PURECC_CONCEPT"
+DATA, CONCEPT, SETTINGS = "PURECC_DATA", "PURECC_CONCEPT", "PURECC_SETTINGS"
 SET, EXTRACTOR, PURE = 1, 2, 3
 
 #: number -> type, x, y, width, height, sockets in, sockets out, widgets (name, type, value)
@@ -30,13 +31,13 @@ NODES = {
     ),
     EXTRACTOR: (
         "PureCCTrainExtractor", 460, 0, 400, 460,
-        [("model", "MODEL"), ("data", DATA)],
+        [("model", "MODEL"), ("data", DATA), ("settings", SETTINGS)],
         [("extractor", CONCEPT), ("report", "STRING")],
         [*COMMON, ("embeddings", "COMBO", "replace"), ("seed", "INT", 0)],
     ),
     PURE: (
         "PureCCPureLearning", 920, 0, 420, 620,
-        [("model", "MODEL"), ("data", DATA), ("extractor", CONCEPT)],
+        [("model", "MODEL"), ("data", DATA), ("extractor", CONCEPT), ("settings", SETTINGS)],
         [("concept", CONCEPT), ("validation", "IMAGE"), ("report", "STRING")],
         [("method", "COMBO", "PureCC"), ("eta", "FLOAT", 1.0), ("fixed_lambda", "FLOAT", 0.0),
          ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0)],
@@ -52,6 +53,7 @@ SOCKETS = {
     "vae": [(SET, "vae")],
     "pictures": [(SET, "pictures")],
     "masks": [(SET, "masks")],
+    "settings": [(EXTRACTOR, "settings"), (PURE, "settings")],
 }
 KNOBS = {
     "trigger": [(SET, "trigger")],

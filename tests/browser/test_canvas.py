@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -142,6 +143,16 @@ def test_the_blueprint_is_dropped_wired_and_run(page: Page, screenshots: Path) -
     )
     assert inputs[:4] == ["model", "clip", "vae", "pictures"] and outputs[0] == "concept"
     assert knobs == ["trigger", "class_word", "kind", "captions", "resolution", "steps", "learning_rate", "eta"]
+    inside = page.evaluate("() => app.graph.nodes[0].subgraph.nodes.map(n => [n.type, n.inputs.map(i => i.name)])")
+    new = page.evaluate(
+        "types => types.map(t => [t, LiteGraph.createNode(t).inputs.map(i => i.name)])", [t for t, _ in inside]
+    )
+    stored = json.loads((PROJECT / "subgraphs" / f"{BLUEPRINT}.json").read_text(encoding="utf-8"))["definitions"][
+        "subgraphs"
+    ][0]
+    assert new == [[node["type"], [i["name"] for i in node["inputs"]]] for node in stored["nodes"]], (
+        "mend subgraphs/build.py"
+    )
     page.evaluate("""() => {
         const node = app.graph.nodes[0];
         const add = (type, x, y) => { const n = LiteGraph.createNode(type); n.pos = [x, y]; app.graph.add(n); return n; };
