@@ -61,7 +61,7 @@ def seeds_and_strengths() -> Graph:
         20, 530, 380, 330,
         "**One concept at several strengths.** Each row has the same start noises (one seed, a batch of four), so only the "
         "strength differs from row to row.",
-        "0 is the base model; the trigger then reads as its class word. Between 0.5 and 1 the concept comes in; above 1 it takes over and the scene suffers. "
+        "0 is the base model; the trigger then reads as its class word. Between 0.5 and 1 the concept comes in; above 1 the drawing breaks up. "
         "Choose the lowest that shows your concept.",
         "Another concept: choose it in *Load Concept*. Other noises: change the seeds, all four alike.",
     )  # fmt: skip
