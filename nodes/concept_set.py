@@ -7,8 +7,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..purecc.concept_set import ConceptSet, build_concept_set
+from ..purecc.encoding import TextEncoder
 from ..purecc.pictures import Picture, fit, picture_files, read_folder
-from ..purecc.prompts import KINDS
+from ..purecc.prompts import KINDS, Placeholder
+from ..purecc.public_code import csv_file, read_csv
 from .checks import require_clip, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
@@ -41,7 +43,8 @@ class ConceptSetNode(io.ComfyNode):
                     options=[WIRED, *folders()],
                     default=WIRED,
                     tooltip="Where the pictures are: the picture input of this node, a folder inside ComfyUI's input folder, or an "
-                    "example of the pack. 3 to 5 pictures are enough. dog.txt beside dog.png is its caption, dog.mask.png its mask.",
+                    "example of the pack. 3 to 5 pictures are enough. dog.txt beside dog.png is its caption, dog.mask.png its mask. A "
+                    "csv (image_path, prompt) of the paper's public code is read too.",
                 ),
                 io.String.Input(
                     "trigger",
@@ -121,8 +124,16 @@ class ConceptSetNode(io.ComfyNode):
         require_clip(clip[0])
         require_vae(vae[0])
         vae = vae[0]
-        found = wired(pictures, masks) if folder[0] == WIRED else read_folder(folder_path(folder[0]))
+        found = (
+            wired(pictures, masks) if folder[0] == WIRED else read(folder_path(folder[0]), trigger[0], class_word[0])
+        )
         lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
+        encoders = []
+
+        def encoder_of(word: str, placeholder: Placeholder) -> TextEncoder:
+            encoders.append(text.HostTextEncoder(clip[0], word, placeholder))
+            return encoders[0]
+
         with session.outside_inference(), torch.no_grad():
             shown = [fit(p.pixels, resolution[0]) for p in found]
             concept_set = build_concept_set(
@@ -133,12 +144,12 @@ class ConceptSetNode(io.ComfyNode):
                 kind=kind[0],
                 tokens=tokens[0],
                 encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
-                text_encoder=lambda word, placeholder: text.HostTextEncoder(clip[0], word, placeholder),
+                text_encoder=encoder_of,
                 masks=[fit(p.mask[..., None], resolution[0])[..., 0] for p in found if p.mask is not None],
             )
         summary = describe(concept_set)
         preview = ui.PreviewText(summary)
-        return io.NodeOutput(TrainingData(concept_set, vae), summary, ui=preview)
+        return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
 
 
 def folders() -> list[str]:
@@ -147,9 +158,15 @@ def folders() -> list[str]:
     return examples + [p.name for p in sorted(session.input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
 
 
+def read(folder: Path, trigger: str, class_word: str) -> list[Picture]:
+    """A folder's pictures: those that a csv in it names, or all."""
+    csv = csv_file(folder) if folder.is_dir() else None
+    return read_csv(csv, trigger, class_word) if csv else read_folder(folder)
+
+
 def _holds_pictures(folder: Path) -> bool:
     try:
-        return bool(picture_files(folder))
+        return bool(picture_files(folder)) or any(folder.glob("*.csv"))
     except OSError:  # a folder that may not be read must not take the node down
         return False
 

@@ -7,14 +7,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..purecc.network import AdaptedNetwork
+from ..purecc.concept_set import NULL
+from ..purecc.encoding import EncodedText, TextBatch
+from ..purecc.network import BASE, AdaptedNetwork
 from ..purecc.runs import StepRecord
 from ..purecc.sampling import euler, guided_velocity
 from ..purecc.stages import Job
 from ..purecc.training import LatentScaling
 from .chart import LiveChart
 from .host import when_needed
-from .types import TrainingData
+from .types import Advanced, TrainingData
 
 session = when_needed("session")
 
@@ -22,42 +24,67 @@ _PREVIEWS = 4  # in a run
 _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
 
 
-def follow(job: Job, data: TrainingData, node_id: str, model: str, shift: float) -> None:
+class Validation:
+    """Pictures that show how far a run is: of the first example's text, and of the prompts of Settings, always the same noise.
+
+    Prompts are encoded here, before the training has the device.
+    """
+
+    def __init__(self, data: TrainingData, shift: float, advanced: Advanced):
+        self.vae, self.shift, self.every = data.vae, shift, advanced.validation_every
+        concept_set = data.concept_set
+        texts = concept_set.examples[0].texts
+        self._base, self._complete = concept_set.encoded[texts.base], concept_set.encoded[texts.complete]
+        self._null = concept_set.encoded[NULL]
+        self._prompts = [data.encoder.encode(prompt) for prompt in advanced.validation_prompts]
+        self._size = concept_set.examples[0].latent.shape
+
+    def preview(self, network: AdaptedNetwork, scaling: LatentScaling, model: str) -> Image.Image:
+        """The example and the prompts side by side."""
+        pictures = [self._draw(network, scaling, text, model) for text in (self._complete, *self._prompts)]
+        row = torch.cat(pictures, dim=2)[0]  # [1, height, width, 3] each, along the width
+        return Image.fromarray((row.numpy() * 255).round().clip(0, 255).astype(np.uint8))
+
+    def pairs(self, network: AdaptedNetwork, scaling: LatentScaling, model: str) -> Tensor:
+        """[2 + 2 prompts, height, width, 3]: the base model without the trigger, the model with it; each prompt by both."""
+        asked = [(self._base, BASE), (self._complete, model)]
+        asked += [(prompt, which) for prompt in self._prompts for which in (BASE, model)]
+        pictures = []
+        for text, which in asked:
+            pictures.append(self._draw(network, scaling, text, which))
+            session.check_interrupted()
+        return torch.cat(pictures)
+
+    @torch.no_grad()
+    def _draw(self, network: AdaptedNetwork, scaling: LatentScaling, text: EncodedText, model: str | None) -> Tensor:
+        """[1, height, width, 3]"""
+        noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(0))
+        words = [TextBatch.of([one], network.device) for one in (text, self._null)]
+        latent = euler(guided_velocity(network, *words, _GUIDANCE, model), noise.to(network.device), _STEPS, self.shift)
+        return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
+
+
+def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
     """Runs a job to its end, showing it in the node. A cancel leaves a checkpoint and is passed on."""
     total = job.settings.steps
     progress = session.Progress(node_id, total)
     if job.concept is not None:
         progress.step(total, "This very run was finished before: taken from disk.")
-    every = max(1, total // _PREVIEWS)
+    job.drawing = lambda done, of: _drawing(node_id, done, of)
+    every = validation.every or max(1, total // _PREVIEWS)
     # closing: a cancel writes the checkpoint now, not when the traceback is let go
     with LiveChart(node_id, job) as chart, closing(iter(job)) as records:
         for record in records:
             chart.add(record)
-            preview = None
-            if record.step % every == 0:
-                picture = validation_pictures(job.network, data, job.scaling, shift, "complete", model)[0]
-                preview = Image.fromarray((picture.numpy() * 255).round().clip(0, 255).astype(np.uint8))
+            preview = validation.preview(job.network, job.scaling, model) if record.step % every == 0 else None
             progress.step(record.step, _line(record, total), preview)
             session.check_interrupted()
 
 
-@torch.no_grad()
-def validation_pictures(
-    network: AdaptedNetwork, data: TrainingData, scaling: LatentScaling, shift: float, which: str, model: str | None
-) -> Tensor:
-    """One picture [1, height, width, 3] of the first example's text; always the same noise."""
-    concept_set = data.concept_set
-    text, null = concept_set.batch(which, [0], network.device), concept_set.null(1, network.device)
-    noise = torch.randn(concept_set.examples[0].latent[None].shape, generator=torch.Generator().manual_seed(0))
-    if text.rows.shape[1] == null.rows.shape[1]:
-        velocity = guided_velocity(network, text, null, _GUIDANCE, model)
-    else:  # a long text: no guidance rather than rows that were never there
-
-        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-            return network.velocity(x_t, t, text, model)
-
-    latent = euler(velocity, noise.to(network.device), _STEPS, shift)
-    return session.decode_latents(data.vae, scaling.to_autoencoder(latent))
+def _drawing(node_id: str, done: int, total: int) -> None:
+    """Progress of the class pictures, before the first step."""
+    session.Progress(node_id, total).step(done, f"The base model draws pictures of the class: {done} / {total}")
+    session.check_interrupted()
 
 
 def _line(record: StepRecord, total: int) -> str:
@@ -79,6 +106,10 @@ def report(title: str, job: Job) -> str:
         rows[-1] += f", L_PureCC {s['pure_loss']:.4f}"
         rows.append(f"lambda* {s['scale']:.3f} (spread {s['scale_spread']:.3f})")
         rows.append(f"cos2(R_complete, R_tar) {s['squared_cosine']:.3f}, |R_complete| {s['representation']:.3f}")
+    others = {"extractor_loss": "L_CC of the extractor", "prior_loss": "loss on class pictures"}
+    others |= {"base_anchor": "distance from the base, base texts", "null_anchor": "null text"}
+    terms = [f"{words} {s[name]:.4f}" for name, words in others.items() if name in s]
+    rows += [", ".join(terms)] if terms else []
     if "end_scale" in s:
         rows.append(
             f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "

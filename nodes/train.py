@@ -1,17 +1,18 @@
 """Train Extractor and Pure Learning: the two stages."""
 
-import torch
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
-from ..purecc.network import BASE, AdaptedNetwork
+from ..purecc.network import AdaptedNetwork
 from ..purecc.objective import ORIGINALS
-from ..purecc.settings import EMBEDDINGS, METHODS, PureSettings, TrainSettings
+from ..purecc.settings import EMBEDDINGS, METHODS
 from ..purecc.stages import ExtractorJob, Job, PureJob
 from ..purecc.training import EXTRACTOR, PURE, LatentScaling
-from .follow import follow, report, validation_pictures
+from .follow import Validation, follow, report
 from .host import when_needed
-from .types import CATEGORY, ConceptWire, Data, TrainingData
+from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, TrainingData
 
 convert, session = when_needed("convert"), when_needed("session")
 
@@ -29,7 +30,7 @@ def common_inputs(steps: int, embeddings: bool) -> list:
             "embedding_rate", default=5e-3, min=1e-7, max=1.0, step=1e-4, round=1e-7,
             tooltip="How far each step moves the concept's embeddings. 1e-3 to 5e-2. Too high: the loss jumps; too low: no likeness.",
         ),
-        io.Int.Input("rank", default=4, min=1, max=256, tooltip="Size of the LoRA: how much it can hold. 4 to 16, the paper's 4. More holds finer detail and more of the background."),
+        io.Int.Input("rank", default=4, min=0, max=256, tooltip="Size of the LoRA: how much it can hold. 4 to 16, the paper's 4. More holds finer detail and more of the background. 0: no LoRA, the embeddings learn alone."),
     ]  # fmt: skip
     if embeddings:
         inputs.append(
@@ -45,6 +46,7 @@ def common_inputs(steps: int, embeddings: bool) -> list:
             tooltip="Chance of the training, any number. Same inputs and seed: the finished run is returned, not trained again.",
         )
     )  # fmt: skip
+    inputs.append(SettingsWire.Input("settings", optional=True, tooltip="From Settings, for what few people touch."))
     return inputs
 
 
@@ -75,12 +77,14 @@ class TrainExtractor(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, data: TrainingData, embeddings: str, **values) -> io.NodeOutput:
-        settings = TrainSettings(alpha=float(values["rank"]), embeddings=embeddings, **values)
+    def execute(cls, model, data: TrainingData, settings: Advanced | None = None, **face) -> io.NodeOutput:
+        advanced = settings or Advanced()
+        train = advanced.train_settings("extractor", **face)
         with session.outside_inference():
+            validation = Validation(data, convert.sampling_shift(model), advanced)
             network, scaling, base = prepare(model)
-            job = ExtractorJob(network, data.concept_set, settings, scaling, session.runs_folder(), base)
-            follow(job, data, cls.hidden.unique_id, EXTRACTOR, convert.sampling_shift(model))
+            job = ExtractorJob(network, data.concept_set, train, scaling, session.runs_folder(), base)
+            follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
         text = report("Extractor", job)
         return io.NodeOutput(job.concept, text, ui=shown(job, text))
 
@@ -97,15 +101,19 @@ class PureLearning(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The same model as in Train Extractor."),
                 Data.Input("data", tooltip="From Concept Set."),
-                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. Only the method LoRA goes without."),
+                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. Only the method PureCC must have it; the three LoRA methods begin "
+                                  "with its embeddings where it is there, merged stage leaves it aside."),
                 io.Combo.Input(
                     "method", options=list(METHODS), default="PureCC",
-                    tooltip="PureCC: loss L_CC + eta L_PureCC. LoRA: L_CC alone, no care for the rest of the model.",
+                    tooltip="PureCC: loss L_CC + eta L_PureCC, guided by the extractor. merged stage: the same, but the extractor "
+                    "learns in the same steps (the paper's ablation). To compare with: LoRA: L_CC alone, no care for the rest of "
+                    "the model. LoRA + prior preservation: and the base's own pictures of the class, drawn first (DreamBooth). "
+                    "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
                     "eta", default=1.0, min=0.0, max=20.0, step=0.1,
                     tooltip="Weight of purity against likeness. 0 is a plain LoRA, 1 the paper's, 2 to 3 keep more of the base "
-                    "and learn slower.",
+                    "and learn slower. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
@@ -122,7 +130,8 @@ class PureLearning(io.ComfyNode):
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
                 io.Image.Output("validation", display_name="validation",
-                                tooltip="One seed: the base model without the trigger, then the customised model with it."),
+                                tooltip="One seed: the base model without the trigger, then the customised model with it. After them, "
+                                "for each prompt of Settings, the base model and the customised one."),
                 io.String.Output("report", display_name="report", tooltip="Figures of the run."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -130,36 +139,54 @@ class PureLearning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None, **values
+        cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None,
+        settings: Advanced | None = None, **face,
     ) -> io.NodeOutput:  # fmt: skip
-        require_extractor(extractor)
-        pure = PureSettings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
-        mode = extractor.embeddings.mode if extractor and extractor.embeddings else "none"
-        settings = TrainSettings(alpha=float(values["rank"]), embeddings=mode if extractor else "replace", **values)
+        advanced = settings or Advanced()
+        pure = advanced.pure_settings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
+        extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
+        embeddings = advanced.stage2_embeddings or embeddings_of(extractor)
+        train = advanced.train_settings("pure", embeddings=embeddings, **face)
         with session.outside_inference():
+            validation = Validation(data, convert.sampling_shift(model), advanced)
             network, scaling, base = prepare(model)
-            job = PureJob(network, data.concept_set, settings, scaling, session.runs_folder(), base, pure, extractor)
-            shift = convert.sampling_shift(model)
-            follow(job, data, cls.hidden.unique_id, PURE, shift)
-            if PURE not in network.embeddings and not network.lora_parameters(PURE):  # a finished run was returned
+            job = PureJob(network, data.concept_set, train, scaling, session.runs_folder(), base, pure, extractor)
+            follow(job, validation, cls.hidden.unique_id, PURE)
+            if PURE not in network.models:  # a finished run was returned
                 network.add_concept(PURE, job.concept)
-            pictures = torch.cat(
-                [
-                    validation_pictures(network, data, scaling, shift, "base", BASE),
-                    validation_pictures(network, data, scaling, shift, "complete", PURE),
-                ]
-            )
-        text = report(method, job)
+            pictures = validation.pairs(network, scaling, PURE)
+        text = report(pure.method, job)
         return io.NodeOutput(job.concept, pictures, text, ui=shown(job, text))
 
 
-def require_extractor(concept: Concept | None) -> None:
-    """Raises ValueError where a finished concept stands in an extractor's place: its direction would be the wrong one."""
-    if concept is not None and concept.role != "extractor":
+def guide(concept: Concept | None, advanced: Advanced) -> Concept | None:
+    """What guides stage 2: the extractor, or its embeddings alone.
+
+    Raises ValueError where a finished concept stands in an extractor's place (its direction would be the wrong one), and
+    where the embeddings are to guide alone but there are none.
+    """
+    if concept is None:
+        return None
+    if concept.role != "extractor":
         raise ValueError(
             f'What is connected to extractor is the finished concept "{concept.trigger} {concept.class_word}", not an '
             "extractor. Connect the output of Train Extractor, or a file that was saved from it."
         )
+    if advanced.guides_with_lora:
+        return concept
+    if concept.embeddings is None:
+        raise ValueError(
+            "The extractor is to guide without its LoRA, but it was trained without embeddings: nothing would guide. Turn on "
+            "extractor_lora in Settings, or train the extractor with embeddings."
+        )
+    return replace(concept, lora=None)
+
+
+def embeddings_of(extractor: Concept | None) -> str:
+    """How stage 2's embeddings act: as the extractor's do; the paper's way where there is none."""
+    if extractor is None:
+        return "replace"
+    return extractor.embeddings.mode if extractor.embeddings else "none"
 
 
 def shown(job: Job, text: str) -> dict[str, list[str]]:

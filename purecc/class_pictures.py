@@ -1,9 +1,11 @@
 """DreamBooth's prior preservation (arXiv 2208.12242): pictures of the class by the base model, drawn once and kept."""
 
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from .concept_set import NULL, ConceptSet
 from .encoding import TextBatch
 from .files import load_tensors, save_tensors
 from .network import BASE, AdaptedNetwork
-from .sampling import euler, guided_velocity
+from .sampling import Velocity, euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
@@ -41,11 +43,13 @@ class ClassPictures:
 
 
 def class_pictures(
-    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, root: Path
-) -> ClassPictures:
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, root: Path,
+    drawing: Callable[[int, int], None] = lambda done, total: None,
+) -> ClassPictures:  # fmt: skip
     """The class pictures of these settings: read from `root`/class_pictures, or drawn by theta3 and kept there.
 
-    `root` is the folder of the runs, `base` the base model's fingerprint.
+    `root` is the folder of the runs, `base` the base model's fingerprint. `drawing(done, total)` is called before each
+    sampling step; what it raises ends the drawing, and nothing is kept.
     """
     prompts = sorted({example.texts.base for example in data.examples})
     if settings.class_texts == "class" and data.class_text is not None:
@@ -60,14 +64,18 @@ def class_pictures(
         except Exception as error:
             log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
     log.info("The base model draws %d pictures of the class, %d steps each.", len(texts), settings.class_steps)
-    latents = {size: _draw(network, data, settings, seed, texts, size) for size in sizes}
+    of_text = [texts.count(text) for text in dict.fromkeys(texts)]
+    total = len(sizes) * settings.class_steps * sum(math.ceil(count / _TOGETHER) for count in of_text)
+    steps = itertools.count()
+    each_step = lambda: drawing(next(steps), total)  # noqa: E731
+    latents = {size: _draw(network, data, settings, seed, texts, size, each_step) for size in sizes}
     save_tensors(path, {_name(size): value for size, value in latents.items()}, {"texts": json.dumps(texts)})
     return ClassPictures(latents, texts)
 
 
 def _draw(
     network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, seed: int, texts: tuple[str, ...],
-    size: tuple[int, ...],
+    size: tuple[int, ...], each_step: Callable[[], None],
 ) -> Tensor:  # fmt: skip
     """[count, channels, height, width] on the CPU; each picture has a seed of its own."""
     device, drawn = network.device, {}
@@ -78,7 +86,12 @@ def _draw(
             seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
             noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
             words = data.repeated(text, len(some), device), data.null(len(some), device)
-            velocity = guided_velocity(network, *words, settings.class_guidance, BASE)
+            guided = guided_velocity(network, *words, settings.class_guidance, BASE)
+
+            def velocity(x_t: Tensor, t: Tensor, guided: Velocity = guided) -> Tensor:
+                each_step()
+                return guided(x_t, t)
+
             latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift).cpu()
             drawn.update(zip(some, latents, strict=True))
     return torch.stack([drawn[i] for i in range(len(texts))])

@@ -30,7 +30,7 @@ def read_folder(folder: Path) -> list[Picture]:
     files = picture_files(folder) if folder.is_dir() else []
     if not files:
         raise ValueError(f'The folder "{folder.name}" holds no pictures ({", ".join(SUFFIXES)}).')
-    return [_read(path) for path in files]
+    return [read_picture(path) for path in files]
 
 
 def fit(pixels: Tensor, resolution: int, multiple: int = 16) -> Tensor:
@@ -45,7 +45,8 @@ def fit(pixels: Tensor, resolution: int, multiple: int = 16) -> Tensor:
     return image[0].movedim(0, -1).clamp(0, 1)
 
 
-def _read(path: Path) -> Picture:
+def read_picture(path: Path) -> Picture:
+    """A picture with the caption and the mask beside it. Raises ValueError where it cannot be read."""
     text = path.with_suffix(".txt")
     mask = next((m for s in SUFFIXES if (m := path.with_suffix(MASK + s)).is_file()), None)
     try:

@@ -7,7 +7,7 @@
 A job whose run was finished before yields nothing and has its concept at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class Job:
         self.run = Run(root, self.stage, everything)
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
+        self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while class pictures are drawn
         self._gap: float | None = None  # of the embeddings at step 0
 
     def _require_fit(self) -> None:
@@ -208,7 +209,7 @@ class PureJob(Job):
         extractor: Concept | None,
     ):
         if pure.method == "PureCC" and extractor is None:
-            raise ValueError("PureCC needs an extractor: connect Train Extractor, or choose the method LoRA.")
+            raise ValueError("PureCC needs an extractor: connect Train Extractor, or choose another method.")
         if pure.method == "merged stage":
             extractor = None
         if extractor is not None and extractor.trigger.lower() != data.trigger.lower():
@@ -255,7 +256,7 @@ class PureJob(Job):
         if self.pure.method != "LoRA + prior preservation":
             return None
         root = self.run.folder.parent
-        return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root)
+        return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root, self.drawing)
 
 
 def initial_embeddings(

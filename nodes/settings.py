@@ -1,0 +1,216 @@
+"""Settings: what few people touch, on one optional node for both stages."""
+
+from typing import get_args
+
+from comfy_api.latest import io, ui
+
+from ..purecc.concept import GATES, EmbeddingMode
+from ..purecc.objective import TARGET_TEXTS
+from ..purecc.presets import PRESETS
+from ..purecc.settings import CLASS_TEXTS, ETA_SCHEDULES, RATE_SCHEDULES, TARGETS, TIMES, PureSettings, TrainSettings
+from .types import CATEGORY, Advanced, SettingsWire
+
+AS_EXTRACTOR = "as the extractor"
+_OPEN = 100.0  # a bound of lambda at this distance is none
+
+
+def _inputs() -> list:
+    train, pure = TrainSettings(), PureSettings()
+    return [
+        io.Combo.Input(
+            "preset", options=list(PRESETS), default="as shown",
+            tooltip="as shown: what this node and the training nodes show; their defaults are the pack's. paper: the paper's "
+            "settings. public code: those of its authors' code (fixed lambda 1, eta 2, 800 steps of 4 pictures, the extractor's "
+            "LoRA does not guide). The last two stand above all that the nodes show; the report names them.",
+        ),
+        io.Combo.Input(
+            "gate", options=list(GATES), default=train.gate,
+            tooltip="Where LoRA and embeddings act while they learn, and by default later. off: everywhere (the paper). "
+            "conditioning: in texts that hold the trigger. picture: trained as conditioning, applied in the negative prompt too. "
+            "rows: on the trigger's own rows of the text, picture weights stay the base's. With all but off, prompts without the "
+            "trigger are the base model exactly.",
+        ),
+        io.Combo.Input(
+            "targets", options=list(TARGETS), default=train.targets,
+            tooltip="Which weights carry the LoRA. attention: the paper's, a good choice. More hold more and cost memory; text "
+            "stream only changes how words are read and leaves the picture's own weights.",
+        ),
+        io.Int.Input(
+            "first_block", default=train.first_block, min=0, max=999,
+            tooltip="The first joint block that carries the LoRA, from 0. 0 for all; early blocks decide layout more than detail.",
+        ),
+        io.Int.Input(
+            "last_block", default=-1, min=-1, max=999,
+            tooltip="The last joint block that carries the LoRA. -1: the model's last. SD3.5 Medium has 0 to 23, the Pocket Model 0 to 3.",
+        ),
+        io.Float.Input(
+            "alpha", default=0.0, min=0.0, max=1024.0, step=1.0,
+            tooltip="The LoRA's change is multiplied by alpha / rank. 0: as large as the rank, so by 1 (the paper). Twice alpha acts "
+            "much like twice the learning rate.",
+        ),
+        io.Combo.Input(
+            "stage2_embeddings", options=[AS_EXTRACTOR, *get_args(EmbeddingMode), "none"], default=AS_EXTRACTOR,
+            tooltip="Embeddings of Pure Learning. as the extractor: a copy of its own; replace, where there is no extractor. none: "
+            "the LoRA learns alone, as plain LoRA trainers have it. Train Extractor has a choice of its own.",
+        ),
+        io.Boolean.Input(
+            "train_embeddings", default=pure.train_embeddings,
+            tooltip="Whether Pure Learning goes on learning its copy of the embeddings (the paper's figure 3), or leaves it as it is.",
+        ),
+        io.Boolean.Input(
+            "extractor_lora", default=True,
+            tooltip="Whether the extractor guides with its LoRA (the paper), or with its embeddings alone, as the public code does.",
+        ),
+        io.Combo.Input(
+            "target", options=list(TARGET_TEXTS), default=pure.target,
+            tooltip='What the guidance is the difference of. null-relative: "[V] dog" and nothing (the paper). class-relative: "[V] '
+            'dog" and "dog", without the class. in-context: each caption with [V] and without.',
+        ),
+        io.Combo.Input(
+            "eta_schedule", options=list(ETA_SCHEDULES), default=pure.eta_schedule,
+            tooltip="Where on the way from noise to picture eta weighs most; its mean stays. constant: everywhere alike (the paper). "
+            "high noise: where layout is decided. low noise: where detail is.",
+        ),
+        io.Float.Input(
+            "lambda_multiplier", default=pure.scale_multiplier, min=-10.0, max=10.0, step=0.05,
+            tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction, 0.5 to 2 are "
+            "worth a try; 0 aims at the base model's picture.",
+        ),
+        io.Float.Input(
+            "lambda_min", default=-_OPEN, min=-_OPEN, max=_OPEN, step=0.05,
+            tooltip="lambda* is never below this. -100: open (the paper). 0 keeps it from pointing away from the concept early on.",
+        ),
+        io.Float.Input(
+            "lambda_max", default=_OPEN, min=-_OPEN, max=_OPEN, step=0.05,
+            tooltip="lambda* is never above this. 100: open (the paper).",
+        ),
+        io.Float.Input(
+            "base_anchor", default=pure.base_anchor, min=0.0, max=100.0, step=0.1,
+            tooltip="Weight of a loss that holds the captions without the trigger at the base model's prediction (DOP), with any "
+            "method. 0: none (the paper). 0.5 to 2 keep other prompts and learn slower; one more forward a step.",
+        ),
+        io.Float.Input(
+            "null_anchor", default=pure.null_anchor, min=0.0, max=100.0, step=0.1,
+            tooltip="The same for the empty prompt, which guidance (cfg) multiplies. 0: none (the paper); 0.5 to 2.",
+        ),
+        io.Float.Input(
+            "preservation_weight", default=pure.preservation_weight, min=0.0, max=100.0, step=0.1,
+            tooltip="Weight of what the methods LoRA + prior preservation and LoRA + DOP add to L_CC. 1 is usual.",
+        ),
+        io.Int.Input(
+            "class_pictures", default=pure.class_pictures, min=1, max=1000,
+            tooltip="For prior preservation: pictures of the class that the base model draws before the first step, once, and keeps "
+            "beside the runs. 16 to 200; each costs one sampling.",
+        ),
+        io.Combo.Input(
+            "class_texts", options=list(CLASS_TEXTS), default=pure.class_texts,
+            tooltip='What these pictures show. class: "a dog". base: the captions without the trigger. A style has its captions always.',
+        ),
+        io.Int.Input("class_steps", default=pure.class_steps, min=1, max=200, tooltip="Sampling steps of the class pictures. 20 to 40."),
+        io.Float.Input(
+            "class_guidance", default=pure.class_guidance, min=1.0, max=20.0, step=0.1,
+            tooltip="Guidance (cfg) of the class pictures. 3.5 to 5 for SD3.5, 4 for the Pocket Model.",
+        ),
+        io.Float.Input(
+            "class_shift", default=pure.class_shift, min=0.1, max=20.0, step=0.1,
+            tooltip="Shift of the class pictures' sampling schedule. 3 for SD3.5; the model's own.",
+        ),
+        io.Float.Input(
+            "background_weight", default=train.background_weight, min=0.0, max=1.0, step=0.05,
+            tooltip="Weight of the losses outside the concept set's masks. 1: masks are not used. 0.1 to 0.5 learn less of the "
+            "background; needs a mask for each picture.",
+        ),
+        io.Combo.Input(
+            "schedule", options=list(RATE_SCHEDULES), default=train.schedule,
+            tooltip="How both learning rates go on after the warm-up: constant, or down to nothing along half a cosine.",
+        ),
+        io.Int.Input(
+            "warmup", default=train.warmup, min=0, max=100_000,
+            tooltip="Steps in which both learning rates rise from nothing. 0 is the pack's; 10 to 50 calm a high rate.",
+        ),
+        io.Combo.Input(
+            "times", options=list(TIMES), default=train.times,
+            tooltip="How much noise is learnt at. logit-normal: any amount. diffusers grid: the 1000 that diffusers' SD3 scripts draw from.",
+        ),
+        io.Float.Input(
+            "shift", default=train.shift, min=0.1, max=20.0, step=0.1,
+            tooltip="Moves training towards noise, as sampling is moved. 3 is SD3's; 1 learns more detail and less layout.",
+        ),
+        io.Int.Input(
+            "accumulate", default=train.accumulate, min=1, max=64,
+            tooltip="Forwards of batch_size pictures that make one step. 2 to 4 in place of a larger batch, where memory is short; "
+            "costs as much time.",
+        ),
+        io.Boolean.Input(
+            "checkpointing", default=train.checkpointing,
+            tooltip="Computes activations again in the backward pass: much less memory, about a third more time. The result is the same.",
+        ),
+        io.Float.Input(
+            "max_grad_norm", default=train.max_grad_norm, min=0.001, max=1000.0, step=0.1, round=0.001,
+            tooltip="Longer gradients are cut to this length. 0.1 to 1; lower calms a loss that jumps.",
+        ),
+        io.Float.Input(
+            "weight_decay", default=train.weight_decay, min=0.0, max=1.0, step=1e-4, round=1e-6,
+            tooltip="How much AdamW shrinks the LoRA's weights. 1e-4; up to 1e-2 hold a long run back.",
+        ),
+        io.Int.Input(
+            "checkpoint_every", default=train.checkpoint_every, min=1, max=100_000,
+            tooltip="Steps between two checkpoints on disk: what a power cut can cost. A cancel always leaves one. 20 to 200.",
+        ),
+        io.String.Input(
+            "validation_prompts", default="", multiline=True,
+            tooltip="Prompts to draw while it learns, one a line, with the trigger or without it: beside the first caption in the "
+            "preview, and at the end in the output validation. Empty: none. Each costs one sampling.",
+        ),
+        io.Int.Input(
+            "validation_every", default=0, min=0, max=100_000,
+            tooltip="Steps between two previews. 0: four in a run.",
+        ),
+    ]  # fmt: skip
+
+
+class Settings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCSettings",
+            display_name="Settings (advanced training)",
+            category=CATEGORY,
+            description="Everything about training that is not on the training nodes themselves. At its defaults it changes nothing. "
+            "Connect one to both stages.",
+            inputs=_inputs(),
+            outputs=[
+                SettingsWire.Output(
+                    "settings", display_name="settings", tooltip="For Train Extractor and Pure Learning."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, **values) -> io.NodeOutput:
+        advanced = advanced_of(values)
+        return io.NodeOutput(advanced, ui=ui.PreviewText(advanced.described()))
+
+
+def advanced_of(values: dict) -> Advanced:
+    """The node's values as settings by their own names."""
+    values = dict(values)
+    prompts = tuple(" ".join(line.split()) for line in values.pop("validation_prompts").splitlines() if line.strip())
+    embeddings = values.pop("stage2_embeddings")
+    own = {name: values.pop(name) for name in ("preset", "extractor_lora", "validation_every")}
+    lowest, highest = values.pop("lambda_min"), values.pop("lambda_max")
+    pure = {
+        "scale_multiplier": values.pop("lambda_multiplier"),
+        "scale_min": None if lowest <= -_OPEN else lowest,
+        "scale_max": None if highest >= _OPEN else highest,
+    }
+    pure |= {name: values.pop(name) for name in list(values) if name in PureSettings.__dataclass_fields__}
+    last = values.pop("last_block")
+    train = {**values, "last_block": None if last < 0 else last}
+    return Advanced(
+        train=train, pure=pure, stage2_embeddings=None if embeddings == AS_EXTRACTOR else embeddings,
+        validation_prompts=prompts, **own,
+    )  # fmt: skip
+
+
+NODES = [Settings]

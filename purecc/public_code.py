@@ -1,0 +1,134 @@
+"""What the paper's public code reads and writes: its LoRA files as concepts, its csv data sets as pictures with captions.
+
+Its token embeddings are pickled `.pt` files, which are not read: a pickle can run any program.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from torch import Tensor
+
+from .concept import Concept, LoraWeights
+from .files import load_tensors
+from .pictures import Picture, read_picture
+from .prompts import Kind
+
+COLUMNS = ("image_path", "prompt")  # and target_prompt, base_prompt, instance_word
+PLACEHOLDER = "[v]"  # stands for the concept in its texts
+_PREFIXES = ("transformer.", "base_model.model.")
+_ALPHA = ("lora_alpha", "r")  # in adapter_config.json beside a file
+
+
+def csv_file(folder: Path) -> Path | None:
+    """The data set's csv in a folder, if there is one; raises ValueError where there are several."""
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    if len(found) > 1:
+        raise ValueError(
+            f'The folder "{folder.name}" holds {len(found)} csv files; leave the one of your concept there.'
+        )
+    return found[0] if found else None
+
+
+def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
+    """All pictures that a csv names, with its prompts as captions, `[v]` replaced by the trigger.
+
+    A picture is looked for inside the csv's folder: by its path, or by its name alone where the path leads elsewhere.
+    Raises ValueError, with the line, for a missing column or picture, and where `instance_word` is another class word.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    missing = [name for name in COLUMNS if not rows or name not in rows[0]]
+    if missing:
+        raise ValueError(f'{path.name} has no rows with a column "{missing[0]}"; needed are {", ".join(COLUMNS)}.')
+    pictures = []
+    for line, row in enumerate(rows, 2):
+        picture = _inside(path.parent, (row["image_path"] or "").strip())
+        if picture is None:
+            raise ValueError(
+                f'{path.name}, line {line}: there is no picture "{row["image_path"]}" in the folder "{path.parent.name}".'
+            )
+        word = (row.get("instance_word") or "").strip()
+        if word and word.lower() != class_word.strip().lower():
+            raise ValueError(
+                f'{path.name}, line {line}: the instance_word is "{word}", the class word "{class_word}". Write "{word}" as '
+                "the class word."
+            )
+        caption = (row["prompt"] or "").replace(PLACEHOLDER.upper(), PLACEHOLDER).replace(PLACEHOLDER, trigger)
+        read = read_picture(picture)
+        pictures.append(Picture(read.pixels, " ".join(caption.split()), read.mask))
+    return pictures
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The file that a csv means, inside `folder` only."""
+    names = PureWindowsPath(name) if "\\" in name else PurePosixPath(name)
+    for candidate in (folder.joinpath(*names.parts), folder / names.name):
+        if candidate.is_file() and folder.resolve() in candidate.resolve().parents:
+            return candidate
+    return None
+
+
+def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: float = 0.0) -> Concept:
+    """A LoRA file over an SD3 transformer, by peft or diffusers, as a concept without embeddings and without a known base.
+
+    `alpha` 0: what the file or an adapter_config.json beside it says, else the rank. Raises ValueError for other files.
+    """
+    try:
+        tensors, metadata = load_tensors(path)
+    except Exception as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
+    matrices, alphas = _matrices(tensors, path.name)
+    rank = next(iter(matrices.values()))[0].shape[0]
+    if not alpha:
+        told = {float(value) for value in alphas} or {_told_alpha(path, rank)}
+        if len(told) > 1:
+            raise ValueError(
+                f"{path.name} has modules of different alpha ({sorted(told)}); PureCC's concepts have one."
+            )
+        alpha = told.pop()
+    return Concept(
+        trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=LoraWeights(matrices, alpha),
+        embeddings=None, settings={"imported": path.name},
+    )  # fmt: skip
+
+
+def _matrices(tensors: Mapping[str, Tensor], name: str) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Tensor]]:
+    """module -> (A, B), and the alphas. Raises ValueError for a key that is none of these."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    strange, alphas = [], []
+    for key, value in tensors.items():
+        module = key
+        while module.startswith(_PREFIXES):
+            module = module.removeprefix(_PREFIXES[0]).removeprefix(_PREFIXES[1])
+        module = module.replace(".default.weight", ".weight")  # peft's name of an adapter
+        if module.endswith(".alpha"):
+            alphas.append(value)
+        elif module.endswith((".lora_A.weight", ".lora_B.weight")) and module.startswith("transformer_blocks."):
+            parts.setdefault(module[: -len(".lora_A.weight")], {})[module[-len("A.weight")]] = value.float()
+        else:
+            strange.append(key)
+    half = [module for module, both in parts.items() if len(both) < 2]
+    if strange or half or not parts:
+        what = f"{(strange or half)[0]!r} is not understood" if strange or half else "there are no such keys"
+        raise ValueError(
+            f"{name} is no LoRA of an SD3 transformer: {what}. Expected are keys as "
+            "transformer_blocks.0.attn.to_q.lora_A.weight, after transformer. or base_model.model."
+        )
+    ranks = sorted({both["A"].shape[0] for both in parts.values()})
+    if len(ranks) > 1:
+        raise ValueError(f"{name} has modules of different rank ({ranks}); PureCC's concepts have one.")
+    return {module: (both["A"], both["B"]) for module, both in parts.items()}, alphas
+
+
+def _told_alpha(path: Path, rank: int) -> float:
+    """lora_alpha of an adapter_config.json beside the file, or the rank, which is what the public code trains with."""
+    config = path.with_name("adapter_config.json")
+    if not config.is_file():
+        return float(rank)
+    told = json.loads(config.read_text(encoding="utf-8"))
+    alpha, of_rank = (told.get(name) for name in _ALPHA)
+    if not isinstance(alpha, (int, float)) or (of_rank and of_rank != rank):
+        raise ValueError(f"{config.name} beside {path.name} belongs to another LoRA: r is {of_rank}, here {rank}.")
+    return float(alpha)

@@ -1,0 +1,173 @@
+"""Settings and the five methods on the real server: what they change, what they leave alone, what they say."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from graph import Prompt
+from safetensors import safe_open
+
+from purecc.launch.client import HostError
+from purecc.launch.server import Server
+from purecc.settings import METHODS
+
+DEADLINE = 400  # seconds, of one prompt
+DEFAULTS = {
+    "preset": "as shown", "gate": "off", "targets": "attention", "first_block": 0, "last_block": -1, "alpha": 0.0,
+    "stage2_embeddings": "as the extractor", "train_embeddings": True, "extractor_lora": True, "target": "null-relative",
+    "eta_schedule": "constant", "lambda_multiplier": 1.0, "lambda_min": -100.0, "lambda_max": 100.0, "base_anchor": 0.0,
+    "null_anchor": 0.0, "preservation_weight": 1.0, "class_pictures": 16, "class_texts": "class", "class_steps": 28,
+    "class_guidance": 4.5, "class_shift": 3.0, "background_weight": 1.0, "schedule": "constant", "warmup": 0,
+    "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "max_grad_norm": 1.0,
+    "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
+}  # fmt: skip
+
+
+def settings(p: Prompt, **changed: Any) -> str:
+    return p.add("PureCCSettings", **(DEFAULTS | changed))
+
+
+def identity(server: Server, report: str) -> dict[str, Any]:
+    """What the run that a report names was trained with."""
+    run = server.base / "output" / "purecc" / "runs" / report.rsplit("run: ", 1)[1].strip()
+    return json.loads((run / "settings.json").read_text(encoding="utf-8"))
+
+
+def trained(
+    server: Server, *, of: dict[str, Any] | None, extractor: bool = True, **face: Any
+) -> tuple[str, dict, Prompt]:
+    """Pure Learning in two steps; `of`: values of Settings, on both stages, or None for no such node."""
+    p = Prompt()
+    pocket = p.pocket()
+    data = p.concept_set(pocket)
+    wired = {} if of is None else {"settings": [settings(p, **of), 0]}
+    first = p.extractor(pocket, data, steps=2, **wired) if extractor else None
+    report = p.show([p.pure(pocket, data, first, **({"steps": 2} | face), **wired), 2])
+    outputs = server.client.run(p.nodes, timeout=DEADLINE)["outputs"]
+    (text,) = outputs[report]["text"]
+    return text, outputs, p
+
+
+def test_the_nodes_defaults_are_the_packs(server: Server) -> None:
+    inputs = server.client.object_info()["PureCCSettings"]["input"]["required"]
+    assert {name: options["default"] for name, (_, options) in inputs.items()} == DEFAULTS
+    assert all(len(options["tooltip"]) > 20 for _, options in inputs.values())
+
+
+def test_at_its_defaults_it_changes_no_run(server: Server) -> None:
+    without, _, _ = trained(server, of=None)
+    with_, _, _ = trained(server, of={})
+    assert with_ == without  # the same run, returned from disk: even the seconds
+
+
+def test_what_it_sets_reaches_both_stages(server: Server) -> None:
+    changed = {
+        "gate": "rows", "targets": "text stream only", "first_block": 1, "last_block": 2, "alpha": 2.0, "schedule": "cosine",
+        "warmup": 1, "times": "diffusers grid", "shift": 2.0, "accumulate": 2, "checkpointing": True, "max_grad_norm": 0.5,
+        "weight_decay": 0.01, "checkpoint_every": 1, "background_weight": 0.25, "train_embeddings": False,
+        "target": "in-context", "eta_schedule": "low noise", "lambda_multiplier": 0.5, "lambda_min": 0.0,
+        "base_anchor": 0.5, "null_anchor": 0.25, "validation_every": 1000,
+    }  # fmt: skip
+    report, _, _ = trained(server, of=changed)
+    asked = {name: value for name, value in changed.items() if not name.startswith(("lambda_", "validation_"))}
+    asked |= {"scale_multiplier": 0.5, "scale_min": 0.0, "scale_max": None}
+    got = identity(server, report)
+    assert {name: got[name] for name in asked} == asked
+    stage1 = [
+        json.loads(path.read_text()) for path in (server.base / "output/purecc/runs").glob("extractor-*/settings.json")
+    ]
+    of_stage1 = {name: asked[name] for name in ("gate", "targets", "first_block", "accumulate", "shift")}
+    assert any({name: one[name] for name in of_stage1} == of_stage1 for one in stage1)
+    concept = server.base / "output/purecc/runs" / report.rsplit("run: ", 1)[1].strip() / "concept.safetensors"
+    with safe_open(concept, "pt") as file:
+        assert json.loads(file.metadata()["purecc.gate"]) == "rows"
+        modules = {key.rsplit(".lora_A", 1)[0] for key in file.keys() if "lora_A" in key}
+        assert float(file.get_tensor(f"{min(modules)}.alpha")) == 2.0
+    assert len(modules) == 2 * 4 and all("add_" in m and (".1." in m or ".2." in m) for m in modules)
+    assert "distance from the base, base texts" in report and "null text" in report
+
+
+def test_a_preset_stands_above_what_the_nodes_show(server: Server) -> None:
+    p = Prompt()
+    shown = p.show([settings(p, preset="public code", gate="rows"), 0])
+    outputs = server.client.run(p.nodes, timeout=DEADLINE)["outputs"]
+    assert "preset public code" in str(outputs["1"]) and shown in outputs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains(server: Server, method: str) -> None:
+    of = {"class_pictures": 2, "class_steps": 2, "validation_every": 1000}
+    report, _, _ = trained(server, of=of, extractor=method == "PureCC", method=method)
+    assert report.startswith(method)
+    assert ("L_PureCC" in report) == (method in ("PureCC", "merged stage"))
+    assert ("loss on class pictures" in report) == (method == "LoRA + prior preservation")
+    assert ("distance from the base" in report) == (method == "LoRA + DOP")
+    assert ("L_CC of the extractor" in report) == (method == "merged stage")
+
+
+def test_class_pictures_show_progress_and_obey_cancel(server: Server) -> None:
+    p = Prompt()
+    pocket = p.pocket()
+    wire = [settings(p, class_pictures=64, class_steps=100), 0]
+    p.show([p.pure(pocket, p.concept_set(pocket), None, method="LoRA + prior preservation", settings=wire, seed=5), 2])
+    kept = server.base / "output" / "purecc" / "runs" / "class_pictures"
+    before = set(kept.iterdir()) if kept.is_dir() else set()
+    texts: list[str] = []
+
+    def on_event(kind: str, value: Any) -> None:
+        if kind == "progress_text" and "pictures of the class" in str(value):
+            texts.append(str(value))
+            if len(texts) == 3:
+                server.client.post("/interrupt", {})
+
+    start = time.monotonic()
+    with pytest.raises(HostError, match="(?i)interrupt|cancel"):
+        server.client.run(p.nodes, on_event=on_event, timeout=DEADLINE)
+    assert "/ 1600" in texts[0]  # 16 samplings of 100 steps
+    assert len(texts) < 200, f"{len(texts)} steps drawn in {time.monotonic() - start:.0f} s after a cancel"
+    assert (set(kept.iterdir()) if kept.is_dir() else set()) == before
+
+
+def test_validation_prompts_are_drawn(server: Server) -> None:
+    p = Prompt()
+    pocket = p.pocket()
+    data = p.concept_set(pocket)
+    wire = [settings(p, validation_prompts="a [V] dog in the snow\n\n  a red   house\n", validation_every=1), 0]
+    pure = p.pure(pocket, data, None, method="LoRA", steps=2, learning_rate=3e-2, settings=wire)
+    saved = p.add("SaveImage", images=[pure, 1], filename_prefix="t/validation")
+    images = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][saved]["images"]
+    assert len(images) == 2 + 2 * 2  # the example's pair, and a pair for each prompt
+    drawn = [server.client.view(image["filename"], image["subfolder"]) for image in images]
+    assert len(set(drawn)) == 6  # the base model and the customised one differ, and so do the prompts
+
+
+@pytest.mark.parametrize(
+    ("of", "face", "message"),
+    [
+        ({"last_block": 9}, {}, "this model has 0 to 3"),
+        ({"warmup": 5}, {}, "warmup is 5; it must be below the number of steps, 2"),
+        ({"lambda_min": 2.0, "lambda_max": 1.0}, {}, "scale_min is 2.0; it must be at most scale_max"),
+        ({"extractor_lora": False}, {"embeddings": "none"}, "nothing would guide"),
+    ],
+)
+def test_bad_settings_are_told_in_a_sentence(server: Server, of: dict, face: dict, message: str) -> None:
+    p = Prompt()
+    pocket = p.pocket()
+    data = p.concept_set(pocket)
+    extractor = p.extractor(pocket, data, **({"steps": 2} | face))  # of an earlier test, or two steps
+    p.show([p.pure(pocket, data, extractor, steps=2, settings=[settings(p, **of), 0]), 2])
+    with pytest.raises(HostError, match=message):
+        server.client.run(p.nodes, timeout=DEADLINE)
+
+
+def test_a_finished_concept_is_no_extractor(server: Server) -> None:
+    p = Prompt()
+    pocket = p.pocket()
+    data = p.concept_set(pocket)
+    first = p.pure(pocket, data, None, method="LoRA", steps=2)
+    p.show([p.pure(pocket, data, first, steps=2), 2])
+    with pytest.raises(HostError, match="is the finished concept"):
+        server.client.run(p.nodes, timeout=DEADLINE)

@@ -1,0 +1,120 @@
+"""Files of the paper's public code: LoRAs with its double prefix, csv data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from purecc.files import save_tensors
+from purecc.public_code import csv_file, read_csv, read_lora
+
+MODULES = ("transformer_blocks.0.attn.to_q", "transformer_blocks.3.attn.to_out.0")
+
+
+def written(
+    path: Path, prefix: str, rank: int = 4, **more: torch.Tensor
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    pairs = {module: (torch.randn(rank, 8), torch.randn(16, rank)) for module in MODULES}
+    tensors = {f"{prefix}{m}.lora_A.weight": a for m, (a, _) in pairs.items()}
+    tensors |= {f"{prefix}{m}.lora_B.weight": b for m, (_, b) in pairs.items()}
+    save_tensors(path, tensors | {f"{prefix}{name}": value for name, value in more.items()})
+    return pairs
+
+
+@pytest.mark.parametrize("prefix", ["transformer.base_model.model.", "base_model.model.", "transformer.", ""])
+def test_a_lora_is_read_whatever_stands_before_its_names(tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    pairs = written(path, prefix)
+    concept = read_lora(path, "[v]", "dog", "instance")
+    assert set(concept.lora.matrices) == set(MODULES)
+    for module, (a, b) in pairs.items():
+        got = concept.lora.matrices[module]
+        assert torch.equal(got[0], a) and torch.equal(got[1], b)
+    assert (concept.lora.alpha, concept.lora.scale, concept.embeddings, concept.base) == (4.0, 1.0, None, "")
+
+
+def test_alpha_is_asked_then_told_then_the_rank(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    written(path, "base_model.model.")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    assert read_lora(path, "[v]", "dog", "instance").lora.scale == 2.0
+    assert read_lora(path, "[v]", "dog", "instance", alpha=2.0).lora.scale == 0.5
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 16, "lora_alpha": 8}))
+    with pytest.raises(ValueError, match="belongs to another LoRA: r is 16, here 4"):
+        read_lora(path, "[v]", "dog", "instance")
+    inside = tmp_path / "inside.safetensors"
+    written(inside, "transformer.", **{f"{module}.alpha": torch.tensor(6.0) for module in MODULES})
+    assert read_lora(inside, "[v]", "dog", "instance").lora.alpha == 6.0
+
+
+def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    for tensors, message in (
+        ({"lora_unet_down.lora_up.weight": torch.ones(2, 2)}, "'lora_unet_down.lora_up.weight' is not understood"),
+        ({"transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 2)}, "transformer_blocks.0.attn.to_q"),
+        ({"transformer_blocks.0.attn.to_q.alpha": torch.ones(())}, "there are no such keys"),
+    ):
+        save_tensors(path, tensors)
+        with pytest.raises(ValueError, match=message):
+            read_lora(path, "[v]", "dog", "instance")
+    path.write_bytes(b"not a file of tensors")
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        read_lora(path, "[v]", "dog", "instance")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "robot toy"
+    (made / "images").mkdir(parents=True)
+    for i in range(8):
+        Image.new("RGB", (8, 6), (20 * i, 0, 0)).save(made / "images" / f"{i}.png")
+    Image.new("RGB", (8, 6), (0, 99, 0)).save(made / "flat.png")
+    Image.new("RGB", (8, 6)).save(tmp_path / "outside.png")
+    return made
+
+
+HEADER = "image_path,prompt,target_prompt,base_prompt,instance_word\n"
+
+
+def table(folder: Path, *rows: str) -> Path:
+    path = folder / "robot_toy.csv"
+    path.write_text(HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_all_rows_of_a_csv_are_read(folder: Path) -> None:
+    rows = [f'images/{i}.png,"a [v]  robot, number {i}",[v] robot,"a robot, number {i}",robot' for i in range(8)]
+    rows += ["/home/someone/data/flat.png,a [V] robot,[v] robot,a robot,Robot"]
+    rows += ["data\\images\\flat.png,a robot at night,[v] robot,a robot at night,"]
+    pictures = read_csv(table(folder, *rows), "ohwx", "robot")
+    assert [p.caption for p in pictures] == [
+        *(f"a ohwx robot, number {i}" for i in range(8)), "a ohwx robot", "a robot at night",
+    ]  # fmt: skip
+    assert [round(float(p.pixels[0, 0, 0]) * 255) for p in pictures[:8]] == [20 * i for i in range(8)]
+    assert float(pictures[8].pixels[0, 0, 1]) == float(pictures[9].pixels[0, 0, 1]) > 0.3
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("images/99.png,a [v] robot,,,robot", 'line 2: there is no picture "images/99.png"'),
+        ("../outside.png,a [v] robot,,,robot", "there is no picture"),
+        ("images/1.png,a [v] toy,,,toy", 'the instance_word is "toy", the class word "robot"'),
+    ],
+)
+def test_a_row_that_does_not_fit_is_named(folder: Path, row: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_csv(table(folder, row), "ohwx", "robot")
+
+
+def test_a_csv_of_another_kind_is_named(folder: Path) -> None:
+    (folder / "a.csv").write_text("file,text\nx.png,a dog\n", encoding="utf-8")
+    with pytest.raises(ValueError, match='no rows with a column "image_path"'):
+        read_csv(csv_file(folder), "ohwx", "robot")
+    (folder / "b.csv").write_text("", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds 2 csv files"):
+        csv_file(folder)
