@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...purecc.concept import Concept, Gate
@@ -18,6 +20,7 @@ from .marks import MAP, concept_of, marks_of, slot_of
 from .session import warn_in_node
 
 CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> Applied
+_KEY = "purecc"  # of our wrappers among those of other packs
 _NAMED = "purecc_named"  # key in transformer_options: numbers of the concepts that a prompt of this sampling names
 
 
@@ -136,6 +139,13 @@ def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Ca
         return other(args, extra) if other else extra["original_block"](args)
 
     return patch
+
+
+def attach(model: ModelPatcher) -> None:
+    """Puts both wrappers on a MODEL (a clone) that has them not yet."""
+    if not model.get_wrappers(WrappersMP.APPLY_MODEL, _KEY):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, act)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, check_prompts)
 
 
 def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:

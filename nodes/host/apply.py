@@ -4,18 +4,16 @@ import logging
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
 
 from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
-from .acting import CONCEPTS, Applied, act, check_prompts
+from .acting import CONCEPTS, Applied, attach
 from .convert import fingerprint, require_sd3
 from .lora import add_lora, row_loras
 from .text import with_triggers
 
 log = logging.getLogger(__name__)
-_KEY = "purecc"  # of our wrappers among those of other packs
 
 
 def apply_concept(
@@ -42,7 +40,7 @@ def apply_concept(
     if not (lora_acts or embeddings_act):
         return model, with_triggers(clip, {concept.trigger: Placeholder(0, concept.placeholder.words)})
     carried: dict[int, Applied] = model.model_options["transformer_options"].get(CONCEPTS, {})
-    _check(model, concept, carried)
+    check_fits(model, concept, carried)
     warning = base_warning(model, concept)
     if warning:
         log.warning("PureCC: %s", warning)
@@ -53,9 +51,7 @@ def apply_concept(
         add_lora(patched, concept, strength)
     applied = Applied(concept, embedding_strength, gated, gate)
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
-    if not carried:
-        patched.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, act)
-        patched.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, check_prompts)
+    attach(patched)
     return patched, with_triggers(clip, {concept.trigger: concept.placeholder})
 
 
@@ -67,12 +63,12 @@ def gate_of(concept: Concept, choice: GateChoice) -> Gate:
 
 
 def base_warning(model: ModelPatcher, concept: Concept) -> str:
-    """A sentence where the concept was trained on another base model than this one, or an empty text."""
+    """A sentence where the concept was trained on another base model than this one, or an empty text.
+
+    LoRAs on the MODEL were part of its base, or not. Of an imported LoRA the base is not known.
+    """
     here = fingerprint(model)
-    if concept.base in (
-        here,
-        fingerprint(model, with_patches=True),
-    ):  # LoRAs on the MODEL were part of its base, or not
+    if concept.base in ("", here, fingerprint(model, with_patches=True)):
         return ""
     return (
         f'"{concept.trigger} {concept.class_word}" was trained on another base model ({concept.base}; this one is {here}): '
@@ -80,7 +76,7 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
     )
 
 
-def _check(model: ModelPatcher, concept: Concept, carried: dict[int, Applied]) -> None:
+def check_fits(model: ModelPatcher, concept: Concept, carried: dict[int, Applied]) -> None:
     """Raises ValueError where the concept is on the MODEL already, or its embeddings are for another architecture."""
     name = f'"{concept.trigger} {concept.class_word}"'
     if concept.uid in carried:

@@ -69,7 +69,7 @@ class RowLora:
 
 def add_lora(model: ModelPatcher, concept: Concept, strength: float) -> None:
     """Adds the LoRA to a MODEL (a clone) as weight patches. Raises ValueError where any module does not fit."""
-    places = _places(model, concept)
+    places = lora_places(model, concept)
     names = {f"transformer.{module}": place for module, place in places.items()}
     patches = comfy.lora.load_lora(concept.tensors(), names, log_missing=False)
     added = model.add_patches(patches, strength)
@@ -85,7 +85,7 @@ def row_loras(model: ModelPatcher, concept: Concept, strength: float, gate: Gate
     Raises ValueError where any module does not fit, or none would act.
     """
     made = []
-    for module, place in _places(model, concept).items():
+    for module, place in lora_places(model, concept).items():
         if gate == "rows" and not in_text_stream(module):
             continue
         key, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
@@ -98,12 +98,12 @@ def row_loras(model: ModelPatcher, concept: Concept, strength: float, gate: Gate
     if not made:
         raise ValueError(
             f'The LoRA of "{concept.trigger} {concept.class_word}" is in the picture stream only, so with the gate "rows" it '
-            'would do nothing. Set the gate to "conditioning".'
+            'would do nothing. Set the gate to "picture".'
         )
     return tuple(made)
 
 
-def _places(model: ModelPatcher, concept: Concept) -> dict[str, str | tuple]:
+def lora_places(model: ModelPatcher, concept: Concept) -> dict[str, str | tuple]:
     """Each LoRA module's place in the host's weights. Raises ValueError naming the first three that do not fit."""
     lora: LoraWeights = concept.lora
     places, shapes = HostWeights(model, with_patches=False).places, model.model.state_dict()

@@ -13,8 +13,10 @@ sys.path.append(str(Path(__file__).parent))
 import common  # noqa: E402
 import of_concepts  # noqa: E402, F401
 import of_gates  # noqa: E402, F401
+import of_guider  # noqa: E402, F401
 import of_pocket  # noqa: E402, F401
 import of_session  # noqa: E402, F401
+import of_settings  # noqa: E402, F401
 import of_triggers  # noqa: E402, F401
 import of_wiring  # noqa: E402, F401
 import torch  # noqa: E402
