@@ -4,6 +4,17 @@ The search box looks through the first 30 letters of names and nowhere else. So 
 words that they may type, in parentheses; js/titles.js leaves these out on the canvas.
 """
 
-from . import apply, compare, concept_set, files, grid, pocket, train
+from . import apply, compare, concept_set, export, files, grid, guider, pocket, settings, train
 
-NODES = [*pocket.NODES, *concept_set.NODES, *train.NODES, *files.NODES, *apply.NODES, *compare.NODES, *grid.NODES]
+NODES = [
+    *pocket.NODES,
+    *concept_set.NODES,
+    *settings.NODES,
+    *train.NODES,
+    *files.NODES,
+    *export.NODES,
+    *apply.NODES,
+    *guider.NODES,
+    *compare.NODES,
+    *grid.NODES,
+]

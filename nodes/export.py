@@ -1,0 +1,105 @@
+"""Export Concept and Import LoRA: plain LoRA files, out and in."""
+
+from comfy_api.latest import io
+
+from ..purecc.concept import Concept
+from ..purecc.export import plain_lora, what_is_lost
+from ..purecc.files import save_tensors
+from ..purecc.prompts import KINDS
+from ..purecc.public_code import read_lora
+from .host import when_needed
+from .types import CATEGORY, ConceptWire
+
+loras, session = when_needed("loras"), when_needed("session")
+
+
+class ExportConcept(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCExportConcept",
+            display_name="Export Concept (plain LoRA)",
+            category=CATEGORY,
+            description="Writes a concept's LoRA into models/loras, for the stock Load LoRA and for people without this pack. Its "
+            "embeddings, its trigger and its gate stay behind: the node and the file say so.",
+            inputs=[
+                ConceptWire.Input("concept", tooltip="From Pure Learning, Train Extractor or Load Concept."),
+                io.Model.Input(
+                    "model", tooltip="The model that it was trained on: every key is tried on it before the file is written."
+                ),
+                io.String.Input(
+                    "name", default="my concept", tooltip="File name; a/b makes a sub-folder. A file of this name is replaced."
+                ),
+            ],
+            outputs=[
+                io.String.Output("path", display_name="path", tooltip="Where the file is."),
+                io.String.Output("lost", display_name="lost", tooltip="What a plain LoRA cannot hold."),
+            ],
+            is_output_node=True,
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, concept: Concept, model, name: str) -> io.NodeOutput:
+        tensors, metadata = plain_lora(concept)
+        path = session.path_inside(loras.loras_folder(), name, ".safetensors")
+        loras.require_loadable(model, concept, tensors)
+        save_tensors(path, tensors, metadata)
+        lost = "\n".join(what_is_lost(concept))
+        shown = f"loras/{path.relative_to(loras.loras_folder()).as_posix()}\n{lost}"
+        return io.NodeOutput(str(path), lost, ui={"text": [shown]})
+
+
+class ImportLora(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PureCCImportLora",
+            display_name="Import LoRA (public code, peft)",
+            category=CATEGORY,
+            description="Reads an SD3 LoRA from models/loras as a concept: one that the paper's public code wrote, which ComfyUI's own "
+            "loader does not take, or any by diffusers or peft. Apply Concept then gives it a trigger and a gate.",
+            inputs=[
+                io.Combo.Input(
+                    "file", options=loras.lora_files(),
+                    tooltip="A file in models/loras: pytorch_lora_weights.safetensors or adapter_model.safetensors, under any name.",
+                ),
+                io.String.Input("trigger", default="[v]", tooltip="The word that is to call it in prompts."),
+                io.String.Input(
+                    "class_word", default="dog", tooltip="What kind of thing it is, in the word that it was trained with: dog, ..."
+                ),
+                io.Combo.Input("kind", options=list(KINDS), default="instance", tooltip="A certain thing, or a style."),
+                io.Float.Input(
+                    "alpha", default=0.0, min=0.0, max=1024.0, step=1.0,
+                    tooltip="The LoRA's change is multiplied by alpha / rank. 0: what the file, or adapter_config.json beside it, says, "
+                    "else the rank, as the public code has it.",
+                ),
+            ],
+            outputs=[
+                ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
+                io.String.Output("trigger", display_name="trigger", tooltip="The word that calls it."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        if file is not None and file not in loras.lora_files():
+            return f'There is no LoRA "{file}" in models/loras. Refresh (R) and choose another.'
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str, **_: object) -> str:
+        """Changes when the file is written anew."""
+        return repr(loras.lora_path(file).stat().st_mtime_ns) if file in loras.lora_files() else ""
+
+    @classmethod
+    def execute(cls, file: str, trigger: str, class_word: str, kind: str, alpha: float) -> io.NodeOutput:
+        trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
+        if not trigger or not class_word:
+            raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
+        concept = read_lora(loras.lora_path(file), trigger, class_word, kind, alpha)
+        lora = concept.lora
+        text = f"{len(lora.matrices)} modules, rank {lora.rank}, alpha {lora.alpha:g}; its base is not known"
+        return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
+
+
+NODES = [ExportConcept, ImportLora]

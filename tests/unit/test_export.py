@@ -1,0 +1,58 @@
+"""Plain LoRA files out of concepts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from purecc.concept import Concept, ConceptEmbeddings, LoraWeights, load_concept
+from purecc.export import plain_lora, trigger_phrase, what_is_lost
+from purecc.files import load_tensors, save_tensors
+
+LORA = LoraWeights({"transformer_blocks.0.attn.to_q": (torch.ones(2, 8), torch.ones(8, 2))}, alpha=3.0)
+SETTINGS = {"steps": 400, "learning_rate": 1e-4, "batch_size": 2, "seed": 7}
+
+
+def concept(**changed) -> Concept:
+    values = {
+        "trigger": "[V]", "class_word": "dog", "kind": "instance", "role": "concept", "base": "abc", "lora": LORA,
+        "embeddings": ConceptEmbeddings(torch.ones(4, 2, 8)), "settings": SETTINGS,
+    }  # fmt: skip
+    return Concept(**(values | changed))
+
+
+def test_only_the_lora_is_written_and_always_its_alpha() -> None:
+    tensors, metadata = plain_lora(concept())
+    module = "transformer.transformer_blocks.0.attn.to_q"
+    assert set(tensors) == {f"{module}.lora_A.weight", f"{module}.lora_B.weight", f"{module}.alpha"}
+    assert float(tensors[f"{module}.alpha"]) == 3.0
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "3")
+    assert (metadata["ss_max_train_steps"], metadata["ss_learning_rate"], metadata["ss_seed"]) == ("400", "0.0001", "7")
+    assert (
+        metadata["modelspec.trigger_phrase"] == "dog dog dog"
+    )  # two tokens in the trigger's place, and the class word
+    assert not any(name.startswith("purecc.") for name in metadata)
+
+
+def test_the_file_says_what_stays_behind() -> None:
+    _, metadata = plain_lora(concept(gate="rows"))
+    for word in ('"[V]"', "embeddings", "gate", "text rows", "every prompt"):
+        assert word in metadata["modelspec.description"]
+    assert not any("embeddings" in sentence for sentence in what_is_lost(concept(embeddings=None)))
+    assert trigger_phrase(concept(kind="style", class_word="style", embeddings=None)) == "style style"
+
+
+def test_a_concept_without_a_lora_cannot_be_exported() -> None:
+    with pytest.raises(ValueError, match="there is nothing to export"):
+        plain_lora(concept(lora=None))
+
+
+def test_the_file_is_a_plain_lora_and_no_concept(tmp_path: Path) -> None:
+    path = tmp_path / "a dog.safetensors"
+    save_tensors(path, *plain_lora(replace(concept(), gate="conditioning")))
+    assert load_tensors(path)[1]["modelspec.title"] == "[V] dog"
+    with pytest.raises(ValueError, match="plain LoRA goes into the stock"):
+        load_concept(path)
