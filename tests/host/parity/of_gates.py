@@ -118,7 +118,9 @@ def gate_beside_a_lora() -> Result:
             alone = predict(beside, encode(marking, PROMPT), encode(marking, NEGATIVE), TIMES, batch=2)
             result.sentences[f"{gate}, the LoRA {name}: one forward ({got.batches})"] = got.batches == [4]
             if gate != "picture":
-                result.sentences[f"{gate}, the LoRA {name}: the negative too"] = torch.equal(got.negative, alone.negative)
+                result.sentences[f"{gate}, the LoRA {name}: the negative too"] = torch.equal(
+                    got.negative, alone.negative
+                )
             result.figures[f"{gate}, the LoRA {name}: with the trigger it acts"] = (
                 0.0,
                 rel(got.positive, alone.positive),
