@@ -18,12 +18,14 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from ...purecc.fingerprint import fingerprint as _fingerprint
+from ...purecc.positions import centre, set_table, side_for
 
 log = logging.getLogger(__name__)
 PREFIX = "diffusion_model."
 _HEAD = 64  # the host's width of an attention head: it takes depth = heads = width / 64
 _SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")  # read by `convert_func`
 _HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
+_POSITIONS = PREFIX + "pos_embed"
 _ATTACHED = ("patches", "patches_replace", "wrappers")  # entries of transformer_options that change a forward
 
 
@@ -31,7 +33,7 @@ def require_sd3(model: ModelPatcher) -> None:
     """Raises ValueError where the MODEL is not of the Stable Diffusion 3 type, or of a shape that the host cannot map."""
     if not isinstance(model.model, comfy.model_base.SD3):
         raise ValueError(
-            f"This MODEL is of the type {type(model.model).__name__}; PureCC works on Stable Diffusion 3 types. "
+            f"This MODEL is of the type {_kind(model)}; PureCC works on Stable Diffusion 3 types. "
             "Load an SD3 or SD3.5 checkpoint, or use the Pocket Model node."
         )
     network = model.model.diffusion_model
@@ -43,12 +45,20 @@ def require_sd3(model: ModelPatcher) -> None:
         )
 
 
-class HostWeights:
-    """A MODEL's weights under diffusers' names, read one at a time: never from the live modules, which may be patched."""
+def _kind(model: ModelPatcher) -> str:
+    """What the host took it for: SDXL, Flux, SD15, ..."""
+    return type(getattr(model.model, "model_config", model.model)).__name__
 
-    def __init__(self, model: ModelPatcher, with_patches: bool):
+
+class HostWeights:
+    """A MODEL's weights under diffusers' names, read one at a time: never from the live modules, which may be patched.
+
+    `side`: of the table of positions, in patches; None for the whole table.
+    """
+
+    def __init__(self, model: ModelPatcher, with_patches: bool, side: int | None = None):
         require_sd3(model)
-        self.with_patches = with_patches
+        self.with_patches, self.side = with_patches, side
         self.entries = model.get_key_patches(PREFIX)  # originals (from the backups) and this MODEL's patches
         blocks = len(model.model.diffusion_model.joint_blocks)
         names = comfy.utils.mmdit_to_diffusers({"depth": blocks}, output_prefix=PREFIX)
@@ -81,12 +91,23 @@ class HostWeights:
         placed = {self._key(place) for place in self.places.values()}
         return sorted(key for key in self.entries if key not in placed and not key.endswith(_SCALES))
 
+    def dtypes(self) -> set[torch.dtype]:
+        """As the host keeps them."""
+        return {entry[0][0].dtype for key, entry in self.entries.items() if not key.endswith(_SCALES)}
+
     def has_float8(self) -> bool:
-        return any(entry[0][0].element_size() == 1 for entry in self.entries.values())
+        return any(dtype.itemsize == 1 for dtype in self.dtypes())
 
     def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
         (weight, convert), *patches = self.entries[key]
         weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"This MODEL's weights are packed ({key} is {str(weight.dtype).removeprefix('torch.')}, as in GGUF and NF4 files). "
+                "Train on the same model in bfloat16, float16 or float8; the concept then works on the packed one too."
+            )
+        if key == _POSITIONS and self.side:
+            weight = centre(weight, self.side)
         weight = weight.detach().to(device=device, dtype=torch.float32, copy=True)
         return comfy.lora.calculate_weight(patches, weight, key) if self.with_patches and patches else weight
 
@@ -102,15 +123,19 @@ def to_diffusers(
     with_patches: bool = True,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    largest: int | None = None,
 ) -> SD3Transformer2DModel:
     """A copy of an SD3-type MODEL as diffusers' transformer, frozen, in eval mode, with weights that can be trained.
 
-    `with_patches`: LoRAs loaded on the MODEL become part of the copy. Raises ValueError with what a person at the canvas
-    can change where the MODEL cannot be copied.
+    `with_patches`: LoRAs loaded on the MODEL become part of the copy. `largest`: the longest side of the latents to come; the
+    table of positions is cut to it, the configuration still tells its full size. Raises ValueError with what a person at
+    the canvas can change where the MODEL cannot be copied.
     """
     with torch.inference_mode(False), torch.no_grad():
-        weights = HostWeights(model, with_patches)
-        config = _configuration(weights.shapes())
+        config = configuration(model)
+        full = config["pos_embed_max_size"]
+        side = side_for(full, -(-largest // config["patch_size"])) if largest else full
+        weights = HostWeights(model, with_patches, side if side < full else None)
         strange = weights.strange()
         if strange:
             raise ValueError(
@@ -121,6 +146,7 @@ def to_diffusers(
         values = {name: value.to(dtype, copy=True) for name, value in weights.items(device)}
         with torch.device("meta"):
             transformer = SD3Transformer2DModel(**config)
+        set_table(transformer.pos_embed, values["pos_embed.pos_embed"])
         transformer.load_state_dict(values, strict=True, assign=True)
     return transformer.requires_grad_(False).eval()
 
@@ -157,7 +183,30 @@ def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
         for key in sorted(model.patches):
             digest.update(key.encode())
             _update(digest, model.patches[key])
-        return digest.hexdigest()[:16]
+        count = loras(model)
+        return f"{digest.hexdigest()[:16]} (with {count} LoRA{'s' * (count > 1)} on it)"
+
+
+def loras(model: ModelPatcher) -> int:
+    """How many LoRAs, or other changes of its weights, other nodes put on the MODEL."""
+    return max((len(patches) for patches in model.patches.values()), default=0)
+
+
+def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
+    """What the user may want to know of training on this MODEL in a dtype; sentences for the node."""
+    found, stored = [], HostWeights(model, with_patches=False).dtypes()
+    if torch.float16 in stored and dtype != torch.float16:
+        name = str(dtype).removeprefix("torch.")
+        found.append(f"The model is float16; it trains as {name}, since small gradients vanish in float16.")
+    if any(one.itemsize == 1 for one in stored):
+        found.append(
+            "The model is float8, a few percent away from the original; the concept fits the original less well."
+        )
+    if count := loras(model):
+        found.append(
+            f"{count} LoRA{'s' * (count > 1)} on the model count{'s' * (count == 1)} as part of the base: apply the concept to the same."
+        )
+    return found
 
 
 def _update(digest: "hashlib._Hash", value: Any) -> None:
@@ -173,8 +222,9 @@ def _update(digest: "hashlib._Hash", value: Any) -> None:
         digest.update((getattr(value, "__qualname__", None) or repr(value)).encode())
 
 
-def _configuration(shapes: dict[str, torch.Size]) -> dict:
-    """The configuration of the copy, read from the shapes of the host's weights."""
+def configuration(model: ModelPatcher) -> dict[str, Any]:
+    """The configuration of the copy, read from the shapes of the MODEL's weights."""
+    shapes = HostWeights(model, with_patches=False).shapes()
     if "pos_embed" not in shapes:
         raise ValueError("This MODEL has no table of positions (pos_embed). Train on an SD3 or SD3.5 checkpoint.")
     width, channels, patch, _ = shapes["x_embedder.proj.weight"]

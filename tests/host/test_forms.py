@@ -1,0 +1,98 @@
+"""Every form in which people have SD3 and SD3.5: read by the host's loaders, it becomes a network that predicts the same.
+
+Files have the published names and shapes (sd3_files.py) at a reduced width; one model is at full size, without storage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+CONFIGS = {
+    "SD3 Medium": {"num_layers": 4, "dual_attention_layers": [], "qk_norm": None, "pos_embed_max_size": 192},
+    "SD3.5 Large": {"num_layers": 5, "dual_attention_layers": [], "qk_norm": "rms_norm", "pos_embed_max_size": 192},
+    "SD3.5 Medium": {
+        "num_layers": 4,
+        "dual_attention_layers": [0, 1],
+        "qk_norm": "rms_norm",
+        "pos_embed_max_size": 384,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def seen(run_in_host: Callable[..., str]) -> dict:
+    return json.loads(run_in_host("forms.py", timeout=600).splitlines()[-1])
+
+
+def same_prediction(form: dict) -> None:
+    assert form["error"] < 1e-5
+    assert form["effect"] > 1e-2  # or an error of nothing would pass
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("file", ["single file", "diffusion model alone"])
+def test_a_layout_is_inferred_from_the_weights(seen: dict, name: str, file: str) -> None:
+    form = seen["layouts"][f"{name}, {file}"]
+    assert form["config"] == CONFIGS[name]
+    same_prediction(form)
+    assert form["linears"]["attention"] == 8 * CONFIGS[name]["num_layers"] - 1
+
+
+def test_one_model_in_two_files_has_one_fingerprint(seen: dict) -> None:
+    forms = seen["layouts"]
+    marks = {name: forms[f"{name}, single file"]["fingerprint"] for name in CONFIGS}
+    assert all(forms[f"{name}, diffusion model alone"]["fingerprint"] == mark for name, mark in marks.items())
+    assert len(set(marks.values())) == 3
+
+
+def test_a_single_file_without_encoders_gives_no_clip(seen: dict) -> None:
+    assert not any(form["clip"] for form in seen["layouts"].values() if "clip" in form)
+
+
+def test_the_table_of_positions_is_cut_to_the_pictures(seen: dict) -> None:
+    form = seen["layouts"]["SD3.5 Medium, diffusion model alone"]
+    assert form["table"] == 8 and form["config"]["pos_embed_max_size"] == 384
+
+
+@pytest.mark.parametrize("name", ["float8 by the loader", "scaled float8 file"])
+def test_float8_is_read_and_told(seen: dict, name: str) -> None:
+    same_prediction(seen["dtypes"][name])
+    assert any("float8" in note for note in seen["dtypes"][name]["notes"])
+
+
+def test_float16_is_widened_and_told(seen: dict) -> None:
+    form = seen["dtypes"]["float16"]
+    assert form["exact"]
+    assert any("float16" in note and "float32" in note for note in form["notes"])
+
+
+def test_packed_weights_are_refused_with_what_to_load(seen: dict) -> None:
+    assert "packed" in seen["dtypes"]["packed"] and "GGUF" in seen["dtypes"]["packed"]
+
+
+def test_a_lora_on_the_model_is_trained_on_top_of_and_told(seen: dict) -> None:
+    without, with_ = seen["with_lora"]["without"], seen["with_lora"]["with"]
+    same_prediction(with_)
+    assert "(with 1 LoRA on it)" in with_["fingerprint"]
+    assert "LoRA" not in without["fingerprint"] and not without["notes"]
+    assert any("1 LoRA on the model counts" in note for note in with_["notes"])
+
+
+def test_sd35_medium_at_full_size(seen: dict) -> None:
+    found = seen["full_size"]
+    assert found["kind"] == "SD3"
+    assert found["parameters"] == pytest.approx(2.243e9, rel=1e-3)
+    assert found["linears"] == {"attention": 191, "attention and attn2": 191 + 52}
+    assert found["table"] == [1, 48 * 48, 1536]
+    config = found["config"]
+    assert config["num_layers"] == config["num_attention_heads"] == 24
+    assert config["dual_attention_layers"] == list(range(13))
+    assert (config["joint_attention_dim"], config["pooled_projection_dim"], config["in_channels"]) == (4096, 2048, 16)
+
+
+@pytest.mark.parametrize("kind", ["Flux", "SDXL"])
+def test_another_type_is_named(seen: dict, kind: str) -> None:
+    assert f"of the type {kind};" in seen["others"][kind]
