@@ -76,7 +76,7 @@ class ImportLora(io.ComfyNode):
             ],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
-                io.String.Output("trigger", display_name="trigger", tooltip="The word that calls it."),
+                io.String.Output("word", display_name="trigger", tooltip="The word that calls it."),
             ],
         )  # fmt: skip
 
