@@ -48,7 +48,7 @@ def overview(cases: Cases, strength: float = 1.0) -> str:
     for arm, of_arm in cases.items():
         figures = [mean_over_concepts(of_arm, lambda c, f=f: f(summarise(c, strength))) for f in _COLUMNS.values()]
         concepts = {c.concept for c in of_arm}
-        rows.append([arm, f"{len(concepts)} / {len(of_arm)}", *(f"{v:.2f}" for v in figures)])
+        rows.append([arm, f"{len(concepts)} / {len(of_arm)}", *("" if np.isnan(v) else f"{v:.2f}" for v in figures)])
     return table(["arm", "concepts / runs", *_COLUMNS], rows)
 
 
@@ -172,6 +172,11 @@ def write(folder: Path, out: Path, base: str) -> str:
         picture = out.with_name(f"{out.stem} {kind}.svg")
         curves(cases, list(cases)[:8], picture)
         parts.append(f"![curves](<{picture.name}>)")
-    text = f"# PocketBench: {out.stem}\n\nBase model {base}.\n\n" + "\n\n".join(parts) + "\n"
+    intro = (
+        f"Base model {base}. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
+        "the concept from its floor. Intervals are over concepts, seeds and pictures; with one concept they are over pictures alone "
+        "and say nothing of other concepts."
+    )
+    text = f"# PocketBench: {out.stem}\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return text
