@@ -5,16 +5,15 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
-from ..purecc.network import AdaptedNetwork
 from ..purecc.objective import ORIGINALS
 from ..purecc.settings import EMBEDDINGS, METHODS
 from ..purecc.stages import ExtractorJob, Job, PureJob
-from ..purecc.training import EXTRACTOR, PURE, LatentScaling
+from ..purecc.training import EXTRACTOR, PURE
 from .follow import Validation, follow, report
 from .host import when_needed
 from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, TrainingData
 
-convert, session = when_needed("convert"), when_needed("session")
+convert, session, training = when_needed("convert"), when_needed("session"), when_needed("training")
 
 
 def common_inputs(steps: int, embeddings: bool) -> list:
@@ -82,10 +81,10 @@ class TrainExtractor(io.ComfyNode):
         train = advanced.train_settings("extractor", **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            network, scaling, base = prepare(model)
-            job = ExtractorJob(network, data.concept_set, train, scaling, session.runs_folder(), base)
-            follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
-        text = report("Extractor", job)
+            with training.prepared(model, data.concept_set, train) as it:
+                job = ExtractorJob(it.network, data.concept_set, train, it.scaling, session.runs_folder(), it.base)
+                follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
+        text = f"{report('Extractor', job)}\n{it.notes}"
         return io.NodeOutput(job.concept, text, ui=shown(job, text))
 
 
@@ -149,13 +148,14 @@ class PureLearning(io.ComfyNode):
         train = advanced.train_settings("pure", embeddings=embeddings, **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            network, scaling, base = prepare(model)
-            job = PureJob(network, data.concept_set, train, scaling, session.runs_folder(), base, pure, extractor)
-            follow(job, validation, cls.hidden.unique_id, PURE)
-            if PURE not in network.models:  # a finished run was returned
-                network.add_concept(PURE, job.concept)
-            pictures = validation.pairs(network, scaling, PURE)
-        text = report(pure.method, job)
+            with training.prepared(model, data.concept_set, train, pure) as it:
+                root = session.runs_folder()
+                job = PureJob(it.network, data.concept_set, train, it.scaling, root, it.base, pure, extractor)
+                follow(job, validation, cls.hidden.unique_id, PURE)
+                if PURE not in it.network.models:  # a finished run was returned
+                    it.network.add_concept(PURE, job.concept)
+                pictures = validation.pairs(it.network, it.scaling, PURE)
+        text = f"{report(pure.method, job)}\n{it.notes}"
         return io.NodeOutput(job.concept, pictures, text, ui=shown(job, text))
 
 
@@ -192,16 +192,6 @@ def embeddings_of(extractor: Concept | None) -> str:
 def shown(job: Job, text: str) -> dict[str, list[str]]:
     """What the page gets when the node is done: the report, and the run for the chart."""
     return {"text": [text], "purecc_run": [job.run.folder.name]}
-
-
-def prepare(model) -> tuple[AdaptedNetwork, LatentScaling, str]:
-    """The host's MODEL as a network to train, on the host's device and in its dtype; its latent scaling and fingerprint."""
-    session.free_for_training()
-    device = session.training_device()
-    network = AdaptedNetwork(
-        convert.to_diffusers(model, with_patches=True, dtype=session.training_dtype(device), device=device)
-    )
-    return network, LatentScaling(*convert.latent_scaling(model)), convert.fingerprint(model, with_patches=True)
 
 
 NODES = [TrainExtractor, PureLearning]

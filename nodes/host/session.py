@@ -50,10 +50,17 @@ def training_dtype(device: torch.device | None = None) -> torch.dtype:
 def encode_pictures(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
     """Pictures [batch, height, width, 3] in [0, 1] -> latents [batch, channels, height / 8, width / 8], float32, on the CPU.
 
-    Sides that the VAE's downscale does not divide are cropped by the host, about the centre.
+    Sides that the VAE's downscale does not divide are cropped by the host, about the centre. Raises ValueError where the
+    latents are not finite.
     """
     with torch.inference_mode(False), torch.no_grad():
-        return vae.encode(images[..., :3]).detach().float().cpu().clone()
+        latents = vae.encode(images[..., :3]).detach().float().cpu().clone()
+    if not torch.isfinite(latents).all():
+        raise ValueError(
+            f"The VAE gave latents that are not finite (it works in {str(vae.vae_dtype).removeprefix('torch.')}). Start ComfyUI with "
+            "--fp32-vae or --bf16-vae, or load another file of SD3's VAE."
+        )
+    return latents
 
 
 def decode_latents(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
-from purecc_pack.nodes.host import convert  # noqa: E402
+from purecc_pack.nodes.host import convert, pocket, session  # noqa: E402
 from purecc_pack.purecc.targets import lora_modules  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from sd3_files import (
@@ -188,5 +188,19 @@ def others() -> dict:
     return seen
 
 
+def broken_vae() -> dict:
+    """A VAE whose values run over, as SD3's may in float16."""
+    vae = pocket.load_pocket()[2]
+    for parameter in vae.first_stage_model.parameters():
+        parameter.fill_(float("inf"))
+    try:
+        session.encode_pictures(vae, torch.rand(1, 64, 64, 3))
+    except ValueError as error:
+        return {"said": str(error)}
+    return {"said": "nothing"}
+
+
 with torch.inference_mode():  # as the host runs every node
-    print(json.dumps({check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others)}))
+    print(
+        json.dumps({check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, broken_vae)})
+    )

@@ -96,3 +96,7 @@ def test_sd35_medium_at_full_size(seen: dict) -> None:
 @pytest.mark.parametrize("kind", ["Flux", "SDXL"])
 def test_another_type_is_named(seen: dict, kind: str) -> None:
     assert f"of the type {kind};" in seen["others"][kind]
+
+
+def test_latents_that_are_not_finite_are_told_before_training(seen: dict) -> None:
+    assert "not finite" in seen["broken_vae"]["said"] and "--fp32-vae" in seen["broken_vae"]["said"]

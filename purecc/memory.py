@@ -1,0 +1,216 @@
+"""Bytes that a training run will need, told from its settings before any work.
+
+Counted, not measured: the frozen weights, what AdamW holds of the LoRA, and what a forward keeps for its backward pass.
+The tables below say what one joint block of an SD3 transformer keeps, in bytes for each token and channel of its width,
+where s is the size of the compute dtype; tests compare with the bytes alive in real steps (within 10 %). What a GPU's
+allocator loses and what its libraries hold comes on top.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers import SD3Transformer2DModel
+
+from .concept_set import ConceptSet
+from .settings import PureSettings, TrainSettings
+from .targets import in_text_stream, lora_modules
+
+_WIDE = 4  # bytes of float32
+_MLP = 4  # the MLP is so many times as wide as the block
+_QKV = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+# times s, alive at once in a block whose forward keeps nothing: in the MLP of one stream while the other waits, or in the
+# attention of both, where autocast makes copies
+_OWN_MLP, _OTHER_STREAM, _ATTENTION = 13.0, 3.5, 12.0
+_LATENTS = 12  # float32 tensors of a velocity's size that a step holds
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The largest forward of a concept set, for each picture."""
+
+    tokens: int  # of the picture stream
+    rows: int  # of the text stream
+
+    @staticmethod
+    def of(data: ConceptSet, patch: int) -> "Inputs":
+        """`patch`: the transformer's patch size."""
+        areas = [-(-e.latent.shape[1] // patch) * -(-e.latent.shape[2] // patch) for e in data.examples]
+        return Inputs(max(areas), max(len(text.marks) for text in data.encoded.values()))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on the device that trains."""
+
+    weights: int  # of the frozen transformer
+    learnt: int  # LoRAs and embeddings, their gradients and AdamW's moments
+    inputs: int  # texts, latents and velocities of a step
+    step: int  # the most that the forwards and the backward pass of a step hold beside these
+    validation: int  # the same of a validation picture, its decoding aside
+
+    @property
+    def peak(self) -> int:
+        return self.weights + self.learnt + self.inputs + max(self.step, self.validation)
+
+    def __str__(self) -> str:
+        rest = self.peak - self.weights
+        return f"about {in_words(self.peak)} ({in_words(self.weights)} for the model, {in_words(rest)} for the steps)"
+
+
+def in_words(size: int) -> str:
+    """1500000000 -> 1.5 GB"""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+
+
+def estimate(
+    config: Mapping[str, Any],
+    inputs: Inputs,
+    settings: TrainSettings,
+    pure: PureSettings | None,
+    dtype: torch.dtype,
+    device: str = "cuda",
+) -> Estimate:
+    """Of one run. `config`: the transformer's; `pure`: None for stage 1; `device`: its type."""
+    with torch.device("meta"):
+        transformer = SD3Transformer2DModel(**config)
+    layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
+    weights = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
+    batch, graphs = settings.batch_size, _graphs(pure)
+    if settings.checkpointing:
+        blocks = range(len(layout.blocks))
+        # a block's inputs are kept; its own activations live while it is computed again
+        backward = max(graphs * (i + 2) * layout.boundary() + layout.kept(i) for i in blocks)
+    else:
+        backward = graphs * sum(layout.kept(i) for i in range(len(layout.blocks)))
+    backward += layout.backward()
+    no_graph = 0 if pure is None else (2 if pure.is_pure else 1) * layout.forward()
+    channels = transformer.config.out_channels * transformer.config.patch_size**2
+    text = 6 * inputs.rows * transformer.config.joint_attention_dim
+    return Estimate(
+        weights=weights * dtype.itemsize,
+        learnt=_learnt(layout.lora, transformer, settings, pure),
+        inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels),
+        step=int(batch * max(backward, no_graph)),
+        validation=int(2 * layout.forward()),
+    )
+
+
+def require_room(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, free: int, device: str) -> str:
+    """A line for the node about the memory; `of` estimates a run with changed settings.
+
+    Raises ValueError where a GPU has not that much free: with what is needed, what is free, and what to change.
+    """
+    needed = of(settings)
+    if device == "cpu" or needed.peak <= free:
+        where = "main memory" if device == "cpu" else "the GPU"
+        return f"memory: {needed} of {where}; {in_words(free)} are free"
+    advice = []
+    for changes, words in (
+        ({"checkpointing": True}, "turn on checkpointing"),
+        ({"batch_size": 1}, "set batch_size to 1"),
+        ({"checkpointing": True, "batch_size": 1}, "do both"),
+    ):
+        if replace(settings, **changes) != settings:
+            advice.append((of(replace(settings, **changes)).peak, words))
+    fits = [f"{words} (then {in_words(peak)})" for peak, words in advice if peak <= free]
+    least = min([peak for peak, _ in advice], default=needed.peak)
+    remedy = (
+        f"To make it fit, {' or '.join(fits)}."
+        if fits
+        else f"With checkpointing and a batch of 1 it is still {in_words(least)}: lower the resolution in Concept Set, close "
+        "other programs that use the GPU, or start ComfyUI with --cpu, which is slow."
+    )
+    raise ValueError(
+        f"Training needs {needed} of GPU memory, and {in_words(free)} are free. {remedy} Nothing was started."
+    )
+
+
+class _Layout:
+    """What the blocks keep and hold, in bytes for each picture of a batch."""
+
+    def __init__(
+        self, transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, s: int, device: str
+    ):
+        self.inputs, self.s, self.width = inputs, s, transformer.inner_dim
+        self.blocks = transformer.transformer_blocks
+        self.qk_norm = bool(transformer.config.qk_norm)
+        # CUDA's autocast computes layer norms in float32 and keeps a float32 copy of what came in
+        self.norm = _WIDE if device == "cuda" else s
+        blocks = settings.first_block, settings.last_block
+        carrying = lora_modules(transformer, settings.targets, *blocks, text_only=settings.gate == "rows")
+        self.lora = carrying if settings.rank else ()
+
+    def kept(self, index: int) -> float:
+        """For the backward pass, by one block."""
+        block, s, last = self.blocks[index], self.s, index == len(self.blocks) - 1
+        attention = 4 * s  # q, k, v, output
+        if self.qk_norm:
+            attention += 2 * _WIDE + (2 * s if s < _WIDE else 0)  # q and k, in float32 beside the dtype
+        norms = self.norm * (1 if index == 0 else 2)  # what the first one reads has no gradient
+        picture = text = attention + norms + _MLP * s  # the MLP: before its activation
+        if last:  # its text stream ends with the attention
+            text -= self.norm + _MLP * s
+        if getattr(block, "attn2", None) is not None and index:
+            picture += attention
+        of_lora = {True: 0.0, False: 0.0}
+        for is_text in of_lora:
+            of_lora[is_text] = self._lora_inputs(index, is_text)
+        changes = (12 if getattr(block, "attn2", None) is None else 15) * s  # adaLN's shifts, scales and gates
+        tokens, rows = self.inputs.tokens, self.inputs.rows
+        return self.width * (tokens * (picture + of_lora[False]) + rows * (text + of_lora[True]) + changes)
+
+    def _lora_inputs(self, index: int, is_text: bool) -> float:
+        """Inputs of the Linears with a LoRA: in float32 q, k and v share theirs; under autocast each has a copy."""
+        shared: set[str] = set()
+        size = 0.0
+        for name in self.lora:
+            if not name.startswith(f"transformer_blocks.{index}.") or in_text_stream(name) != is_text:
+                continue
+            attention, _, linear = name.rpartition(".")
+            if linear in _QKV and self.s == _WIDE:
+                if attention in shared:
+                    continue
+                shared.add(attention)
+            size += self.s * (_MLP if name.endswith("net.2") else 1)
+        return size
+
+    def boundary(self) -> float:
+        """What a checkpointed block keeps: both streams."""
+        return self.s * self.width * (self.inputs.tokens + self.inputs.rows)
+
+    def backward(self) -> float:
+        """Held for a moment in the backward pass: two gradients of the MLP's width."""
+        return 2 * _MLP * self.s * self.width * max(self.inputs.tokens, self.inputs.rows)
+
+    def forward(self) -> float:
+        """Held for a moment in a forward that keeps nothing."""
+        fewer, more = sorted((self.inputs.tokens, self.inputs.rows))
+        held = _OWN_MLP * more + _OTHER_STREAM * fewer
+        if self.s < _WIDE:
+            held = max(held, _ATTENTION * (fewer + more))
+        if any(getattr(block, "attn2", None) is not None for block in self.blocks):
+            held += self.inputs.tokens
+        return self.s * self.width * held
+
+
+def _graphs(pure: PureSettings | None) -> int:
+    """Forwards whose activations wait for one backward pass."""
+    if pure is None:
+        return 1
+    base = pure.base_anchor > 0 or pure.method == "LoRA + DOP" or (pure.is_pure and pure.original == "trainable")
+    own = pure.method in ("merged stage", "LoRA + prior preservation")
+    return 1 + base + (pure.null_anchor > 0) + own
+
+
+def _learnt(
+    lora: tuple[str, ...], transformer: SD3Transformer2DModel, settings: TrainSettings, pure: PureSettings | None
+) -> int:
+    layers = [transformer.get_submodule(name) for name in lora]
+    values = settings.rank * sum(layer.in_features + layer.out_features for layer in layers)
+    if settings.embeddings != "none":
+        values += 2 * len(transformer.transformer_blocks) * transformer.inner_dim
+    in_training = 4 * values  # weights, gradients and two moments
+    guide = 0 if pure is None or not pure.is_pure else values
+    return _WIDE * (in_training + (in_training if pure and pure.method == "merged stage" else guide))

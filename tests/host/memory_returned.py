@@ -1,0 +1,89 @@
+"""Memory before, during and after trainings in one host process; see test_memory_returned.py. The last line is JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parent))
+
+import torch  # noqa: E402
+from purecc_pack.nodes import concept_set as concept_set_node  # noqa: E402
+from purecc_pack.nodes.host import pocket, session, text, training  # noqa: E402
+from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
+from purecc_pack.purecc.pictures import fit, read_folder  # noqa: E402
+from purecc_pack.purecc.settings import PureSettings, TrainSettings  # noqa: E402
+from purecc_pack.purecc.stages import ExtractorJob, PureJob  # noqa: E402
+
+import nodes  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def bytes_alive() -> int:
+    """Of all tensors' storages, each once."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu" and thing.layout == torch.strided:
+            storage = thing.untyped_storage()
+            storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def train(model, data, seed: int, stop: bool = False) -> dict:
+    """Both stages, as the nodes do it; `stop`: an error in the middle, whose traceback is kept."""
+    settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed), {}
+    with session.outside_inference():
+        with training.prepared(model, data, settings) as it:
+            job = ExtractorJob(it.network, data, settings, it.scaling, session.runs_folder(), it.base)
+            list(job)
+            seen["during"], seen["notes"] = bytes_alive(), it.notes
+            seen["table"] = it.network.transformer.pos_embed.pos_embed_max_size
+        pure = PureSettings()
+        try:
+            with training.prepared(model, data, settings, pure) as it:
+                job = PureJob(
+                    it.network, data, settings, it.scaling, session.runs_folder(), it.base, pure, job.concept
+                )  # fmt: skip
+                for _ in job:
+                    if stop:
+                        raise InterruptedError("stopped")
+        except InterruptedError as error:
+            seen["error"] = error  # holds the frames, and so the network
+    return seen
+
+
+def sample(model, clip) -> torch.Tensor:
+    with torch.inference_mode():
+        words = [nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a dog", "")]
+        latent = {"samples": torch.zeros(1, 16, 16, 16)}
+        return nodes.KSampler().sample(model, 3, 2, 4.0, "euler", "normal", *words, latent)[0]["samples"]
+
+
+with torch.inference_mode():
+    model, clip, vae = pocket.load_pocket()
+    pictures = read_folder(concept_set_node.EXAMPLES / "pink poodle")
+    with session.outside_inference(), torch.no_grad():
+        data = build_concept_set(
+            [fit(p.pixels, 128) for p in pictures],
+            [p.caption for p in pictures],
+            trigger="[V]",
+            class_word="dog",
+            kind="instance",
+            tokens=1,
+            encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
+            text_encoder=lambda word, placeholder: text.HostTextEncoder(clip, word, placeholder),
+        )
+before_picture = sample(model, clip)
+seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict().values()), "before": bytes_alive()}
+first = train(model, data, seed=1)
+seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["notes"], "table": first["table"]}
+seen["picture is as before"] = torch.equal(sample(model, clip), before_picture)
+train(model, data, seed=2)
+seen["after a second run"] = bytes_alive()
+kept = train(model, data, seed=3, stop=True)
+seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
+print(json.dumps(seen))

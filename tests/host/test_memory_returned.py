@@ -1,0 +1,36 @@
+"""What a training takes of the host's memory it gives back, and the host samples as before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+SMALL = 1_000_000  # bytes: the concept that was learnt, texts
+
+
+@pytest.fixture(scope="module")
+def seen(run_in_host: Callable[..., str]) -> dict:
+    return json.loads(run_in_host("memory_returned.py", timeout=600).splitlines()[-1])
+
+
+def test_a_training_holds_a_copy_of_the_model(seen: dict) -> None:
+    assert seen["during"] - seen["before"] > 0.8 * seen["weights"]  # or the next tests could not fail
+
+
+@pytest.mark.parametrize("when", ["after", "after a second run", "after an error that is kept"])
+def test_it_is_given_back(seen: dict, when: str) -> None:
+    assert seen[when] - seen["before"] < SMALL
+
+
+def test_the_stock_sampler_draws_what_it_drew_before(seen: dict) -> None:
+    assert seen["picture is as before"]
+
+
+def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
+    assert "memory: about" in seen["notes"] and "of main memory" in seen["notes"]
+
+
+def test_positions_are_cut_to_the_pictures(seen: dict) -> None:
+    assert seen["table"] == 8
