@@ -1,0 +1,154 @@
+"""The estimate of a run's memory against the bytes that are alive in real steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+from tiny import noise
+
+from benchmarks.live_bytes import LiveBytes
+from purecc.batches import LatentScaling
+from purecc.concept_set import ConceptSet, build_concept_set
+from purecc.encoding import PocketTextEncoder
+from purecc.memory import Estimate, Inputs, estimate, require_room
+from purecc.network import PURE, AdaptedNetwork
+from purecc.pocket.model import load_pocket
+from purecc.settings import PureSettings, TrainSettings
+from purecc.stages import ExtractorJob, PureJob
+from purecc.targets import lora_modules
+
+SD35_MEDIUM = {
+    "sample_size": 128, "patch_size": 2, "in_channels": 16, "out_channels": 16, "num_layers": 24, "attention_head_dim": 64,
+    "num_attention_heads": 24, "joint_attention_dim": 4096, "caption_projection_dim": 1536, "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384, "dual_attention_layers": tuple(range(13)), "qk_norm": "rms_norm",
+}  # fmt: skip
+SETTINGS = TrainSettings(steps=2, batch_size=4, learning_rate=1e-4)
+BIG = Inputs(tokens=1024, rows=333)  # 512 x 512 px, CLIP and T5
+
+
+def test_live_bytes_counts_storages_and_not_views() -> None:
+    with LiveBytes() as live:
+        a = torch.zeros(1000)  # 4000 bytes
+        b = a + 1
+        view = b[:10].view(2, 5)
+        assert live.now == 8000
+        del a, b
+        assert live.now == 4000 and view.shape == (2, 5)
+        del view
+    assert (live.now, live.peak) == (0, 8000)
+
+
+@pytest.fixture(scope="module")
+def pocket_data() -> ConceptSet:
+    pocket = load_pocket()
+    return build_concept_set(
+        [noise(8, 8, 3, seed=i) for i in range(4)],
+        ["a dog on the beach", "a dog", "", "a dog in the snow"],
+        trigger="[V]",
+        class_word="dog",
+        kind="instance",
+        tokens=1,
+        encode_picture=lambda picture: noise(16, 16, 16, seed=int(1000 * picture.sum())),
+        text_encoder=lambda trigger, placeholder: PocketTextEncoder(pocket, trigger, placeholder),
+    )
+
+
+@pytest.mark.parametrize(
+    ("original", "dtype", "checkpointing"),
+    [
+        (None, torch.float32, False),
+        (None, torch.float32, True),
+        ("frozen base", torch.float32, False),
+        ("trainable", torch.float32, True),
+        ("frozen base", torch.bfloat16, False),
+    ],
+)
+def test_within_a_tenth_of_a_real_run(tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing) -> None:
+    settings = TrainSettings(steps=2, batch_size=4, checkpointing=checkpointing)
+    pure = PureSettings(original=original) if original else None
+    scaling, extractor = LatentScaling(1.0, 0.0), None
+    if pure:
+        first = ExtractorJob(network(dtype), pocket_data, TrainSettings(steps=1), scaling, tmp_path, "base")
+        list(first)
+        extractor = first.concept
+    adapted = network(dtype)
+    if pure:
+        job = PureJob(adapted, pocket_data, settings, scaling, tmp_path, "base", pure, extractor)
+    else:
+        job = ExtractorJob(adapted, pocket_data, settings, scaling, tmp_path, "base")
+    told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), settings, pure, dtype, "cpu")
+    with LiveBytes() as live:
+        list(job)
+    beside_weights = told.peak - told.weights
+    print(f"estimated {beside_weights / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
+    assert beside_weights == pytest.approx(live.peak, rel=0.1)
+
+
+def network(dtype: torch.dtype) -> AdaptedNetwork:
+    return AdaptedNetwork(load_pocket().transformer.to(dtype))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_within_a_tenth_of_a_step_of_sd35_medium_without_its_weights(monkeypatch, checkpointing: bool) -> None:
+    """Full width and depth on the meta device, float32; attention as the fused kernels have it."""
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused_attention)
+    with torch.device("meta"):
+        adapted = AdaptedNetwork(SD3Transformer2DModel(**SD35_MEDIUM))
+    assert sum(p.numel() for p in adapted.transformer.parameters()) == pytest.approx(2.243e9, rel=0.001)
+    modules = lora_modules(adapted.transformer, "attention")
+    assert len(modules) == 191
+    adapted.add_new(PURE, 4, 4.0, modules, seed=0)
+    for parameter in adapted.lora_parameters(PURE):
+        parameter.requires_grad_(True)
+    adapted.checkpoint_activations(checkpointing)
+    empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
+    inputs = empty(2, 16, 64, 64), empty(2, BIG.rows, 4096), empty(2, 2048), empty(2)
+    with LiveBytes() as live:
+        adapted.transformer(*inputs).sample.square().mean().backward()
+    told = estimate(SD35_MEDIUM, BIG, TrainSettings(checkpointing=checkpointing), None, torch.float32, "cpu")
+    print(f"estimated {told.step / 1e9:.2f} GB, measured {live.peak / 1e9:.2f} GB")
+    assert told.step == pytest.approx(live.peak, rel=0.1)
+
+
+class FusedAttention(torch.autograd.Function):
+    """What a fused kernel allocates: the output, and in the backward pass three gradients."""
+
+    @staticmethod
+    def forward(context, q, k, v):
+        output = torch.empty_like(q)
+        context.save_for_backward(q, k, v, output)
+        return output
+
+    @staticmethod
+    def backward(context, gradient):
+        return tuple(torch.empty_like(t) for t in context.saved_tensors[:3])
+
+
+def fused_attention(q, k, v, **_):
+    return FusedAttention.apply(q, k, v)
+
+
+def of(settings: TrainSettings) -> Estimate:
+    return estimate(SD35_MEDIUM, BIG, settings, PureSettings(), torch.bfloat16)
+
+
+def test_the_weights_are_those_of_the_file_less_most_of_the_position_table() -> None:
+    assert of(SETTINGS).weights == pytest.approx(4.49e9, rel=0.005)
+
+
+def test_a_run_that_fits_is_told() -> None:
+    assert "are free" in require_room(of, TrainSettings(), int(24e9), "cuda")
+
+
+def test_what_does_not_fit_is_refused_with_what_would() -> None:
+    with pytest.raises(ValueError, match=r"needs about \d+\.\d GB.* 8\.0 GB are free.*turn on checkpointing \(then \d"):
+        require_room(of, TrainSettings(batch_size=2), int(8e9), "cuda")
+    with pytest.raises(ValueError, match="lower the resolution"):
+        require_room(of, TrainSettings(batch_size=2), int(4e9), "cuda")
+
+
+def test_a_cpu_is_told_and_not_refused() -> None:
+    assert "main memory" in require_room(of, TrainSettings(), int(4e9), "cpu")
