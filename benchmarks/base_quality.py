@@ -1,9 +1,9 @@
-"""How good is the Pocket SD3 itself? 400 prompts that it was not trained on, judged by the scene judge.
+"""How good is the Pocket SD3 itself? 400 prompts, judged by the scene judge.
 
     python -m benchmarks.base_quality [--weights FOLDER] [--out FILE.json] [--sheet FILE.png]
 
 360 prompts name one object with size, place and background; 40 are bare classes, two objects and the empty text,
-reported apart. Each share of right pictures is held against the judge's own, on composites of the very same scenes that
+reported apart. The scenes are held out; their captions are not, for the grammar is small. Each share of right pictures is held against the judge's own, on composites of the very same scenes that
 went through the autoencoder: the bar is on the Wilson 95 % lower bound of the share, divided by the judge's own.
 """
 

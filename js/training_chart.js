@@ -5,6 +5,7 @@ import { api } from "../../scripts/api.js";
 import { ChartWidget } from "./chart/widget.js";
 
 const HEIGHTS = { PureCCTrainExtractor: 170, PureCCPureLearning: 240 }; // at least, in pixels: one panel, two panels
+const STAGES = { PureCCTrainExtractor: "extractor-", PureCCPureLearning: "pure-" }; // how names of their runs begin
 const WIDTH = 340; // of a new node at least
 const PROPERTY = "purecc_run"; // of the node: the name of the run that its chart shows
 const charts = new WeakMap(); // node -> ChartWidget
@@ -43,7 +44,7 @@ app.registerExtension({
     api.addEventListener("purecc.run", ({ detail }) => {
       const node = nodeOf(detail.node);
       const chart = node && charts.get(node);
-      if (!chart) return;
+      if (!chart || !detail.run?.startsWith(STAGES[node.comfyClass])) return; // another workflow is in front
       chart.take(detail);
       remember(node, detail.run);
     });

@@ -77,8 +77,7 @@ class Concept:
     embeddings: ConceptEmbeddings | None
     settings: dict[str, Any] = field(default_factory=dict)  # as trained
     summary: dict[str, Any] = field(default_factory=dict)  # figures of the run
-    # where the LoRA was trained to act: "off" everywhere, "conditioning" in prompts that hold the trigger, "rows" on the
-    # trigger's rows of the text stream
+    # where the LoRA was trained to act, see `network`
     gate: Gate = "off"
 
     @cached_property

@@ -33,6 +33,8 @@ _FIGURES = (
     "null_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
+FORMAT = 1  # raised by hand when a change of the arithmetic makes older finished runs other runs
+
 
 class Job:
     """One training run on one network."""
@@ -52,7 +54,7 @@ class Job:
     ):
         self.network, self.data, self.settings, self.scaling, self.base = network, data, settings, scaling, base
         self._require_fit()
-        everything = {"base": base, "data": data.fingerprint, "stage": self.stage, "dtype": str(network.dtype)}
+        everything = {"format": FORMAT, "base": base, "data": data.fingerprint, "stage": self.stage, "dtype": str(network.dtype)}
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
         if settings.background_weight != 1:
             everything["masks"] = data.mask_fingerprint

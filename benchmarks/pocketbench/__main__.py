@@ -11,12 +11,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 
-from purecc.fingerprint import transformer_fingerprint
-from purecc.pocket.model import load_pocket
-
 from . import report
 from .arms import ARMS, QUICK, STRENGTHS
-from .case import Case
+from .case import Case, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL
 from .worker import result_path, run_cases
@@ -24,8 +21,8 @@ from .worker import result_path, run_cases
 RESULTS = Path(__file__).parent / "results"
 
 
-def is_current(path: Path, base: str) -> bool:
-    return path.is_file() and Case.load(path).base == base
+def is_current(path: Path, measured_by: str) -> bool:
+    return path.is_file() and Case.load(path).protocol == measured_by
 
 
 def main() -> None:
@@ -42,24 +39,24 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="run nothing")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    base = transformer_fingerprint(load_pocket().transformer)
     title = "quick" if args.quick else "development"
     folder, changes, noise_seeds, strengths = RESULTS / title, {}, args.noises, STRENGTHS
     if args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, noise_seeds, strengths = {"steps": 120}, 1, (0.6, 1.0)
+    measured_by = protocol(noise_seeds, strengths)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = []
             for seed in range(args.seeds):
                 for name in args.concepts:
-                    open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), base)]
+                    open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
                     if open_:
                         job = (args.work, folder, noise_seeds, strengths, name, seed, open_, changes)
                         jobs.append(pool.submit(run_cases, *job))
             for job in as_completed(jobs):
                 job.result()
-    print(report.write(folder, RESULTS / f"{title}.md", base))
+    print(report.write(folder, RESULTS / f"{title}.md", measured_by))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, lambda 1": Arm({"fixed_scale": 1.0}),
     "PureCC, lambda 3": Arm({"fixed_scale": 3.0}),
     "PureCC, lambda 5": Arm({"fixed_scale": 5.0}),
+    "PureCC, eta 0": Arm({"eta": 0.0}),  # L_CC alone from the extractor's embeddings on: the paper's "L_CC only"
     "PureCC, eta 0.5": Arm({"eta": 0.5}),
     "PureCC, eta 1.5": Arm({"eta": 1.5}),
     "PureCC, eta 2": Arm({"eta": 2.0}),

@@ -22,6 +22,7 @@ from purecc.files import load_tensors, save_tensors, write_atomically
 from purecc.fingerprint import transformer_fingerprint
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket import specification as spec
+from purecc.pocket.model import WEIGHTS as POCKET
 from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Placeholder
 from purecc.sampling import euler, guided_velocity
@@ -29,7 +30,8 @@ from purecc.stages import ExtractorJob, PureJob
 from purecc.training import PURE, LatentScaling
 
 from .arms import Arm
-from .concepts import TRIGGER, BenchConcept, Prompt, Reference, another, held_out, prompts, references, sprite_of
+from .concepts import TRIGGER, BenchConcept, Prompt, another, held_out, prompts, references, sprite_of
+from .networks import WEIGHTS as JUDGES
 from .networks import Judges, load_judges
 from .train_judges import as_generated, to_pixels
 from .witnesses import (
@@ -54,6 +56,7 @@ class Case:
     seed: int
     settings: dict[str, Any]
     base: str  # fingerprint of the base model
+    protocol: str  # `Bench.protocol` that it was measured by
     summary: dict[str, float]  # of the training run
     ends: dict[str, list[float]]  # witness -> [floor: base, floor: another instance, ceiling]
     rows: dict[str, list]
@@ -73,6 +76,15 @@ class Case:
         return Case(**json.loads(path.read_text(encoding="utf-8")))
 
 
+def protocol(noise_seeds: int, strengths: tuple[float, ...], sampling_steps: int = spec.STEPS) -> str:
+    """What makes cases comparable, as 12 hexadecimal digits: all weights of the pocket and the judges, and how pictures are drawn."""
+    digest = hashlib.sha256(json.dumps([noise_seeds, list(strengths), sampling_steps]).encode())
+    for folder in (POCKET, JUDGES):
+        for file in sorted(folder.rglob("*.safetensors")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 class Bench:
     """The pocket, the judges and a folder for runs and pictures."""
 
@@ -82,6 +94,7 @@ class Bench:
         self.work, self.noise_seeds, self.strengths, self.sampling_steps = work, noise_seeds, strengths, sampling_steps
         self.pocket: Pocket = load_pocket()
         self.base = transformer_fingerprint(self.pocket.transformer)
+        self.protocol = protocol(noise_seeds, strengths, sampling_steps)
         config = self.pocket.vae.config
         self.scaling = LatentScaling(config.scaling_factor, config.shift_factor)
 
@@ -166,7 +179,7 @@ class Bench:
         asked = [p for p in prompts(concept) for _ in range(self.noise_seeds)]
         seeds = [1000 + 17 * i for i in range(len(asked))]
         texts = [p.base for p in asked]
-        key = hashlib.sha256(json.dumps([self.base, texts, seeds, self.sampling_steps]).encode()).hexdigest()[:12]
+        key = hashlib.sha256(json.dumps([self.protocol, texts, seeds]).encode()).hexdigest()[:12]
         path = self.work / "originals" / f"{key}.safetensors"
         if not path.is_file():
             drawn = self.draw(self.network(), texts, seeds, Placeholder(1, concept.class_word), BASE, 1.0)
@@ -224,7 +237,9 @@ class Bench:
             self.keep(concept, name, seed, strength, asked, originals, drawn)
         ends = self.ends(concept, originals[[i for i, p in enumerate(asked) if p.role == "concept"]])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
-        return Case(concept.name, concept.kind, name, seed, settings, self.base, taught.summary, ends, rows)
+        return Case(
+            concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows
+        )
 
     def keep(self, concept, name, seed, strength, asked, originals, drawn) -> None:
         """A sheet for eyes: the base's pictures above the arm's."""
@@ -239,7 +254,3 @@ def as_row(pictures: Tensor) -> np.ndarray:
     """Pictures side by side, [height, batch x width, 3] uint8."""
     pixels = ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return np.concatenate(list(pixels), axis=1)
-
-
-def reference_row(shown: list[Reference]) -> np.ndarray:
-    return np.concatenate([np.asarray(r.picture) for r in shown], axis=1)

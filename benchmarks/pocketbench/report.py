@@ -10,7 +10,7 @@ from purecc.files import write_atomically
 
 from .arms import ARMS
 from .case import Case
-from .statistics import Differences, interval
+from .statistics import Differences, interval, mean_of
 from .summary import Summary, at_fidelity, drifts, fidelities, strengths, summarise
 
 _COLUMNS: dict[str, Callable[[Summary], float]] = {
@@ -24,15 +24,25 @@ _COLUMNS: dict[str, Callable[[Summary], float]] = {
     "Seg-Cons": lambda s: s.seg_cons,
     "dCLIP-T": lambda s: s.clip_t,
 }
+_CURVES = [
+    "LoRA",
+    "LoRA + DOP",
+    "PureCC, paper",
+    "PureCC",
+    "PureCC, conditioning",
+    "PureCC + DOP + null anchor",
+    "PureCC, picture",
+]
+_FEWEST = 5  # concepts for an interval
 Cases = dict[str, list[Case]]  # arm -> cases
 
 
-def load(folder: Path, base: str, kind: str | None = None) -> Cases:
-    """All cases of one base model, by arm in the order of `ARMS`."""
+def load(folder: Path, protocol: str, kind: str | None = None) -> Cases:
+    """All cases measured by one protocol, by arm in the order of `ARMS`."""
     found: Cases = defaultdict(list)
     for path in sorted(folder.glob("*.json")):
         case = Case.load(path)
-        if case.base == base and kind in (None, case.kind):
+        if case.protocol == protocol and kind in (None, case.kind):
             found[case.arm].append(case)
     return {arm: found[arm] for arm in ARMS if arm in found}
 
@@ -50,6 +60,10 @@ def overview(cases: Cases, strength: float = 1.0) -> str:
         concepts = {c.concept for c in of_arm}
         rows.append([arm, f"{len(concepts)} / {len(of_arm)}", *("" if np.isnan(v) else f"{v:.2f}" for v in figures)])
     return table(["arm", "concepts / runs", *_COLUMNS], rows)
+
+
+def _difference(pairs: Differences) -> str:
+    return f"{mean_of(pairs):+.3f}" if len(pairs) < _FEWEST else str(interval(pairs, draws=1000))
 
 
 def mean_over_concepts(cases: list[Case], figure: Callable[[Case], float | None]) -> float:
@@ -82,7 +96,7 @@ def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
             continue
         pairs = [differences(cases, arm, other, f) for f in (fidelity, lambda c: drifts(c, strength))]
         if pairs[0]:
-            rows.append([arm, str(len(pairs[0])), *(str(interval(p, draws=1000)) for p in pairs)])
+            rows.append([arm, str(len(pairs[0])), *(_difference(p) for p in pairs)])
     return table([f"arm minus {other}", "concepts", "fidelity", "drift without the concept"], rows)
 
 
@@ -97,9 +111,12 @@ def matched(cases: Cases, share: float = 0.9, other: str = "LoRA") -> str:
         of_arm = [c for c in of_arm if c.concept in wanted]
         reach = [at_fidelity(c, wanted[c.concept], "drift") for c in of_arm]
         cells = []
+        if any(r is None for r in reach):  # a mean over those that do reach it would compare other concepts
+            rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", "", "", "", ""])
+            continue
         for figure in ("drift", "background", "background_ssim", "seg_cons"):
             value = mean_over_concepts(of_arm, lambda c, f=figure: at_fidelity(c, wanted[c.concept], f))
-            cells.append("never" if np.isnan(value) else f"{value:.2f}")
+            cells.append(f"{value:.2f}")
         rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", *cells])
     return table(["arm", "runs that reach it", "drift", "background", "background SSIM", "Seg-Cons"], rows)
 
@@ -154,11 +171,11 @@ def _svg(points: dict[str, list[tuple[float, float]]]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def write(folder: Path, out: Path, base: str) -> str:
+def write(folder: Path, out: Path, protocol: str) -> str:
     """The whole report of one results folder; returns its text."""
     parts = []
     for kind in ("instance", "style"):
-        cases = load(folder, base, kind)
+        cases = load(folder, protocol, kind)
         if "LoRA" not in cases:
             continue
         parts += [
@@ -170,12 +187,11 @@ def write(folder: Path, out: Path, base: str) -> str:
         parts += [against(cases), "### At nine tenths of plain LoRA's fidelity", matched(cases)]
         parts += ["### The runs themselves", training(cases)]
         picture = out.with_name(f"{out.stem} {kind}.svg")
-        curves(cases, list(cases)[:8], picture)
+        curves(cases, _CURVES, picture)
         parts.append(f"![curves](<{picture.name}>)")
     intro = (
-        f"Base model {base}. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
-        "the concept from its floor. Intervals are over concepts, seeds and pictures; with one concept they are over pictures alone "
-        "and say nothing of other concepts."
+        f"Protocol {protocol}. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
+        f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {_FEWEST} concepts on."
     )
     text = f"# PocketBench: {out.stem}\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))

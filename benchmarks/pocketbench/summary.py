@@ -56,8 +56,10 @@ def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
 
 
 def drifts(case: Case, strength: float) -> np.ndarray:
-    """Mean absolute pixel difference of each picture without the concept."""
-    return select(case, "pixels", strength, "same class", "other", "null")
+    """Mean absolute pixel difference of each picture without the concept, weighted so that their mean is `Summary.drift`."""
+    parts = [select(case, "pixels", strength, role) for role in ("same class", "other", "null")]
+    count = sum(map(len, parts))
+    return np.concatenate([part * count / (3 * len(part)) for part in parts])
 
 
 def summarise(case: Case, strength: float = 1.0) -> Summary:

@@ -253,7 +253,7 @@ def train(name: str, minutes: float, autoencoder: PocketAutoencoder, more: bool,
     if more:
         tensors, header = load_tensors(WEIGHTS / f"{name}.safetensors")
         judge.load_state_dict(tensors)
-        first = int(header["steps"])
+        first = int(header.get("steps", 0))
     judge.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(judge.parameters(), lr=rate, weight_decay=0.02, fused=True)
     rng, step, losses, start, store = np.random.default_rng(1 + first), first, [], time.monotonic(), None

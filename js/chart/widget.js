@@ -51,6 +51,7 @@ export class ChartWidget {
   }
 
   remove() {
+    this.removed = true;
     clearTimeout(this.silence);
     this.sizes.disconnect();
     this.theme.disconnect();
@@ -82,10 +83,14 @@ export class ChartWidget {
       const { events } = curve;
       const answer = await api.fetchApi(`/purecc/runs/${encodeURIComponent(curve.run)}`).catch(() => null);
       if (curve !== this.curve) this.again = Boolean(this.curve.run);
-      else if (answer?.ok) curve.addStored(await answer.json(), events);
+      else if (answer?.ok) {
+        const stored = await answer.json().catch(() => null); // the server went away in the middle
+        if (stored) curve.addStored(stored, events);
+      }
       else if (answer?.status === 404 && curve.state === "loading") curve.state = "missing";
-    } while (this.again);
+    } while (this.again && !this.removed);
     this.filling = false;
+    if (this.removed) return;
     this.#watch();
     this.draw();
   }

@@ -135,7 +135,12 @@ def input_folder() -> Path:
 
 
 def concepts_folder() -> Path:
-    """models/purecc, where concept files are saved. Registered with the host on the first call, .safetensors only.
+    """models/purecc, where concept files are saved; made where it is not there yet."""
+    return _made(_register())
+
+
+def _register() -> Path:
+    """models/purecc, made known to the host, .safetensors only. Makes no folder: lists are asked for while the pack loads.
 
     The pack's own concepts are registered beside it, last: a file of the user's that has the same name is taken.
     """
@@ -145,12 +150,12 @@ def concepts_folder() -> Path:
     others = [path for path in paths if path not in (str(folder), str(_BUNDLED))]
     paths = [str(folder), *others, str(_BUNDLED)]
     folder_paths.folder_names_and_paths[_FOLDER] = (paths, {".safetensors"})
-    return _made(folder)
+    return folder
 
 
 def concept_files() -> list[str]:
     """Names of the concept files, relative to their folders, for a combo."""
-    concepts_folder()
+    _register()
     return folder_paths.get_filename_list(_FOLDER)
 
 

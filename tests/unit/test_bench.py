@@ -169,7 +169,7 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         assert all(np.isfinite(value) for value in vars(whole).values())
         assert (whole.drift == 0) == (arm == "PureCC, picture")
         assert whole.background > 0
-    text = report.write(results, tmp_path / "report.md", bench.base)
+    text = report.write(results, tmp_path / "report.md", bench.protocol)
     assert "PureCC, picture" in text and (tmp_path / "report instance.svg").read_text().startswith("<svg")
     assert "nan" not in text.split("### At nine tenths")[0]
 
@@ -183,7 +183,7 @@ def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
             values = {"role": role, "strength": strength, "pocket DINO": fidelity[strength], "pixels": drift[strength]}
             for name, column in rows.items():
                 column.append(values.get(name, 0.0))
-    return Case("x", "instance", "LoRA", 0, {}, "base", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
+    return Case("x", "instance", "LoRA", 0, {}, "base", "protocol", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
 
 
 def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:

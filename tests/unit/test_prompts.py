@@ -121,3 +121,9 @@ def test_a_trigger_of_letters_is_no_part_of_a_longer_word() -> None:
     assert substitute("a frozen lake and zens", triggers) == ("a frozen lake and zens", [])
     text, spans = substitute("a Zen dog, (zen:1.2)", triggers)
     assert text == "a dog dog, (dog:1.2)" and [s.concept for s in spans] == [7, 7]
+
+
+def test_a_styles_trigger_inside_another_word_is_left_alone() -> None:
+    texts = texts_of("a cartoon of a house in art style", "art", "style", "style")
+    assert texts.base == "a cartoon of a house"
+    assert texts.complete == "a cartoon of a house in art style"
