@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 from tiny import FEW, extractor_job, pure_job
 
 from purecc.settings import PureSettings
 from purecc.stages import Job
+
+torch.set_num_threads(
+    1
+)  # the tensors are small: more threads wait for one another, and spin where the machine has other work
 
 
 @pytest.fixture(scope="session")
