@@ -4,10 +4,11 @@ The search box looks through the first 30 letters of names and nowhere else. So 
 words that they may type, in parentheses; js/titles.js leaves these out on the canvas.
 """
 
-from . import apply, compare, concept_set, export, files, grid, guider, pocket, settings, train
+from . import apply, compare, concept_set, export, files, grid, guider, load, pocket, settings, train
 
 NODES = [
     *pocket.NODES,
+    *load.NODES,
     *concept_set.NODES,
     *settings.NODES,
     *train.NODES,

@@ -105,3 +105,55 @@ def scaled_float8(values: dict[str, Tensor]) -> dict[str, Tensor]:
             made[name] = (value.float() / scale).to(torch.float8_e4m3fn)
             made[name.removesuffix("weight") + "scale_weight"] = scale.reshape(())
     return made
+
+
+def clip_shapes(width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """CLIP-L (768, 12 layers in the files) and CLIP-G (1280, 32 layers)."""
+    found: dict[str, tuple[int, ...]] = {
+        "text_model.embeddings.token_embedding.weight": (49408, width),
+        "text_model.embeddings.position_embedding.weight": (77, width),
+        "text_projection.weight": (width, width),
+    }
+    linears = {f"self_attn.{name}_proj": (width, width) for name in ("q", "k", "v", "out")}
+    linears |= {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    norms = ["text_model.final_layer_norm"]
+    for layer in range(layers):
+        name = f"text_model.encoder.layers.{layer}"
+        for part, shape in linears.items():
+            found[f"{name}.{part}.weight"], found[f"{name}.{part}.bias"] = shape, shape[:1]
+        norms += [f"{name}.layer_norm1", f"{name}.layer_norm2"]
+    for norm in norms:
+        found[f"{norm}.weight"] = found[f"{norm}.bias"] = (width,)
+    return found
+
+
+T5_SMALL = {"num_layers": 1, "d_ff": 64}  # of 24 layers and 10240
+
+
+def t5_shapes() -> dict[str, tuple[int, ...]]:
+    """T5-XXL with `T5_SMALL`; a key of its last layer, by which loaders know it."""
+    width, layer = 4096, "encoder.block.0.layer"
+    found = {f"{layer}.0.SelfAttention.{name}.weight": (width, width) for name in "qkvo"}
+    return found | {
+        "shared.weight": (32128, width),
+        f"{layer}.0.SelfAttention.relative_attention_bias.weight": (32, 64),
+        f"{layer}.0.layer_norm.weight": (width,),
+        f"{layer}.1.layer_norm.weight": (width,),
+        f"{layer}.1.DenseReluDense.wi_0.weight": (T5_SMALL["d_ff"], width),
+        f"{layer}.1.DenseReluDense.wi_1.weight": (T5_SMALL["d_ff"], width),
+        f"{layer}.1.DenseReluDense.wo.weight": (width, T5_SMALL["d_ff"]),
+        "encoder.final_layer_norm.weight": (width,),
+        "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (1, width),
+    }
+
+
+def random_text_weights(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+    """Norms near 1, the rest small; large tables repeat their first rows."""
+    generator, made = torch.Generator().manual_seed(1), {}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            made[name] = torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype)
+        else:
+            rows = torch.randn(min(shape[0], 997), *shape[1:], generator=generator) / math.sqrt(shape[-1])
+            made[name] = rows.repeat(-(-shape[0] // len(rows)), 1)[: shape[0]].to(dtype)
+    return made
