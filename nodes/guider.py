@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from ..purecc.concept import Concept
+from ..purecc.objective import TARGET_TEXTS
 from .checks import require_clip
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
@@ -37,13 +38,19 @@ class PureGuider(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=1.0, min=-10.0, max=10.0, step=0.05,
-                    tooltip="lambda: how far to go along the concept's direction. 0 is the base model's picture exactly, 0.5 to 1.5 are "
+                    tooltip="lambda: how far to go along the concept's direction. 0 is the base model's picture exactly, 0.3 to 1 are "
                     "useful, more breaks pictures. The adaptive lambda* needs a model that has learnt, so it is not to be had here.",
                 ),
                 io.Float.Input(
                     "end_factor", default=1.0, min=-2.0, max=4.0, step=0.05,
                     tooltip="lambda at the end of the sampling is this times lambda, on a straight line over the time. 1: constant. "
                     "0: the concept shapes the layout and leaves the details to the base. 2: the other way.",
+                ),
+                io.Combo.Input(
+                    "target", options=list(TARGET_TEXTS), default="null-relative",
+                    tooltip='The direction, from what the extractor reads. null-relative: "[V] dog" and nothing (the paper): it draws '
+                    'the dog too, where it likes. class-relative: "[V] dog" and "dog". in-context: the prompt with the trigger and '
+                    "without it, which keeps closest to the scene.",
                 ),
                 io.Conditioning.Input(
                     "base", optional=True,
@@ -60,15 +67,19 @@ class PureGuider(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, extractor: Concept, prompt: str, cfg: float, fixed_lambda: float, end_factor: float, base=None,
-        negative=None,
+        cls, model, clip, extractor: Concept, prompt: str, cfg: float, fixed_lambda: float, end_factor: float, target: str,
+        base=None, negative=None,
     ) -> io.NodeOutput:  # fmt: skip
         require_clip(clip)
-        texts = guider.GuidedTexts.of(prompt, extractor)
+        texts = guider.GuidedTexts.of(prompt, extractor, target)
         scale = guider.Scale(fixed_lambda, fixed_lambda * end_factor)
         made = guider.pure_guider(model, clip, extractor, texts, cfg, scale, base, negative)
         read = "the input base" if base is not None else texts.base
-        return io.NodeOutput(made, read, ui=ui.PreviewText(f"base: {read}\nextractor: {texts.target}"))
+        return io.NodeOutput(
+            made,
+            read,
+            ui=ui.PreviewText(f"base: {read}\nextractor: {texts.with_concept} - {texts.without or 'nothing'}"),
+        )
 
 
 NODES = [PureGuider]

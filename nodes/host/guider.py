@@ -1,7 +1,7 @@
 """v_PureCC integrated in sampling: a guider for the host's SamplerCustomAdvanced (arXiv 2603.07561, figure 8).
 
     v3(negative) + w (v_original + lambda v_target - v3(negative))
-    v_original = v3(base text), v_target = v1(target text) - v1(null)        eqs. 8, 9, 13
+    v_original = v3(base text), v_target = v1(target text) - v1(null)        eqs. 8, 9, 13; or another of TARGET_TEXTS
 
 theta3 is the MODEL as it comes, theta1 the same with the extractor in forward hooks, so that no weights are exchanged between
 the two. The host predicts pictures D = x - sigma v in place of velocities; what eqs. 8 and 13 do to velocities they do to D.
@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...purecc.concept import Concept
-from ...purecc.objective import implicit_guidance, pure_velocity
+from ...purecc.objective import TARGET_TEXTS, Target, implicit_guidance, pure_velocity
 from ...purecc.prompts import find_word, texts_of
 from .acting import CONCEPTS, Applied, attach
 from .apply import check_fits
@@ -28,7 +28,7 @@ from .lora import row_loras
 from .text import with_triggers
 
 Conditioning = list[list]
-_TARGET, _NULL = "purecc_target", "purecc_null"  # of theta1, among the guider's conds
+_WITH, _WITHOUT = "purecc_with", "purecc_without"  # the concept: texts of theta1 among the guider's conds
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,10 @@ class PureGuider(comfy.samplers.CFGGuider):
         super().__init__(model)
         self.extractor, self.scale = extractor, scale
 
-    def set_texts(self, base: Conditioning, negative: Conditioning, target: Conditioning, null: Conditioning) -> None:
-        self.inner_set_conds({"positive": base, "negative": negative, _TARGET: target, _NULL: null})
+    def set_texts(
+        self, base: Conditioning, negative: Conditioning, with_concept: Conditioning, without: Conditioning
+    ) -> None:
+        self.inner_set_conds({"positive": base, "negative": negative, _WITH: with_concept, _WITHOUT: without})
 
     def predict_noise(self, x: Tensor, timestep: Tensor, model_options: dict = {}, seed: int | None = None) -> Tensor:  # noqa: B006
         scale = self.scale.at(float(timestep.flatten()[0]))
@@ -67,7 +69,7 @@ class PureGuider(comfy.samplers.CFGGuider):
         carried = {**of_model.get(CONCEPTS, {}), self.extractor.concept.uid: self.extractor}
         theta1 = {**options, "transformer_options": {**of_model, CONCEPTS: carried}}
         x, sigma = args["input"], args["sigma"]
-        texts = [self.conds[_TARGET], self.conds[_NULL]]
+        texts = [self.conds[_WITH], self.conds[_WITHOUT]]
         with_concept, without = comfy.samplers.calc_cond_batch(args["model"], texts, x, sigma, theta1)
         original = args["conds_out"][0]
         scales = torch.full((len(x),), scale, device=x.device)
@@ -79,15 +81,24 @@ class GuidedTexts:
     """What a prompt says to the two models."""
 
     base: str  # to theta3
-    target: str  # to theta1
+    with_concept: str  # to theta1
+    without: str  # to theta1
 
     @staticmethod
-    def of(prompt: str, extractor: Concept) -> GuidedTexts:
-        """The prompt less the trigger, and the extractor's own target text."""
+    def of(prompt: str, extractor: Concept, target: Target = "null-relative") -> GuidedTexts:
+        """The prompt less the trigger, and the pair of texts whose difference is the concept's direction.
+
+        Raises ValueError where the direction is "in-context" and the prompt has no place for the trigger.
+        """
         words = (extractor.trigger, extractor.class_word, extractor.kind)
         prompt = " ".join(prompt.split())
         held = prompt and find_word(extractor.trigger, prompt)
-        return GuidedTexts(texts_of(prompt, *words).base if held else prompt, texts_of("", *words).target)
+        base = texts_of(prompt, *words).base if held else prompt
+        there = {"target": texts_of("", *words).target, "class_word": extractor.class_word, "null": ""}
+        if target == "in-context":
+            texts = texts_of(prompt, *words)
+            there |= {"complete": texts.complete, "base": texts.base}
+        return GuidedTexts(base, *(there[name] for name in TARGET_TEXTS[target]))
 
 
 def pure_guider(
@@ -122,6 +133,6 @@ def pure_guider(
     encode = lambda clip, text: clip.encode_from_tokens_scheduled(clip.tokenize(text))  # noqa: E731
     base = encode(clip, texts.base) if base is None else base
     negative = encode(clip, "") if negative is None else negative
-    guider.set_texts(base, negative, encode(knows, texts.target), encode(knows, ""))
+    guider.set_texts(base, negative, encode(knows, texts.with_concept), encode(knows, texts.without))
     guider.set_cfg(cfg)
     return guider

@@ -59,7 +59,8 @@ def pictures(server: Server, p: Prompt, nodes: dict[str, str]) -> dict[str, byte
 
 
 def pure_guider(p: Prompt, pocket: str, concept: str, **changed) -> str:
-    values = {"prompt": "a [V] dog in the snow", "cfg": 4.0, "fixed_lambda": 1.0, "end_factor": 1.0} | changed
+    values = {"prompt": "a [V] dog in the snow", "cfg": 4.0, "fixed_lambda": 1.0, "end_factor": 1.0}
+    values |= {"target": "null-relative"} | changed
     return p.add("PureCCGuider", model=[pocket, 0], clip=[pocket, 1], extractor=[concept, 0], **values)
 
 
@@ -89,7 +90,7 @@ def test_the_guider_wants_the_base_model(server: Server) -> None:
     concept = p.add("PureCCLoadConcept", name=BUNDLED)
     applied = p.apply(pocket, [concept, 0])
     guided(p, p.add("PureCCGuider", model=[applied, 0], clip=[pocket, 1], extractor=[concept, 0], prompt="a [V] dog", cfg=4.0,
-                    fixed_lambda=1.0, end_factor=1.0), pocket)  # fmt: skip
+                    fixed_lambda=1.0, end_factor=1.0, target="in-context"), pocket)  # fmt: skip
     with pytest.raises(HostError, match="is already applied to this MODEL, so it is no base"):
         server.client.run(p.nodes, timeout=DEADLINE)
 

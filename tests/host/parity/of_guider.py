@@ -18,10 +18,10 @@ PROMPT, CFG = "a [V] dog on the beach", 4.0
 SIGMAS = torch.tensor([1.0, 0.8, 0.5, 0.2, 0.0])
 
 
-def guider(extractor: Concept, scale: Scale, **changed) -> comfy.samplers.CFGGuider:
+def guider(extractor: Concept, scale: Scale, target: str = "null-relative", **changed) -> comfy.samplers.CFGGuider:
     model, clip, _ = host()
     return pure_guider(
-        changed.pop("model", model), clip, extractor, GuidedTexts.of(PROMPT, extractor), CFG, scale, **changed
+        changed.pop("model", model), clip, extractor, GuidedTexts.of(PROMPT, extractor, target), CFG, scale, **changed
     )
 
 
@@ -31,18 +31,18 @@ def sampled(guider: comfy.samplers.CFGGuider, batch: int = 1) -> Tensor:
     return guider.sample(x, torch.zeros_like(x), comfy.samplers.sampler_object("euler"), SIGMAS)
 
 
-def by_the_core(extractor: Concept, scale: Scale, batch: int = 1) -> Tensor:
+def by_the_core(extractor: Concept, scale: Scale, batch: int = 1, texts: tuple[str, str] = ("[V] dog", "")) -> Tensor:
     """The same by the core's network and the paper's equations, as the host's latents."""
     with torch.inference_mode(False), torch.no_grad():
         theta1, theta3 = adapted(extractor), plain_network()
-        target = encoded(f"{extractor.trigger} {extractor.class_word}", extractor)
         text = lambda one: TextBatch.of([one] * batch)  # noqa: E731
+        with_concept, without = (text(encoded(one, extractor)) for one in texts)
         base, null = text(encoded(PLAIN)), text(encoded(""))
         x = noise(batch, *LATENT, seed=4)
         for now, after in zip(SIGMAS[:-1], SIGMAS[1:], strict=True):
             t = now.expand(batch)
             v_null = theta3.velocity(x, t, null, None)
-            direction = theta1.velocity(x, t, text(target), "concept") - theta1.velocity(x, t, null, "concept")
+            direction = theta1.velocity(x, t, with_concept, "concept") - theta1.velocity(x, t, without, "concept")
             scaled = scale.end + (scale.start - scale.end) * float(now)
             v_pure = theta3.velocity(x, t, base, None) + scaled * direction
             x = x + (after - now) * (v_null + CFG * (v_pure - v_null))
@@ -86,6 +86,10 @@ def guider_integrates_v_purecc() -> Result:
             case = f"gate {gate}, lambda {scale.start} to {scale.end}"
             got = sampled(guider(extractor, scale), 2)
             result.figure(case, got, by_the_core(extractor, scale, 2), by_the_core(extractor, Scale(0.0, 0.0), 2))
+    extractor = replace(random_concept(), role="extractor")
+    for target, texts in (("class-relative", ("[V] dog", "dog")), ("in-context", (PROMPT, PLAIN))):
+        got, without = sampled(guider(extractor, Scale(1, 1), target)), by_the_core(extractor, Scale(0, 0))
+        result.figure(target, got, by_the_core(extractor, Scale(1, 1), texts=texts), without)
     embeddings_alone = replace(random_concept(lora=False), role="extractor")
     got = sampled(guider(embeddings_alone, Scale(1.0, 1.0)))
     without = by_the_core(embeddings_alone, Scale(0.0, 0.0))
@@ -108,12 +112,13 @@ def guider_beside_concepts_and_messages() -> Result:
     result.sentences["lambda 0 beside another concept: its own picture"] = torch.equal(sampled(same), sampled(stock))
     result.figures["lambda 1 beside it acts"] = (0.0, rel(sampled(acted), sampled(stock)))
     texts = GuidedTexts.of(PROMPT, extractor)
-    result.sentences[f"texts: {texts}"] = (texts.base, texts.target) == (PLAIN, "[V] dog")
+    result.sentences[f"texts: {texts}"] = (texts.base, texts.with_concept, texts.without) == (PLAIN, "[V] dog", "")
     result.sentences["a prompt without the trigger stays"] = (
         GuidedTexts.of("a red house", extractor).base == "a red house"
     )
     result.sentences["no prompt is the null text"] = GuidedTexts.of(" ", extractor).base == ""
     result.sentences["lambda over the time"] = [Scale(2, 1).at(t) for t in (1.0, 0.5, 0.0)] == [2, 1.5, 1]
+    result.raises("in-context", "neither the trigger", lambda: GuidedTexts.of("a red house", extractor, "in-context"))
     applied, _ = apply_concept(model, clip, extractor)
     result.raises("applied already", "is no base", lambda: guider(extractor, Scale(1, 1), model=applied))
     matrices = {"transformer_blocks.7.attn.to_q": next(iter(extractor.lora.matrices.values()))}
