@@ -25,7 +25,7 @@ from purecc.settings import METHODS, PureSettings, TrainSettings
             lambda: TrainSettings(rank=0, embeddings="none"),
             "rank is 0; it must be above 0 where there are no embeddings",
         ),
-        (lambda: TrainSettings(gate="time"), "gate is time; it must be one of off, conditioning, rows"),
+        (lambda: TrainSettings(gate="time"), "gate is time; it must be one of off, picture, conditioning, rows"),
         (lambda: TrainSettings(schedule="step"), "schedule is step; it must be one of constant, cosine"),
         (lambda: TrainSettings(steps=10, warmup=10), "warmup is 10; it must be below the number of steps, 10"),
         (lambda: TrainSettings(times="uniform"), "times is uniform; it must be one of logit-normal, diffusers grid"),
