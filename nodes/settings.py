@@ -166,6 +166,11 @@ def _inputs() -> list:
             "validation_every", default=0, min=0, max=100_000,
             tooltip="Steps between two previews. 0: four in a run.",
         ),
+        io.Boolean.Input(
+            "modulation_table", default=train.modulation_table,
+            tooltip="Keeps the adaLN layers, a third of the model, in main memory and computes what they give ahead of the steps: "
+            "1.5 GB less on the GPU with SD3.5 Medium. The result is the same.",
+        ),
     ]  # fmt: skip
 
 

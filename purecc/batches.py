@@ -65,10 +65,9 @@ def draw_batch(
 
     Class pictures have chance of their own, so that the concept's batch is the same with them and without.
     """
-    generator = torch.Generator().manual_seed(_mixed(settings.seed, number))
-    indices = pick(data, settings.batch_size, generator)
+    indices, noise, t = drawn(data, settings, number)
     x0 = scaling.to_model(torch.stack([data.examples[i].latent.float() for i in indices]))
-    x_t, t, v_true = _noised(x0, settings, generator)
+    x_t, v_true = add_noise(x0, noise, t), velocity(x0, noise)
     texts = {which: data.batch(which, indices, device) for which in ("complete", "base", "target")}
     weights = None
     if settings.background_weight != 1:
@@ -82,6 +81,14 @@ def draw_batch(
         x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(indices), device),
         class_word=data.repeated(data.class_word, len(indices), device), weights=weights, prior=prior, **texts,
     )  # fmt: skip
+
+
+def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> tuple[list[int], Tensor, Tensor]:
+    """Which examples a batch has, its noise and its times."""
+    generator = torch.Generator().manual_seed(_mixed(settings.seed, number))
+    indices = pick(data, settings.batch_size, generator)
+    noise = torch.randn(len(indices), *data.examples[indices[0]].latent.shape, generator=generator)
+    return indices, noise, _times(len(indices), settings, generator)
 
 
 def pick(data: ConceptSet, count: int, generator: torch.Generator) -> list[int]:
@@ -99,8 +106,12 @@ def _mixed(seed: int, number: int) -> int:
 def _noised(x0: Tensor, settings: TrainSettings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """x_t, t and the velocity to regress."""
     noise = torch.randn(x0.shape, generator=generator)
-    t = sample_times(len(x0), settings.shift, generator, grid=settings.times == "diffusers grid")
+    t = _times(len(x0), settings, generator)
     return add_noise(x0, noise, t), t, velocity(x0, noise)
+
+
+def _times(count: int, settings: TrainSettings, generator: torch.Generator) -> Tensor:
+    return sample_times(count, settings.shift, generator, grid=settings.times == "diffusers grid")
 
 
 def _shape(data: ConceptSet, index: int) -> tuple:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 
+from .adaln_table import is_modulation
 from .concept_set import ConceptSet
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
@@ -76,7 +77,8 @@ def estimate(
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
-    weights = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
+    there = [p for name, p in transformer.named_parameters() if not (settings.modulation_table and is_modulation(name))]
+    weights = sum(p.numel() for p in there) + inputs.tokens * transformer.inner_dim  # table cropped
     batch, graphs = settings.batch_size, _graphs(pure)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
@@ -109,17 +111,22 @@ def require_room(of: Callable[[TrainSettings], Estimate], settings: TrainSetting
     advice = []
     for changes, words in (
         ({"checkpointing": True}, "turn on checkpointing"),
-        ({"batch_size": 1}, "set batch_size to 1"),
-        ({"checkpointing": True, "batch_size": 1}, "do both"),
+        ({"modulation_table": True}, "turn on modulation_table"),
+        ({"checkpointing": True, "modulation_table": True}, "turn on checkpointing and modulation_table"),
+        (
+            {"checkpointing": True, "modulation_table": True, "batch_size": 1},
+            "turn on checkpointing and modulation_table and set batch_size to 1",
+        ),
     ):
         if replace(settings, **changes) != settings:
             advice.append((of(replace(settings, **changes)).peak, words))
-    fits = [f"{words} (then {in_words(peak)})" for peak, words in advice if peak <= free]
+    # the mildest that fits, and the next
+    fits = [f"{words} (then {in_words(peak)})" for peak, words in advice if peak <= free][:2]
     least = min([peak for peak, _ in advice], default=needed.peak)
     remedy = (
-        f"To make it fit, {' or '.join(fits)}."
+        f"To make it fit, {', or '.join(fits)} (in Settings)."
         if fits
-        else f"With checkpointing and a batch of 1 it is still {in_words(least)}: lower the resolution in Concept Set, close "
+        else f"With checkpointing, modulation_table and a batch of 1 it is still {in_words(least)}: lower the resolution in Concept Set, close "
         "other programs that use the GPU, or start ComfyUI with --cpu, which is slow."
     )
     raise ValueError(

@@ -47,6 +47,7 @@ class TrainSettings:
     times: Times = "logit-normal"  # continuous, or those of the 1000 that diffusers' SD3 scripts draw
     accumulate: int = 1  # forwards a step, of batch_size each
     checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
+    modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
     background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
 
     def __post_init__(self) -> None:
@@ -131,8 +132,8 @@ class PureSettings:
 
 
 def as_plain(settings: TrainSettings) -> dict[str, Any]:
-    """Settings as a dictionary, for files and hashes."""
-    return asdict(settings)
+    """Settings as a dictionary, for files and hashes; less what changes nothing in the result."""
+    return {name: value for name, value in asdict(settings).items() if name != "modulation_table"}
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

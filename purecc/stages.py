@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import LatentScaling
+from .adaln_table import ModulationTable, Rows
+from .batches import LatentScaling, drawn
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
-from .concept_set import ConceptSet
+from .concept_set import NULL, ConceptSet
 from .flow import mean_time
 from .measures import alignment, drift, probes
 from .network import EXTRACTOR, PURE, AdaptedNetwork
@@ -34,6 +35,7 @@ _FIGURES = (
 )  # fmt: skip
 
 FORMAT = 1  # raised by hand when a change of the arithmetic makes older finished runs other runs
+_TEXTS = ("complete", "base", "target")  # of an example
 
 
 class Job:
@@ -54,7 +56,13 @@ class Job:
     ):
         self.network, self.data, self.settings, self.scaling, self.base = network, data, settings, scaling, base
         self._require_fit()
-        everything = {"format": FORMAT, "base": base, "data": data.fingerprint, "stage": self.stage, "dtype": str(network.dtype)}
+        everything = {
+            "format": FORMAT,
+            "base": base,
+            "data": data.fingerprint,
+            "stage": self.stage,
+            "dtype": str(network.dtype),
+        }
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
         if settings.background_weight != 1:
             everything["masks"] = data.mask_fingerprint
@@ -63,6 +71,8 @@ class Job:
         self.concept: Concept | None = self._timed(finished) if finished else None
         self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while class pictures are drawn
         self._gap: float | None = None  # of the embeddings at step 0
+        if settings.modulation_table:
+            tabulate(network, data, settings, scaling)
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
@@ -259,6 +269,20 @@ class PureJob(Job):
             return None
         root = self.run.folder.parent
         return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root, self.drawing)
+
+
+def tabulate(
+    network: AdaptedNetwork, data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, window: int = 25
+) -> ModulationTable:
+    """adaLN's outputs for the steps to come, by the texts of their batches."""
+
+    def rows_of(number: int) -> dict[str, Rows]:
+        indices, _, t = drawn(data, settings, number)
+        texts = {which: [getattr(data.examples[i].texts, which) for i in indices] for which in _TEXTS}
+        texts |= {which: [text] * len(indices) for which, text in (("null", NULL), ("class_word", data.class_word))}
+        return {which: (t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()}
+
+    return ModulationTable(network.transformer, rows_of, settings.steps * settings.accumulate, window)
 
 
 def initial_embeddings(

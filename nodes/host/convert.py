@@ -17,6 +17,7 @@ from comfy.model_patcher import ModelPatcher
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
+from ...purecc.adaln_table import is_modulation
 from ...purecc.fingerprint import fingerprint as _fingerprint
 from ...purecc.positions import centre, set_table, side_for
 
@@ -124,11 +125,13 @@ def to_diffusers(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     largest: int | None = None,
+    modulation_device: torch.device | str | None = None,
 ) -> SD3Transformer2DModel:
     """A copy of an SD3-type MODEL as diffusers' transformer, frozen, in eval mode, with weights that can be trained.
 
     `with_patches`: LoRAs loaded on the MODEL become part of the copy. `largest`: the longest side of the latents to come; the
-    table of positions is cut to it, the configuration still tells its full size. Raises ValueError with what a person at
+    table of positions is cut to it, the configuration still tells its full size. `modulation_device`: where the adaLN layers
+    are kept, if elsewhere. Raises ValueError with what a person at
     the canvas can change where the MODEL cannot be copied.
     """
     with torch.inference_mode(False), torch.no_grad():
@@ -143,7 +146,10 @@ def to_diffusers(
                 f"such as {', '.join(strange[:3])}. Train on a plain SD3 or SD3.5 checkpoint."
             )
         _warn(model, weights)
-        values = {name: value.to(dtype, copy=True) for name, value in weights.items(device)}
+        values = {}
+        for name, value in weights.items(device):
+            place = modulation_device if modulation_device and is_modulation(name) else value.device
+            values[name] = value.to(place, dtype, copy=True)
         with torch.device("meta"):
             transformer = SD3Transformer2DModel(**config)
         set_table(transformer.pos_embed, values["pos_embed.pos_embed"])

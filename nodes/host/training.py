@@ -46,7 +46,10 @@ def prepared(
     )
     notes = "\n".join([room, *convert.remarks(model, dtype)])
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
-    network = AdaptedNetwork(convert.to_diffusers(model, dtype=dtype, device=device, largest=largest))
+    modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
+    network = AdaptedNetwork(
+        convert.to_diffusers(model, dtype=dtype, device=device, largest=largest, modulation_device=modulation)
+    )
     scaling = LatentScaling(*convert.latent_scaling(model))
     try:
         yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), notes)

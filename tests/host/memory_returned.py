@@ -33,9 +33,9 @@ def bytes_alive() -> int:
     return sum(storages.values())
 
 
-def train(model, data, seed: int, stop: bool = False) -> dict:
+def train(model, data, seed: int, stop: bool = False, **changed) -> dict:
     """Both stages, as the nodes do it; `stop`: an error in the middle, whose traceback is kept."""
-    settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed), {}
+    settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed, **changed), {}
     with session.outside_inference():
         with training.prepared(model, data, settings) as it:
             job = ExtractorJob(it.network, data, settings, it.scaling, session.runs_folder(), it.base)
@@ -82,8 +82,8 @@ seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict(
 first = train(model, data, seed=1)
 seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["notes"], "table": first["table"]}
 seen["picture is as before"] = torch.equal(sample(model, clip), before_picture)
-train(model, data, seed=2)
-seen["after a second run"] = bytes_alive()
+train(model, data, seed=2, modulation_table=True)
+seen["after a second run, with the table of adaLN"] = bytes_alive()
 kept = train(model, data, seed=3, stop=True)
 seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
 print(json.dumps(seen))

@@ -19,7 +19,9 @@ def test_a_training_holds_a_copy_of_the_model(seen: dict) -> None:
     assert seen["during"] - seen["before"] > 0.8 * seen["weights"]  # or the next tests could not fail
 
 
-@pytest.mark.parametrize("when", ["after", "after a second run", "after an error that is kept"])
+@pytest.mark.parametrize(
+    "when", ["after", "after a second run, with the table of adaLN", "after an error that is kept"]
+)
 def test_it_is_given_back(seen: dict, when: str) -> None:
     assert seen[when] - seen["before"] < SMALL
 

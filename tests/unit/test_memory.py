@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,10 @@ def test_the_weights_are_those_of_the_file_less_most_of_the_position_table() -> 
     assert of(SETTINGS).weights == pytest.approx(4.49e9, rel=0.005)
 
 
+def test_the_table_of_adaln_takes_a_third_of_the_weights_off() -> None:
+    assert of(replace(SETTINGS, modulation_table=True)).weights == pytest.approx(2 * (2.243e9 - 0.767e9), rel=0.005)
+
+
 def test_a_run_that_fits_is_told() -> None:
     assert "are free" in require_room(of, TrainSettings(), int(24e9), "cuda")
 
@@ -148,7 +153,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(ValueError, match=r"needs about \d+\.\d GB.* 8\.0 GB are free.*turn on checkpointing \(then \d"):
         require_room(of, TrainSettings(batch_size=2), int(8e9), "cuda")
     with pytest.raises(ValueError, match="lower the resolution"):
-        require_room(of, TrainSettings(batch_size=2), int(4e9), "cuda")
+        require_room(of, TrainSettings(batch_size=2), int(3e9), "cuda")
 
 
 def test_a_cpu_is_told_and_not_refused() -> None:

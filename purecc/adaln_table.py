@@ -1,0 +1,150 @@
+"""adaLN's shifts, scales and gates computed ahead of the steps: a third of SD3.5 Medium's weights need not be on the GPU.
+
+The adaLN layers read the time and the pooled text alone, no LoRA touches them, and a run's times and texts are known by its
+seed. So they stay in main memory; for a window of steps each layer visits the device once, and its outputs wait in main
+memory until their forward. What was not foreseen, such as a preview, is computed when it is asked for.
+
+A forward's rows are computed together, as they are without the table, so that the result is the same bit for bit.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+
+import torch
+from diffusers import SD3Transformer2DModel
+from torch import Tensor, nn
+
+Rows = tuple[Tensor, Tensor]  # times [batch] in [0, 1], pooled texts [batch, width]
+Key = tuple[bytes, ...]  # of a forward's rows, in their order
+_ON_DEVICE = 16  # forwards whose outputs are on the device: those of a step, until its backward pass
+_UNFORESEEN = 256  # forwards of other kinds that are kept in main memory
+
+
+def is_modulation(name: str) -> bool:
+    """Whether a parameter of diffusers' transformer belongs to an adaLN layer."""
+    return "norm1.linear." in name or "norm1_context.linear." in name or name.startswith("norm_out.linear.")
+
+
+class ModulationTable:
+    """Takes an SD3 transformer's adaLN layers into main memory and answers for them.
+
+    `rows_of(number)`: the texts of step `number`, from 1 to `steps`, each by a name; `window`: steps computed ahead.
+    """
+
+    def __init__(
+        self,
+        transformer: SD3Transformer2DModel,
+        rows_of: Callable[[int], Mapping[str, Rows]],
+        steps: int,
+        window: int = 25,
+    ):
+        self.device, self.dtype = transformer.device, transformer.dtype
+        self.rows_of, self.steps, self.window = rows_of, steps, window
+        self.embed = transformer.time_text_embed
+        self.layers: list[nn.Linear] = []
+        self.computed_ahead = 0  # forwards
+        self._foreseen: dict[Key, list[Tensor]] = {}
+        self._others: OrderedDict[Key, list[Tensor]] = OrderedDict()
+        self._slots: list[list[Tensor] | None] = [None] * _ON_DEVICE
+        self._next = 0
+        self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch
+        self._places: dict[bytes, tuple[int, str, int]] = {}  # row -> step, text, place
+        for number in range(1, steps + 1):
+            for text, (times, pooled) in rows_of(number).items():
+                for i, row in enumerate(_keys(*self._as_asked(times, pooled))):
+                    self._places.setdefault(row, (number, text, i))
+        transformer.time_text_embed = _Slots(self)
+        for block in transformer.transformer_blocks:
+            self._take(block.norm1)
+            self._take(block.norm1_context)
+        self._take(transformer.norm_out)
+
+    def slot(self, timestep: Tensor, pooled: Tensor) -> int:
+        """Where the outputs for these rows are, on the device."""
+        key = _keys(timestep, pooled)
+        held = self._foreseen.pop(key, None) or self._others.get(key)
+        if held is None:
+            held = self._ahead(key) or self._unforeseen(key, timestep, pooled)
+        slot, self._next = self._next, (self._next + 1) % _ON_DEVICE
+        self._slots[slot] = [output.to(self.device, non_blocking=True) for output in held]
+        return slot
+
+    def output(self, slot: int, layer: int) -> Tensor:
+        return self._slots[slot][layer]
+
+    def _take(self, norm: nn.Module) -> None:
+        self.layers.append(norm.linear.cpu())
+        norm.silu = nn.Identity()  # what comes in is a slot's number
+        norm.linear = _Output(self, len(self.layers) - 1)
+
+    def _ahead(self, key: Key) -> list[Tensor] | None:
+        """Computes forwards of this kind for a window of steps. None where the rows belong to no step."""
+        places = [self._places.get(row) for row in key]
+        if None in places or len({place[0] for place in places}) > 1:
+            return None
+        number, pattern = places[0][0], tuple((text, i) for _, text, i in places)
+        last = min(number + self.window - 1, self.steps)
+        new = pattern not in self._patterns
+        self._patterns.add(pattern)
+        if not new:  # the window is at its end: what was not asked for is of no more use
+            self._foreseen.clear()
+        asked = {}
+        for step in range(number, last + 1):
+            rows = self.rows_of(step)
+            for one in [pattern] if new else self._patterns:
+                chosen = [tuple(part[i : i + 1] for part in rows[text]) for text, i in one if i < len(rows[text][0])]
+                if len(chosen) == len(one):
+                    together = self._as_asked(*(torch.cat(parts) for parts in zip(*chosen, strict=True)))
+                    asked[_keys(*together)] = together
+        self.computed_ahead += len(asked)
+        self._foreseen |= self._compute(asked)
+        return self._foreseen.pop(key, None)
+
+    def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> list[Tensor]:
+        found = self._compute({key: (timestep, pooled)})[key]
+        self._others[key] = found
+        if len(self._others) > _UNFORESEEN:
+            self._others.popitem(last=False)
+        return found
+
+    @torch.no_grad()
+    def _compute(self, asked: Mapping[Key, Rows]) -> dict[Key, list[Tensor]]:
+        """Every layer's output for each forward, in main memory; each layer is on the device once."""
+        activated = {key: nn.functional.silu(self.embed(*rows)) for key, rows in asked.items()}
+        found: dict[Key, list[Tensor]] = {key: [] for key in asked}
+        for layer in self.layers:
+            weight, bias = layer.weight.to(self.device), layer.bias.to(self.device)
+            for key, value in activated.items():
+                found[key].append(nn.functional.linear(value.to(weight.dtype), weight, bias).cpu())
+        return found
+
+    def _as_asked(self, times: Tensor, pooled: Tensor) -> Rows:
+        """As `AdaptedNetwork.velocity` hands them to the transformer."""
+        return 1000 * times.to(self.device).float(), pooled.to(self.device, self.dtype)
+
+
+class _Slots(nn.Module):
+    """In the place of time_text_embed: its output is the number of a slot, kept on the CPU, so that reading it never waits."""
+
+    def __init__(self, table: ModulationTable):
+        super().__init__()
+        self._table = [table]  # in a list: its layers are not to be modules of the transformer
+
+    def forward(self, timestep: Tensor, pooled: Tensor) -> Tensor:
+        return torch.tensor([self._table[0].slot(timestep, pooled)], dtype=torch.float32)
+
+
+class _Output(nn.Module):
+    """In the place of an adaLN layer; a checkpointed block asks again in the backward pass, by the same slot."""
+
+    def __init__(self, table: ModulationTable, layer: int):
+        super().__init__()
+        self._table, self.layer = [table], layer
+
+    def forward(self, slot: Tensor) -> Tensor:
+        return self._table[0].output(int(slot), self.layer)
+
+
+def _keys(timestep: Tensor, pooled: Tensor) -> Key:
+    times, texts = timestep.detach().float().cpu(), pooled.detach().float().cpu()
+    return tuple(t.numpy().tobytes() + text.numpy().tobytes() for t, text in zip(times, texts, strict=True))

@@ -1,0 +1,69 @@
+"""The table of adaLN's outputs: the same run bit for bit, with the layers off the device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SCALING, SETTINGS, concept_set, extractor, losses, network, same, text, transformer
+
+from purecc.adaln_table import ModulationTable, is_modulation
+from purecc.batches import draw_batch
+from purecc.network import BASE, AdaptedNetwork
+from purecc.pocket.model import load_pocket
+from purecc.settings import PureSettings
+from purecc.stages import ExtractorJob, Job, PureJob, tabulate
+
+
+def job(root: Path, tabulated: bool, stage: str, **changed) -> Job:
+    settings, adapted = replace(SETTINGS, steps=6, modulation_table=tabulated, **changed), network()
+    if stage == "extractor":
+        return ExtractorJob(adapted, concept_set(), settings, SCALING, root, "tiny base")
+    return PureJob(
+        adapted, concept_set(), settings, SCALING, root, "tiny base", PureSettings(original=stage), extractor()
+    )
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("stage", ["extractor", "frozen base", "trainable"])
+def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, stage: str, checkpointing: bool) -> None:
+    plain = job(tmp_path / "plain", False, stage, checkpointing=checkpointing)
+    table = job(tmp_path / "table", True, stage, checkpointing=checkpointing)
+    assert losses(list(plain)) == losses(list(table))
+    assert same(plain.concept, table.concept)
+    assert plain.run.folder.name == table.run.folder.name  # so a run may go on with it or without
+
+
+def test_the_pockets_velocity_is_the_same_bit_for_bit_foreseen_and_not() -> None:
+    torch.manual_seed(0)
+    plain, tabulated = (AdaptedNetwork(load_pocket().transformer) for _ in range(2))
+    pooled, rows, marks = torch.randn(4, 256), torch.randn(4, 20, 256), torch.zeros(4, 20, dtype=torch.int64)
+    words = replace(text("a dog"), rows=rows, pooled=pooled, marks=marks)
+    x_t, t = torch.randn(4, 16, 16, 16), torch.rand(4)
+    table = ModulationTable(tabulated.transformer, lambda number: {"complete": (t, pooled)}, steps=1)
+    assert torch.equal(tabulated.velocity(x_t, t, words, BASE), plain.velocity(x_t, t, words, BASE))
+    assert table.computed_ahead == 1
+    assert torch.equal(tabulated.velocity(x_t, 1 - t, words, BASE), plain.velocity(x_t, 1 - t, words, BASE))
+    assert table.computed_ahead == 1
+    left = sum(p.numel() for p in tabulated.transformer.parameters())
+    assert left < 0.75 * sum(p.numel() for p in plain.transformer.parameters())
+
+
+def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
+    adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=7)
+    table = tabulate(adapted, data, settings, SCALING, window=3)
+    ahead = []
+    for number in range(1, 8):
+        batch = draw_batch(data, settings, SCALING, number, "cpu")
+        for which in ("base", "complete"):
+            adapted.velocity(batch.x_t, batch.t, getattr(batch, which), BASE)
+        ahead.append(table.computed_ahead)
+    assert ahead == [6, 6, 6, 12, 12, 12, 14]
+
+
+def test_the_names_of_the_layers() -> None:
+    one = transformer()
+    names = [name for name, _ in one.named_parameters() if is_modulation(name)]
+    assert len(names) == 2 * (2 * len(one.transformer_blocks) + 1)
