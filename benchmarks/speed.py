@@ -1,0 +1,338 @@
+"""Time, FLOPs and memory of one stage-2 step, side by side: the reference's plumbing and the product's.
+
+    python -m benchmarks.speed [--repeats 10] [--size small|real] [--out FILE.json]
+
+R   reference plumbing with the paper's arithmetic: texts and pictures are encoded at every step, a second whole transformer
+    holds the extractor, the gradient goes through the base branch (eq. 9), the loss is fetched at every step. It does not
+    train CLIP's tables, as the public code does: so it is a little cheaper than that.
+P   the product with the same gradient (original "trainable"): encoded once, one transformer with two adapters
+S   the product with v_original detached
+D   the product's default: v_original of the frozen base
+
+All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
+ratio to R, of which the median, the least and the most are told. small: 4 layers of width 256 on any machine, float32, with
+stand-in encoders of about the real shares of FLOPs. real: SD3.5 Medium's size with random weights, bfloat16, on CUDA.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from purecc import objective as eq
+from purecc.batches import Batch
+from purecc.encoding import TextBatch
+from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
+from purecc.settings import PureSettings
+from purecc.targets import lora_modules
+from purecc.terms import pure_objective
+
+from .live_bytes import LiveBytes
+
+ARMS = {"P": "trainable", "S": "trainable, detached", "D": "frozen base"}  # the product's, by v_original
+TEXTS = ("complete", "base", "target", "null")
+RANK = 4
+# FLOPs of one prompt and one picture, of one picture's transformer forward (SD3.5 Medium, 512 px, 154 text rows)
+REAL_SHARES = {"text": 0.39, "picture": 0.45}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured."""
+
+    name: str
+    layers: int
+    dual: int
+    pixels: int
+    clip_tokens: int
+    t5_tokens: int
+    joint: int
+    pooled: int
+    dtype: torch.dtype
+    device: str
+    batch: int = 2
+    t5_layers: int = 24
+
+
+SMALL = Size("small", 4, 2, 256, 77, 77, 256, 128, torch.float32, "cpu", t5_layers=8)
+REAL = Size("real", 24, 13, 512, 77, 77, 4096, 2048, torch.bfloat16, "cuda")
+TINY = Size("tiny", 2, 1, 64, 8, 8, 64, 64, torch.float32, "cpu", t5_layers=2)  # of the tests
+
+
+class Encoders:
+    """Text encoders and autoencoder; random weights, real classes."""
+
+    def __init__(self, size: Size):
+        self.size = size
+        if size is REAL:
+            clips = [(768, 3072, 12, 12, 768), (1280, 5120, 32, 20, 1280)]  # width, MLP, layers, heads, pooled
+            t5 = T5Config(
+                d_model=4096,
+                d_ff=10240,
+                num_layers=size.t5_layers,
+                num_heads=64,
+                d_kv=64,
+                feed_forward_proj="gated-gelu",
+            )
+            channels = (128, 256, 512, 512)
+        else:
+            clips = [(64, 256, 1, 2, size.pooled // 2)] * 2
+            t5 = T5Config(
+                vocab_size=500, d_model=size.joint, d_ff=4 * size.joint, num_layers=size.t5_layers, num_heads=4, d_kv=64
+            )
+            channels = (8, 16, 32, 32)
+        vocabulary = 49408 if size is REAL else 500
+        self.clips = [
+            self._placed(
+                CLIPTextModelWithProjection(
+                    CLIPTextConfig(
+                        vocab_size=vocabulary, hidden_size=w, intermediate_size=m, num_hidden_layers=n,
+                        num_attention_heads=h, projection_dim=p,
+                    )
+                )
+            )
+            for w, m, n, h, p in clips
+        ]  # fmt: skip
+        self.t5 = self._placed(T5EncoderModel(t5))
+        self.vae = self._placed(
+            AutoencoderKL(
+                latent_channels=16, block_out_channels=channels, layers_per_block=2, norm_num_groups=min(channels[0], 32),
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                use_quant_conv=False, use_post_quant_conv=False,
+            ),
+            torch.float32,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def text(self, words: Tensor) -> TextBatch:
+        """`words` [batch, tokens] of any vocabulary -> as SD3 reads them."""
+        size = self.size
+        made = [clip(words[:, : size.clip_tokens] % clip.config.vocab_size) for clip in self.clips]
+        rows = torch.cat([one.last_hidden_state for one in made], -1)
+        rows = nn.functional.pad(rows, (0, size.joint - rows.shape[-1]))
+        of_t5 = self.t5(words[:, : size.t5_tokens] % self.t5.config.vocab_size).last_hidden_state
+        rows, pooled = torch.cat([rows, of_t5], 1).float(), torch.cat([one.text_embeds for one in made], -1).float()
+        return TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64, device=rows.device))
+
+    @torch.no_grad()
+    def picture(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
+    def _placed(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        return model.to(self.size.device, dtype or self.size.dtype).requires_grad_(False).eval()
+
+
+class Bench:
+    """The arms on one set of inputs."""
+
+    def __init__(self, size: Size):
+        self.size = size
+        torch.manual_seed(0)
+        self.encoders = Encoders(size)
+        side = size.pixels // 16
+        transformer = SD3Transformer2DModel(
+            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
+            attention_head_dim=64, num_attention_heads=24 if size is REAL else 4, joint_attention_dim=size.joint,
+            caption_projection_dim=1536 if size is REAL else 256, pooled_projection_dim=size.pooled,
+            pos_embed_max_size=384 if size is REAL else side, dual_attention_layers=tuple(range(size.dual)),
+            qk_norm="rms_norm",
+        ).to(size.device, size.dtype)  # fmt: skip
+        self.pixels = torch.rand(size.batch, 3, size.pixels, size.pixels, device=size.device)
+        tokens = max(size.clip_tokens, size.t5_tokens)
+        self.words = {text: torch.randint(1, 400, (size.batch, tokens), device=size.device) for text in TEXTS}
+        self.noise = torch.randn(size.batch, 16, 2 * side, 2 * side, device=size.device)
+        self.t = torch.rand(size.batch, device=size.device)
+        second = deepcopy(transformer)  # R's other transformer
+        self.product = self._adapted(transformer, EXTRACTOR, PURE)
+        self.reference = self._adapted(second, EXTRACTOR)
+        self.learning = self.product.lora_parameters(PURE)
+        for parameter in self.learning:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.learning, lr=0.0)  # the weights stay, the work is done
+        self.cached = self._batch()
+
+    def _adapted(self, transformer: SD3Transformer2DModel, *models: str) -> AdaptedNetwork:
+        network = AdaptedNetwork(transformer)
+        modules = lora_modules(transformer, "attention")
+        for seed, model in enumerate(models):
+            network.add_new(model, RANK, float(RANK), modules, seed)
+            generator = torch.Generator().manual_seed(seed)
+            for parameter in network.lora_parameters(model):  # B is not zero: both adapters act
+                parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        transformer.requires_grad_(False)
+        return network
+
+    def _batch(self) -> Batch:
+        x0 = self.encoders.picture(self.pixels)
+        texts = {text: self.encoders.text(words) for text, words in self.words.items()}
+        t = self.t.view(-1, 1, 1, 1)
+        return Batch((1 - t) * x0 + t * self.noise, self.t, self.noise - x0, class_word=texts["target"], **texts)
+
+    def loss(self, arm: str) -> Tensor:
+        if arm != "R":
+            return pure_objective(PureSettings(original=ARMS[arm])).terms(self.product, self.cached).loss
+        batch = self._batch()
+        x_t, t = torch.cat([batch.x_t] * 2), torch.cat([batch.t] * 2)
+        v_complete, v_base = self.product.velocity(x_t, t, batch.complete + batch.base, PURE).chunk(2)
+        with torch.no_grad():
+            target, null = self.reference.velocity(x_t, t, batch.target + batch.null, EXTRACTOR).chunk(2)
+        guidance = eq.implicit_guidance(target, null)
+        scale = eq.adaptive_scale(eq.learned_representation(v_complete, v_base), guidance)
+        pure = eq.pure_loss(eq.pure_velocity(v_base, scale, guidance), v_complete).mean()
+        return eq.concept_loss(v_complete, batch.v_true).mean() + pure
+
+    def step(self, arm: str) -> None:
+        loss = self.loss(arm)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.learning, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if arm == "R":
+            loss.item()
+
+    def gradient(self, arm: str) -> Tensor:
+        self.loss(arm).backward()
+        found = torch.cat([parameter.grad.flatten() for parameter in self.learning])
+        self.optimizer.zero_grad(set_to_none=True)
+        return found
+
+    def flops(self, arm: str) -> int:
+        with FlopCounterMode(display=False) as counter:
+            self.step(arm)
+        return counter.get_total_flops()
+
+    def shares(self) -> dict[str, float]:
+        """FLOPs of one prompt's and one picture's encoding, of one picture's transformer forward."""
+
+        def of(call: Callable[[], object]) -> int:
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                call()
+            return counter.get_total_flops()
+
+        batch = self.cached
+        forward = of(lambda: self.product.velocity(batch.x_t, batch.t, batch.base, None))
+        text = of(lambda: self.encoders.text(self.words["base"]))
+        return {"text": text / forward, "picture": of(lambda: self.encoders.picture(self.pixels)) / forward}
+
+    def peak(self, arm: str) -> int:
+        """Bytes beside the weights: alive at once (CPU), or by the allocator (CUDA)."""
+        self.step(arm)
+        if self.size.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            self.step(arm)
+            return torch.cuda.max_memory_allocated() - before
+        with LiveBytes() as live:
+            self.step(arm)
+        return live.peak
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """CPU time, or the time of CUDA's events."""
+        if self.size.device == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            work()
+            end.record()
+            torch.cuda.synchronize()
+            return start.elapsed_time(end) / 1000
+        start = time.process_time()
+        work()
+        return time.process_time() - start
+
+    def matrix_rate(self) -> float:
+        """FLOPs a second of a large matrix product in the same dtype; the best of five."""
+        n = 8192 if self.size.device == "cuda" else 1024
+        a = torch.randn(n, n, device=self.size.device, dtype=self.size.dtype)
+        return 2 * n**3 / min(self.seconds(lambda: a @ a) for _ in range(5))
+
+
+def measured(bench: Bench, repeats: int) -> dict:
+    """Every figure of one run."""
+    arms = ["R", *ARMS]
+    flops, peaks = {arm: bench.flops(arm) for arm in arms}, {arm: bench.peak(arm) for arm in arms}
+    rounds = []
+    order = random.Random(0)
+    for _ in range(repeats):
+        shuffled = order.sample(arms, len(arms))
+        rounds.append({arm: bench.seconds(lambda arm=arm: bench.step(arm)) for arm in shuffled})
+    rate = bench.matrix_rate()
+    r, p = bench.gradient("R"), bench.gradient("P")
+    of_arms = {}
+    for arm in arms:
+        ratios = [one["R"] / one[arm] for one in rounds]
+        seconds = statistics.median(one[arm] for one in rounds)
+        of_arms[arm] = {
+            "seconds": seconds, "speed": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
+            "flops": flops[arm], "of the matrix rate": flops[arm] / seconds / rate, "peak bytes": peaks[arm],
+        }  # fmt: skip
+    return {
+        "size": bench.size.name, "device": device_name(bench.size), "dtype": str(bench.size.dtype), "repeats": repeats,
+        "threads": torch.get_num_threads(), "arms": of_arms, "gradient of P against R": float((p - r).norm() / r.norm()),
+        "shares": bench.shares(), "real shares": REAL_SHARES,
+    }  # fmt: skip
+
+
+def device_name(size: Size) -> str:
+    return torch.cuda.get_device_name() if size.device == "cuda" else "CPU"
+
+
+def table(found: dict) -> str:
+    """For people: what was measured, what was counted, what was not measured."""
+    rows = [
+        f"{found['size']} size, {found['device']}, {found['dtype']}, {found['repeats']} rounds, {found['threads']} threads",
+        "",
+        "arm   speed against R      s a step   TFLOP a step   of the matrix rate   peak beside the weights",
+    ]
+    for arm, one in found["arms"].items():
+        rows.append(
+            f"{arm}     {one['speed']:.2f} [{one['least']:.2f} .. {one['most']:.2f}]   {one['seconds']:8.3f}   "
+            f"{one['flops'] / 1e12:12.4f}   {one['of the matrix rate']:17.0%}   {one['peak bytes'] / 1e6:10.0f} MB"
+        )
+    cuda = found["device"] != "CPU"
+    shares = ", ".join(f"{k} {v:.2f} (real {found['real shares'][k]:.2f})" for k, v in found["shares"].items())
+    rows += [
+        "",
+        f"gradient of P against R: {found['gradient of P against R']:.1e} of its length",
+        "measured: seconds (" + ("CUDA events" if cuda else "CPU time") + "), speed as paired ratios, the matrix rate"
+        + (", peak by the allocator" if cuda else ""),
+        "counted: FLOPs" + ("" if cuda else ", peak as bytes alive at once"),
+    ]  # fmt: skip
+    if not cuda:
+        rows.append(
+            "not measured: the real size, a GPU, bfloat16. The encoders of R are stand-ins; their FLOPs for each "
+            f"transformer forward: {shares}"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=10, help="rounds; each runs every arm once")
+    parser.add_argument("--size", choices=["small", "real"], help="real needs CUDA; the default where there is one")
+    parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    arguments = parser.parse_args()
+    size = arguments.size or ("real" if torch.cuda.is_available() else "small")
+    if size == "real" and not torch.cuda.is_available():
+        sys.exit("The real size needs a CUDA GPU with 40 GB, and none was found. Use --size small.")
+    if arguments.repeats < 1:
+        sys.exit("--repeats must be 1 or more.")
+    found = measured(Bench(REAL if size == "real" else SMALL), arguments.repeats)
+    print(table(found))
+    if arguments.out:
+        arguments.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
