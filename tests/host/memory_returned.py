@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -20,6 +21,7 @@ from purecc_pack.purecc.stages import ExtractorJob, PureJob  # noqa: E402
 import nodes  # noqa: E402
 
 torch.set_num_threads(1)
+RUNS = Path(tempfile.mkdtemp())  # other tests count the runs of the host's output folder
 
 
 def bytes_alive() -> int:
@@ -38,7 +40,7 @@ def train(model, data, seed: int, stop: bool = False, **changed) -> dict:
     settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed, **changed), {}
     with session.outside_inference():
         with training.prepared(model, data, settings) as it:
-            job = ExtractorJob(it.network, data, settings, it.scaling, session.runs_folder(), it.base)
+            job = ExtractorJob(it.network, data, settings, it.scaling, RUNS, it.base)
             list(job)
             seen["during"], seen["notes"] = bytes_alive(), it.notes
             seen["table"] = it.network.transformer.pos_embed.pos_embed_max_size
@@ -46,7 +48,7 @@ def train(model, data, seed: int, stop: bool = False, **changed) -> dict:
         try:
             with training.prepared(model, data, settings, pure) as it:
                 job = PureJob(
-                    it.network, data, settings, it.scaling, session.runs_folder(), it.base, pure, job.concept
+                    it.network, data, settings, it.scaling, RUNS, it.base, pure, job.concept
                 )  # fmt: skip
                 for _ in job:
                     if stop:
