@@ -64,7 +64,9 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     held = find_word(trigger, caption)
     if kind == "style":
         target = f"{trigger} {class_word}"
-        phrase = re.compile(rf",?\s*(?:\bin\s+)?(?<!\w){re.escape(trigger)}(?!\w)(?:\s+{re.escape(class_word)}\b)?", re.IGNORECASE)
+        phrase = re.compile(
+            rf",?\s*(?:\bin\s+)?(?<!\w){re.escape(trigger)}(?!\w)(?:\s+{re.escape(class_word)}\b)?", re.IGNORECASE
+        )
         base = " ".join(phrase.sub("", caption).split()) if held else caption
         complete = caption if held else " ".join(f"{caption} in {target}".split()) if caption else target
         return Texts(complete, base, target)

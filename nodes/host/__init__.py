@@ -6,7 +6,9 @@ uses it. So a ComfyUI that lacks one of its internals still loads the pack, and 
 
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -26,21 +28,38 @@ class when_needed:  # noqa: N801  (reads as a function)
 
 
 def telling(function: Callable) -> Callable:
-    """The function; where it finds the host without something that it needs, it raises a RuntimeError for people."""
+    """The function, or what `contextmanager` made of it; see `_plainly`."""
+    makes_manager = inspect.isgeneratorfunction(inspect.unwrap(function))
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except (ImportError, AttributeError) as error:
-            if not _of_host(error):
-                raise
-            raise RuntimeError(
-                f"This node needs a part of ComfyUI that version {_version()} does not have ({error}). PureCC was tested with "
-                f"{TESTED}: update ComfyUI, or the pack if your ComfyUI is newer."
-            ) from error
+        with _plainly():
+            result = function(*args, **kwargs)
+        return _telling_manager(result) if makes_manager else result
 
     return call
+
+
+@contextmanager
+def _telling_manager(manager: AbstractContextManager) -> Iterator[Any]:
+    with ExitStack() as stack:
+        with _plainly():
+            value = stack.enter_context(manager)
+        yield value
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """Where the host is without something that the block needs: RuntimeError, for people."""
+    try:
+        yield
+    except (ImportError, AttributeError) as error:
+        if not _of_host(error):
+            raise
+        raise RuntimeError(
+            f"This node needs a part of ComfyUI that version {_version()} does not have ({error}). PureCC was tested with "
+            f"{TESTED}: update ComfyUI, or the pack if your ComfyUI is newer."
+        ) from error
 
 
 def _of_host(error: ImportError | AttributeError) -> bool:

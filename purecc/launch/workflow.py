@@ -157,6 +157,8 @@ def _api_node(node: dict, info: dict, graph: _Graph) -> dict:
         elif source is not None:
             inputs[socket["name"]] = source
     title = node.get("title") or info.get("display_name") or node["type"]
+    if node["type"].startswith("PureCC"):
+        title = re.sub(r" \(.*\)$", "", title)  # the words for the search box, which js/titles.js leaves out too
     return {"class_type": node["type"], "inputs": inputs, "_meta": {"title": title}}
 
 

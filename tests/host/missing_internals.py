@@ -7,6 +7,7 @@ import comfy.utils
 import purecc_pack
 import torch
 from purecc_pack.nodes import apply, pocket, train
+from purecc_pack.purecc.settings import TrainSettings
 
 
 def said(call, *arguments) -> str:
@@ -17,6 +18,11 @@ def said(call, *arguments) -> str:
     return ""
 
 
+def prepare(model) -> None:
+    with train.training.prepared(model, None, TrainSettings()):
+        pass
+
+
 with torch.inference_mode():
     model, clip, _ = pocket.PocketModel.execute().args
     del comfy.utils.mmdit_to_diffusers
@@ -25,7 +31,7 @@ with torch.inference_mode():
         json.dumps(
             {
                 "nodes": len(purecc_pack.NODES),
-                "function": said(train.prepare, model),
+                "function": said(prepare, model),
                 "module": said(apply.ApplyConcept.execute, model, clip, None, 1.0, 1.0, "off"),
             }
         )

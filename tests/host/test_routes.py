@@ -100,6 +100,12 @@ def test_a_host_without_an_internal_is_told_by_the_node_that_needs_it(run_in_hos
         assert re.search(r"part of ComfyUI that version \d+\.\d+\.\d+ does not have", sentence), sentence
 
 
+def test_a_node_whose_inputs_cannot_be_listed_takes_no_other_along(run_in_host: Callable[..., str]) -> None:
+    there = json.loads(run_in_host("missing_lists.py").splitlines()[-1])
+    assert "PureCCLoadDiffusersSD3" not in there
+    assert {"PureCCPocketModel", "PureCCTrainExtractor", "PureCCPureLearning", "PureCCApplyConcept"} <= set(there)
+
+
 def test_every_node_input_and_output_has_a_tooltip(server: Server) -> None:
     bare = []
     for node_type, info in server.client.object_info().items():
