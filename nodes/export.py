@@ -3,14 +3,14 @@
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
-from ..purecc.export import plain_lora, what_is_lost
+from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
 from ..purecc.files import save_tensors
 from ..purecc.prompts import KINDS
 from ..purecc.public_code import read_lora
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
 
-loras, session = when_needed("loras"), when_needed("session")
+loras, session, token_text = when_needed("loras"), when_needed("session"), when_needed("token_text")
 
 
 class ExportConcept(io.ComfyNode):
@@ -20,8 +20,9 @@ class ExportConcept(io.ComfyNode):
             node_id="PureCCExportConcept",
             display_name="Export Concept (plain LoRA)",
             category=CATEGORY,
-            description="Writes a concept's LoRA into models/loras, for the stock Load LoRA and for people without this pack. Its "
-            "embeddings, its trigger and its gate stay behind: the node and the file say so.",
+            description="Writes a concept's LoRA into models/loras, for the stock Load LoRA and for people without this pack, and its "
+            "input embeddings, where it has them, into models/embeddings. Layer-wise embeddings, the trigger and the gate stay behind: "
+            "the node and the files say so.",
             inputs=[
                 ConceptWire.Input("concept", tooltip="From Pure Learning, Train Extractor or Load Concept."),
                 io.Model.Input(
@@ -29,6 +30,11 @@ class ExportConcept(io.ComfyNode):
                 ),
                 io.String.Input(
                     "name", default="my concept", tooltip="File name; a/b makes a sub-folder. A file of this name is replaced."
+                ),
+                io.Clip.Input(
+                    "clip", optional=True,
+                    tooltip="The model's text encoders, only for concepts with token_embeddings, and only with T5: the file then has what T5 "
+                    "read for the class word too. Without, T5 reads nothing in the embedding's place.",
                 ),
             ],
             outputs=[
@@ -39,14 +45,28 @@ class ExportConcept(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, concept: Concept, model, name: str) -> io.NodeOutput:
-        tensors, metadata = plain_lora(concept)
-        path = session.path_inside(loras.loras_folder(), name, ".safetensors")
-        loras.require_loadable(model, concept, tensors)
-        save_tensors(path, tensors, metadata)
-        lost = "\n".join(what_is_lost(concept))
-        shown = f"loras/{path.relative_to(loras.loras_folder()).as_posix()}\n{lost}"
-        return io.NodeOutput(str(path), lost, ui={"text": [shown]})
+    def execute(cls, concept: Concept, model, name: str, clip=None) -> io.NodeOutput:
+        require_exportable(concept)
+        written, called = [], ""
+        if concept.token_embeddings:
+            folder = loras.embeddings_folder()
+            file = session.path_inside(
+                folder, name.replace(" ", "_"), ".safetensors"
+            )  # a prompt's word ends at a space
+            called = file.relative_to(folder).with_suffix("").as_posix()
+        if concept.lora is not None:
+            tensors, metadata = plain_lora(concept, called)
+            path = session.path_inside(loras.loras_folder(), name, ".safetensors")
+            loras.require_loadable(model, concept, tensors)
+            save_tensors(path, tensors, metadata)
+            written.append((path, f"loras/{path.relative_to(loras.loras_folder()).as_posix()}"))
+        if concept.token_embeddings:
+            t5 = None if clip is None else token_text.t5_words(clip, concept.placeholder.words)
+            save_tensors(file, *embedding_file(concept, called, t5))
+            written.append((file, f"embeddings/{called}.safetensors"))
+        lost = "\n".join(what_is_lost(concept, called))
+        shown = "\n".join([*(name for _, name in written), lost])
+        return io.NodeOutput("\n".join(str(path) for path, _ in written), lost, ui={"text": [shown]})
 
 
 class ImportLora(io.ComfyNode):

@@ -171,6 +171,12 @@ def _inputs() -> list:
             tooltip="Keeps the adaLN layers, a third of the model, in main memory and computes what they give ahead of the steps: "
             "1.5 GB less on the GPU with SD3.5 Medium. The result is the same.",
         ),
+        io.Boolean.Input(
+            "token_embeddings", default=train.token_embeddings,
+            tooltip="The trigger's own input embeddings in CLIP-L and CLIP-G learn too, at the embedding rate (textual inversion, as the "
+            "public code has it); with embeddings none they learn in place of the layer-wise ones. Keeps both encoders on the GPU, about "
+            "5 GB, while it trains. Pure Learning goes on with its extractor's. Off is the paper.",
+        ),
     ]  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class TrainExtractor(io.ComfyNode):
         train = advanced.train_settings("extractor", **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            with training.prepared(model, data.concept_set, train) as it:
+            with training.prepared(model, data, train) as it:
                 job = ExtractorJob(it.network, data.concept_set, train, it.scaling, session.runs_folder(), it.base)
                 follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
         text = f"{report('Extractor', job)}\n{it.notes}"
@@ -146,9 +146,12 @@ class PureLearning(io.ComfyNode):
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         embeddings = advanced.stage2_embeddings or embeddings_of(extractor)
         train = advanced.train_settings("pure", embeddings=embeddings, **face)
+        if extractor is not None:
+            own = extractor.token_embeddings is not None and advanced.stage2_embeddings != "none"
+            train = replace(train, token_embeddings=own)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            with training.prepared(model, data.concept_set, train, pure) as it:
+            with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()
                 job = PureJob(it.network, data.concept_set, train, it.scaling, root, it.base, pure, extractor)
                 follow(job, validation, cls.hidden.unique_id, PURE)
@@ -174,7 +177,7 @@ def guide(concept: Concept | None, advanced: Advanced) -> Concept | None:
         )
     if advanced.guides_with_lora:
         return concept
-    if concept.embeddings is None:
+    if concept.embeddings is None and concept.token_embeddings is None:
         raise ValueError(
             "The extractor is to guide without its LoRA, but it was trained without embeddings: nothing would guide. Turn on "
             "extractor_lora in Settings, or train the extractor with embeddings."

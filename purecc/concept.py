@@ -7,6 +7,8 @@ The file is one `.safetensors`:
     transformer.<module>.alpha           []             always there: without it loaders take scale 1, not alpha / rank
     concept.clip                         [blocks, tokens, width]   layer-wise embeddings (eq. 7), CLIP part of the text
     concept.t5                           [blocks, tokens, width]   the same for the T5 part, where there is one
+    concept.token.clip_l                 [tokens, width]   input embeddings, where it has them (`token_embeddings`)
+    concept.token.clip_g                 [tokens, width]
 
 and, as metadata, everything else (`Concept`'s plain fields), each a JSON value under `purecc.<field>`.
 """
@@ -75,6 +77,7 @@ class Concept:
     base: str  # fingerprint of the model it was trained on
     lora: LoraWeights | None
     embeddings: ConceptEmbeddings | None
+    token_embeddings: dict[str, Tensor] | None = None  # "clip_l", "clip_g" -> [tokens, width of that encoder]
     settings: dict[str, Any] = field(default_factory=dict)  # as trained
     summary: dict[str, Any] = field(default_factory=dict)  # figures of the run
     # where the LoRA was trained to act, see `network`
@@ -91,12 +94,14 @@ class Concept:
 
     @property
     def tokens(self) -> int:
+        if self.token_embeddings:
+            return len(next(iter(self.token_embeddings.values())))
         return self.embeddings.clip.shape[1] if self.embeddings else 1
 
     @property
     def placeholder(self) -> Placeholder:
         """What the text encoders see in the trigger's place."""
-        return Placeholder(self.uid, " ".join([self.class_word] * self.tokens))
+        return Placeholder(self.uid, " ".join([self.class_word] * self.tokens), self.token_embeddings)
 
     def tensors(self) -> dict[str, Tensor]:
         """The file's tensors."""
@@ -110,10 +115,13 @@ class Concept:
             tensors["concept.clip"] = self.embeddings.clip
             if self.embeddings.t5 is not None:
                 tensors["concept.t5"] = self.embeddings.t5
+        for encoder, vectors in sorted((self.token_embeddings or {}).items()):
+            tensors[f"{_TOKEN}{encoder}"] = vectors
         return tensors
 
 
-_PLAIN = [f.name for f in fields(Concept) if f.name not in ("lora", "embeddings")]
+_TOKEN = "concept.token."
+_PLAIN = [f.name for f in fields(Concept) if f.name not in ("lora", "embeddings", "token_embeddings")]
 _SINCE = {"gate": "off"}  # fields that older files lack, and what these mean
 
 
@@ -161,4 +169,5 @@ def load_concept(path: Path) -> Concept:
         mode = json.loads(metadata["purecc.embedding_mode"])
         embeddings = ConceptEmbeddings(tensors["concept.clip"], tensors.get("concept.t5"), mode)
     lora = LoraWeights(matrices, alphas.pop()) if matrices else None
-    return Concept(lora=lora, embeddings=embeddings, **plain)
+    of_tokens = {key[len(_TOKEN) :]: value for key, value in tensors.items() if key.startswith(_TOKEN)}
+    return Concept(lora=lora, embeddings=embeddings, token_embeddings=of_tokens or None, **plain)

@@ -16,6 +16,7 @@ class EncodedText:
     rows: Tensor  # [rows, width] the text stream's input
     pooled: Tensor  # [pooled width]
     marks: Tensor  # [rows] int64: 0 for an ordinary row, else 1 + slot (see `concept.T5_SLOT`)
+    text: str = ""  # which one, for learned input embeddings (see `token_embeddings`)
 
 
 class TextEncoder(Protocol):
@@ -32,6 +33,7 @@ class TextBatch:
     pooled: Tensor  # [batch, pooled width]
     marks: Tensor  # [batch, rows]
     guided: Tensor | None = None  # [batch] bool: negatives of pictures whose prompt holds the trigger (gate "picture")
+    words: tuple[str, ...] = ()  # [batch] the texts
 
     @staticmethod
     def of(
@@ -42,11 +44,13 @@ class TextBatch:
         if len(lengths) > 1:
             raise ValueError(f"texts of different lengths cannot be stacked: {lengths} rows")
         stack = lambda name: torch.stack([getattr(text, name) for text in texts]).to(device)  # noqa: E731
-        return TextBatch(stack("rows").to(dtype), stack("pooled").to(dtype), stack("marks"))
+        words = tuple(text.text for text in texts)
+        return TextBatch(stack("rows").to(dtype), stack("pooled").to(dtype), stack("marks"), words=words)
 
     def __add__(self, other: "TextBatch") -> "TextBatch":
         join = lambda name: torch.cat([getattr(self, name), getattr(other, name)])  # noqa: E731
-        return TextBatch(join("rows"), join("pooled"), join("marks"), torch.cat([self.shows, other.shows]))
+        shows, words = torch.cat([self.shows, other.shows]), self.words + other.words
+        return TextBatch(join("rows"), join("pooled"), join("marks"), shows, words)
 
     @property
     def shows(self) -> Tensor:
@@ -74,4 +78,4 @@ class PocketTextEncoder:
         for i, mark in enumerate(mark_tokens(plain, spans, offsets)[: len(marks)]):
             if mark:
                 marks[i] = 1 + mark[1]
-        return EncodedText(rows[0], pooled[0], marks)
+        return EncodedText(rows[0], pooled[0], marks, text)

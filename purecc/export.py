@@ -14,22 +14,40 @@ _TRAINING = {
 }  # fmt: skip
 
 
-def plain_lora(concept: Concept) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata (modelspec.*, ss_*) of a plain LoRA file. Raises ValueError where the concept has no LoRA."""
-    name = f"{concept.trigger} {concept.class_word}"
-    if concept.lora is None:
+def require_exportable(concept: Concept) -> None:
+    """Raises ValueError where the concept has nothing that acts without the pack."""
+    if concept.lora is None and not concept.token_embeddings:
         raise ValueError(
-            f'"{name}" has no LoRA, only embeddings, and these act through the pack alone: there is nothing to export. Train '
-            "with a rank above 0."
+            f'"{concept.trigger} {concept.class_word}" has no LoRA, only layer-wise embeddings, and these act through the pack alone: '
+            "there is nothing to export. Train with a rank above 0, or with token_embeddings."
         )
+
+
+def embedding_file(concept: Concept, name: str, t5: Tensor | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (clip_l, clip_g: [tokens, width]) and metadata of a file that `embedding:name` in a prompt reads.
+
+    `t5` [pieces, width]: what T5 read in the trigger's place in training, the class word.
+    """
+    return dict(concept.token_embeddings) | ({} if t5 is None else {"t5xxl": t5}), {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "stable-diffusion-3/textual-inversion",
+        "modelspec.title": f"{concept.trigger} {concept.class_word}",
+        "modelspec.trigger_phrase": trigger_phrase(concept, name),
+        "modelspec.description": " ".join(what_is_lost(concept, name)),
+    }
+
+
+def plain_lora(concept: Concept, embedding: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata (modelspec.*, ss_*) of a plain LoRA file; `embedding`: the file of the concept's input embeddings."""
+    name = f"{concept.trigger} {concept.class_word}"
     tensors = {key: value for key, value in concept.tensors().items() if key.startswith("transformer.")}
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-3/lora",
         "modelspec.implementation": "diffusers",
         "modelspec.title": name,
-        "modelspec.trigger_phrase": trigger_phrase(concept),
-        "modelspec.description": " ".join(what_is_lost(concept)),
+        "modelspec.trigger_phrase": trigger_phrase(concept, embedding),
+        "modelspec.description": " ".join(what_is_lost(concept, embedding)),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(concept.lora.rank),
         "ss_network_alpha": f"{concept.lora.alpha:g}",
@@ -41,17 +59,20 @@ def plain_lora(concept: Concept) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
-def trigger_phrase(concept: Concept) -> str:
+def trigger_phrase(concept: Concept, embedding: str = "") -> str:
     """What calls the concept where the trigger has no meaning: the target text as the text encoders read it in training."""
     target = texts_of("", concept.trigger, concept.class_word, concept.kind).target
-    return target.replace(concept.trigger, concept.placeholder.words)
+    called = f"embedding:{embedding}" if concept.token_embeddings and embedding else concept.placeholder.words
+    return target.replace(concept.trigger, called)
 
 
-def what_is_lost(concept: Concept) -> list[str]:
-    """Sentences on what a plain LoRA cannot hold."""
-    lost = [f'The trigger "{concept.trigger}": write "{trigger_phrase(concept)}" in prompts in its place.']
+def what_is_lost(concept: Concept, embedding: str = "") -> list[str]:
+    """Sentences on what plain files cannot hold; `embedding`: the file of the concept's input embeddings."""
+    lost = [f'The trigger "{concept.trigger}": write "{trigger_phrase(concept, embedding)}" in prompts in its place.']
     if concept.embeddings is not None:
         lost.append("The layer-wise embeddings stay behind, so the likeness is weaker.")
+    if concept.lora is None:
+        return lost
     where = "trained for the trigger's own text rows" if concept.gate == "rows" else "a LoRA"
     lost.append(f"The gate stays behind: {where}, it now acts in every prompt, also in those without the concept.")
     return lost

@@ -25,6 +25,7 @@ from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
 from .targets import in_text_stream
+from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
 
 BASE = None  # the name of theta3
 EXTRACTOR, PURE = "extractor", "pure"  # theta1, theta2
@@ -62,6 +63,8 @@ class AdaptedNetwork:
     def __init__(self, transformer: SD3Transformer2DModel):
         self.transformer = transformer.requires_grad_(False)
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
+        self.tokens: dict[str, TokenEmbeddings] = {}
+        self.token_encoder: TokenEncoder | None = None  # needed for models with input embeddings only
         self.gates: dict[str, Gate] = {}  # of a model; "off" where there is none
         self._lora: set[str] = set()
         self._layers: list[tuple[str, BaseTunerLayer]] = []  # every Linear that carries a LoRA, by module name
@@ -74,7 +77,7 @@ class AdaptedNetwork:
     @property
     def models(self) -> set[str]:
         """The models on top of the base."""
-        return self._lora | set(self.embeddings)
+        return self._lora | set(self.embeddings) | set(self.tokens)
 
     @property
     def blocks(self) -> int:
@@ -99,6 +102,8 @@ class AdaptedNetwork:
         `strength` multiplies the LoRA's change, `embedding_strength` blends the embeddings in (`LayerwiseEmbeddings.act`);
         0 and 0 are the base.
         """
+        if model in self.tokens:
+            text = self.tokens[model].read(text, embedding_strength)
         acting = self._acting(text, model, strength, embedding_strength)
         self._route(acting.lora)
         dtype = self.dtype
@@ -125,6 +130,8 @@ class AdaptedNetwork:
             self._require_fit(concept.lora)
         if concept.embeddings:
             self.add_embeddings(name, concept.embeddings)
+        if concept.token_embeddings:
+            self.add_tokens(name, concept.token_embeddings)
         if concept.lora:
             self._add_lora(name, concept.lora.rank, concept.lora.alpha, list(concept.lora.matrices))
             for module, a, b in self._matrices(name):
@@ -141,6 +148,23 @@ class AdaptedNetwork:
                 f"{expected[0]} of width {expected[1]}."
             )
         self.embeddings[name] = LayerwiseEmbeddings(embeddings).to(self.device)
+
+    def add_tokens(self, name: str, vectors: Vectors | None = None) -> None:
+        """Input embeddings for a model; None: from the class word's. Raises ValueError where the text encoders do not fit."""
+        if self.token_encoder is None:
+            raise ValueError("This concept has embeddings in the text encoders, which are not at hand here.")
+        start = self.token_encoder.initial()
+        vectors = start if vectors is None else vectors
+        shapes = [{key: tuple(v.shape) for key, v in one.items()} for one in (start, vectors)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"The concept's embeddings are for other text encoders: {shapes[1]}; these have {shapes[0]}."
+            )
+        self.tokens[name] = TokenEmbeddings(vectors, self.token_encoder).to(self.device)
+
+    def embedding_parameters(self, name: str) -> list[nn.Parameter]:
+        """Of the layer-wise embeddings, then of those in the text encoders."""
+        return [p for own in (self.embeddings, self.tokens) if name in own for p in own[name].parameters()]
 
     def checkpoint_activations(self, on: bool) -> None:
         """Whether a backward pass computes activations again, block by block, rather than keep them."""

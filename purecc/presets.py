@@ -6,6 +6,7 @@ from typing import Any
 _BOTH = {
     "batch_size": 2, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0, "targets": "attention", "gate": "off",
     "times": "diffusers grid", "shift": 3.0, "first_block": 0, "last_block": None, "background_weight": 1.0,
+    "token_embeddings": False,
 }  # fmt: skip
 _METHOD = {
     "method": "PureCC", "original": "trainable", "target": "null-relative", "eta_schedule": "constant",
@@ -32,9 +33,9 @@ PRESETS = {
         method={**_METHOD, "eta": 1.0, "fixed_scale": None, "train_embeddings": True},
         extractor_lora=True,
     ),
-    # without its one token in CLIP's vocabulary: the embeddings are layer-wise here
+    # one token in the CLIPs' vocabulary; its extractor guides with that alone
     "public code": Preset(
-        extractor={**_BOTH, "steps": 400, "embeddings": "replace", "embedding_rate": 5e-3},
+        extractor={**_BOTH, "steps": 400, "embeddings": "none", "token_embeddings": True, "embedding_rate": 5e-3},
         pure={**_BOTH, "steps": 800, "batch_size": 4},
         method={**_METHOD, "eta": 2.0, "fixed_scale": 1.0, "train_embeddings": False},
         extractor_lora=False,

@@ -13,8 +13,8 @@ class text   "a dog"   a prompt for pictures of the class; a style has none
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Kind = Literal["instance", "style"]
 KINDS: tuple[Kind, ...] = ("instance", "style")
@@ -35,6 +35,8 @@ class Placeholder:
 
     concept: int  # the concept's number, `Concept.uid`
     words: str  # the class word, once for each embedding
+    vectors: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)  # see `token_embeddings`
+    strength: float = field(default=1.0, compare=False)  # of the vectors
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class TrainSettings:
     checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
     modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
     background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
+    token_embeddings: bool = False  # the trigger's input embeddings in the CLIPs learn too, see `token_embeddings`
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
@@ -63,7 +64,12 @@ class TrainSettings:
         _require(0 <= self.background_weight <= 1, "background_weight", self.background_weight, "from 0 to 1")
         last = self.last_block
         _require(last is None or last >= self.first_block, "last_block", last, f"at least {self.first_block}")
-        _require(self.rank > 0 or self.embeddings != "none", "rank", 0, "above 0 where there are no embeddings")
+        embedded = self.embeddings != "none" or self.token_embeddings
+        _require(self.rank > 0 or embedded, "rank", 0, "above 0 where there are no embeddings")
+        if self.token_embeddings and self.modulation_table:
+            raise ValueError(
+                "modulation_table is computed ahead from texts that stay; with token_embeddings they change in each step. Turn one off."
+            )
 
 
 @dataclass(frozen=True)

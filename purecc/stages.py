@@ -91,7 +91,7 @@ class Job:
             raise ValueError(
                 f"The LoRA is to be in the blocks {settings.first_block} to {last}; this model has 0 to {blocks - 1}."
             )
-        if settings.embeddings == "none" and self.data.tokens > 1:
+        if settings.embeddings == "none" and not settings.token_embeddings and self.data.tokens > 1:
             raise ValueError(
                 f"Without embeddings the trigger is one token; Concept Set has {self.data.tokens}. Set tokens to 1."
             )
@@ -103,7 +103,7 @@ class Job:
         if self.concept is not None:
             return
         self.prepare()
-        if self.model in self.network.embeddings:
+        if self.model in self.network.embeddings or self.model in self.network.tokens:
             self._gap = drift(self.network, self.model, self.data, self.scaling, "complete")
         yield from train(
             self.network, self.objective(), self.data, self.settings, self.scaling, self.run,
@@ -132,7 +132,7 @@ class Job:
 
     def result(self) -> Concept:
         settings, data = self.settings, self.data
-        embeddings = self.network.embeddings.get(self.model)
+        embeddings, tokens = self.network.embeddings.get(self.model), self.network.tokens.get(self.model)
         return Concept(
             trigger=data.trigger,
             class_word=data.class_word,
@@ -141,6 +141,7 @@ class Job:
             base=self.base,
             lora=self.network.lora_weights(self.model, settings.alpha),
             embeddings=embeddings.snapshot() if embeddings else None,
+            token_embeddings=tokens.snapshot() if tokens else None,
             settings=self.run.identity,
             summary=self.summary(),
             gate=settings.gate,
@@ -169,7 +170,9 @@ class Job:
             figures["embedding_gap"] = self._gap
         return {name: round(value, 6) for name, value in figures.items()}
 
-    def _new_model(self, name: str, embeddings: ConceptEmbeddings | None) -> None:
+    def _new_model(
+        self, name: str, embeddings: ConceptEmbeddings | None, tokens: dict[str, Tensor] | None = None
+    ) -> None:
         settings = self.settings
         self.network.gates[name] = settings.gate
         if settings.rank:
@@ -180,6 +183,8 @@ class Job:
             self.network.add_new(name, settings.rank, settings.alpha, modules, settings.seed)
         if embeddings is not None:
             self.network.add_embeddings(name, embeddings)
+        if settings.token_embeddings:
+            self.network.add_tokens(name, tokens)
 
     def _initial_embeddings(self) -> ConceptEmbeddings | None:
         return initial_embeddings(self.network, self.data, self.scaling, self.settings.embeddings)
@@ -230,7 +235,8 @@ class PureJob(Job):
             )
         if extractor is not None and extractor.base != base:
             raise ValueError("The extractor was trained on another base model than the one that is connected.")
-        if extractor is not None and extractor.tokens != data.tokens and extractor.embeddings is not None:
+        embedded = extractor is not None and (extractor.embeddings or extractor.token_embeddings)
+        if embedded and extractor.tokens != data.tokens:
             raise ValueError(f"The extractor has {extractor.tokens} embeddings a block, the concept set {data.tokens}.")
         marked = max(int(text.marks.max()) for text in data.encoded.values())
         if extractor is not None and extractor.embeddings and marked > T5_SLOT and extractor.embeddings.t5 is None:
@@ -241,6 +247,7 @@ class PureJob(Job):
         if settings.embeddings not in (mode, "none"):
             raise ValueError(f'The extractor\'s embeddings act by "{mode}"; stage 2 is set to "{settings.embeddings}".')
         embedded = settings.embeddings != "none" and (extractor is None or extractor.embeddings is not None)
+        embedded = embedded or settings.token_embeddings
         if settings.rank == 0 and not (embedded and pure.train_embeddings):
             raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
         self.pure, self.extractor = pure, extractor
@@ -255,7 +262,7 @@ class PureJob(Job):
             self.network.add_concept(EXTRACTOR, self.extractor)
         elif self.pure.method == "merged stage":
             self._new_model(EXTRACTOR, embeddings)
-        self._new_model(PURE, embeddings)
+        self._new_model(PURE, embeddings, self.extractor.token_embeddings if self.extractor else None)
 
     def objective(self) -> Objective:
         settings = self.settings

@@ -120,14 +120,13 @@ class Learning:
 
 
 def learning(network: AdaptedNetwork, model: str, embeddings: bool = True) -> Learning:
-    own = network.embeddings.get(model)
-    return Learning(network.lora_parameters(model), list(own.parameters()) if own and embeddings else [])
+    return Learning(network.lora_parameters(model), network.embedding_parameters(model) if embeddings else [])
 
 
 def freeze_all_but(network: AdaptedNetwork, parameters: list[nn.Parameter]) -> None:
     """Only these ask for a gradient."""
     network.transformer.requires_grad_(False)
-    for embeddings in network.embeddings.values():
+    for embeddings in (*network.embeddings.values(), *network.tokens.values()):
         embeddings.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)

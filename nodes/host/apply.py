@@ -1,6 +1,7 @@
 """A concept applied to the host's MODEL and CLIP; what happens in sampling is in acting.py."""
 
 import logging
+from dataclasses import replace
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
@@ -36,7 +37,8 @@ def apply_concept(
     require_sd3(model)
     gate = gate_of(concept, gate)
     lora_acts = concept.lora is not None and strength != 0
-    embeddings_act = concept.embeddings is not None and embedding_strength != 0
+    embedded = concept.embeddings is not None or concept.token_embeddings is not None
+    embeddings_act = embedded and embedding_strength != 0
     if not (lora_acts or embeddings_act):
         return model, with_triggers(clip, {concept.trigger: Placeholder(0, concept.placeholder.words)})
     carried: dict[int, Applied] = model.model_options["transformer_options"].get(CONCEPTS, {})
@@ -52,7 +54,7 @@ def apply_concept(
     applied = Applied(concept, embedding_strength, gated, gate)
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
     attach(patched)
-    return patched, with_triggers(clip, {concept.trigger: concept.placeholder})
+    return patched, with_triggers(clip, {concept.trigger: replace(concept.placeholder, strength=embedding_strength)})
 
 
 def gate_of(concept: Concept, choice: GateChoice) -> Gate:

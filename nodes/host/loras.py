@@ -19,6 +19,13 @@ def loras_folder() -> Path:
     return folder
 
 
+def embeddings_folder() -> Path:
+    """models/embeddings, where `embedding:name` in prompts is looked for; made where it is not there yet."""
+    folder = Path(folder_paths.get_folder_paths("embeddings")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def lora_files() -> list[str]:
     """Names of the LoRA files, relative to their folders, for a combo."""
     return folder_paths.get_filename_list("loras")

@@ -25,15 +25,16 @@ Tokens = dict[str, list[list[tuple[Any, ...]]]]  # key -> chunks of (token, weig
 
 
 class MarkedToken(int):
-    """A token's id that knows which concept it stands for, and as which of its tokens."""
+    """A token's id that knows which concept it stands for, and as which of its tokens; and what to read in its place."""
 
     concept: int
     index: int
+    meaning: Placeholder | None = None  # where it has learned input embeddings
 
     @classmethod
-    def of(cls, token: int, concept: int, index: int) -> "MarkedToken":
+    def of(cls, token: int, concept: int, index: int, meaning: Placeholder | None = None) -> "MarkedToken":
         marked = cls(token)
-        marked.concept, marked.index = concept, index
+        marked.concept, marked.index, marked.meaning = concept, index, meaning
         return marked
 
 
@@ -58,8 +59,9 @@ class MarkingTokenizer:
         else:
             encoded = self.inner(plain, **options)
             marks = self._count(plain, spans, len(encoded["input_ids"]), options)
+        learned = {one.concept: one for one in self.triggers.values() if one.vectors}
         ids = [
-            MarkedToken.of(token, *mark) if mark and mark[0] else token
+            MarkedToken.of(token, *mark, learned.get(mark[0])) if mark and mark[0] else token
             for token, mark in zip(encoded["input_ids"], marks, strict=True)
         ]
         return {**encoded, "input_ids": ids}
@@ -125,11 +127,31 @@ class _MarkingEncode:
         self.encode, self.text_model = encode, text_model
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor, dict]:
-        rows, pooled, *more = self.encode(tokens)
+        rows, pooled, *more = self.encode(_with_vectors(tokens, self.text_model))
         extra = dict(more[0]) if more else {}
         marks = _row_marks(tokens, self.text_model, rows.shape[1]).to(rows.device)
         extra["model_conds"] = {**extra.get("model_conds", {}), MAP: comfy.conds.CONDRegular(marks)}
         return write_code(rows, marks), pooled, extra
+
+
+def _with_vectors(tokens: Tokens, text_model: torch.nn.Module) -> Tokens:
+    """The tokens with learned input embeddings in the marked ones' places, as the host has those of `embedding:name`."""
+
+    def read(key: str, token: Any) -> Any:
+        meaning = token.meaning if isinstance(token, MarkedToken) else None
+        if meaning is None or _TOKENIZERS.get(key) not in meaning.vectors:
+            return token
+        vectors = meaning.vectors[_TOKENIZERS[key]]
+        vector = vectors[token.index % len(vectors)].float()
+        if meaning.strength == 1:
+            return vector
+        table = getattr(text_model, _TOKENIZERS[key]).transformer.get_input_embeddings().weight
+        return torch.lerp(table[int(token)].float().to(vector.device), vector, meaning.strength)
+
+    return {
+        key: [[(read(key, token[0]), *token[1:]) for token in chunk] for chunk in chunks]
+        for key, chunks in tokens.items()
+    }
 
 
 def _row_marks(tokens: Tokens, text_model: torch.nn.Module, rows: int) -> Tensor:
@@ -181,4 +203,4 @@ class HostTextEncoder:
             ours = (marks > 0) & (concept_of(marks) == self.concept)
             slots = torch.where(ours, slot_of(marks) + 1, torch.zeros_like(marks))
             copy_of = lambda tensor: tensor.detach().float().cpu().clone()  # noqa: E731
-            return EncodedText(copy_of(made["cond"][0]), copy_of(made["pooled_output"][0]), slots)
+            return EncodedText(copy_of(made["cond"][0]), copy_of(made["pooled_output"][0]), slots, text)

@@ -13,7 +13,7 @@ import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from diffusers import AutoencoderKL  # noqa: E402
-from purecc_pack.nodes.host import convert, diffusers_folder, session, text  # noqa: E402
+from purecc_pack.nodes.host import convert, diffusers_folder, session, text, token_text  # noqa: E402
 from purecc_pack.purecc.concept import T5_SLOT  # noqa: E402
 from purecc_pack.purecc.prompts import Placeholder  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
@@ -83,7 +83,44 @@ def separate_files() -> dict:
         comfy.sd.CLIPType.SD3,
         SMALL | {"model_config": {"num_hidden_layers": LAYERS}},
     )
-    return {name: read(load(parts)) for name, parts in sets.items()}
+    clips = {name: load(parts) for name, parts in sets.items()}
+    seen = {name: read(clip) for name, clip in clips.items()}
+    return seen | {
+        "tokens": learned_tokens(clips["triple, scaled float8"]),
+        "tokens, no clip_l": said(clips["clip_g alone"]),
+    }
+
+
+def learned_tokens(clip) -> dict:
+    """Input embeddings of the trigger: where they start they change nothing; moved, the host reads what training read."""
+    encoder = text.HostTextEncoder(clip, "[V]", Placeholder(1, "dog"))
+    tokens, plain = token_text.HostTokenEncoder(encoder, "[V]", 1, torch.device("cpu")), encoder.encode(PROMPT)
+    start = tokens.initial()
+    far = {name: v + torch.randn(v.shape, generator=torch.Generator().manual_seed(0)) for name, v in start.items()}
+    clip_rows = plain.rows[:77, :2048]
+    with torch.inference_mode(False), torch.no_grad():
+        still, _ = tokens.read(PROMPT, start)
+        moved, pooled = tokens.read(PROMPT, far)
+    sampled = text.HostTextEncoder(clip, "[V]", Placeholder(1, "dog", far)).encode(PROMPT)
+    return {
+        "widths": {name: list(v.shape) for name, v in start.items()},
+        "start": float((still - clip_rows).norm() / clip_rows.norm()),
+        "moved": float((moved - clip_rows).norm() / clip_rows.norm()),
+        "sampled": float((sampled.rows[:77, :2048] - moved).norm() / moved.norm()),
+        "pooled": float((sampled.pooled - pooled).norm() / pooled.norm()),
+        "t5 stays": torch.equal(sampled.rows[77:], plain.rows[77:]),
+        "t5 words": list(token_text.t5_words(clip, "dog").shape),
+    }
+
+
+def said(clip) -> str:
+    try:
+        token_text.HostTokenEncoder(
+            text.HostTextEncoder(clip, "[V]", Placeholder(1, "dog")), "[V]", 1, torch.device("cpu")
+        )
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def write_folder(root: Path) -> torch.nn.Module:

@@ -19,8 +19,12 @@ def said(call, *arguments) -> str:
 
 
 def prepare(model) -> None:
-    with train.training.prepared(model, None, TrainSettings()):
+    with train.training.prepared(model, SET, TrainSettings()):
         pass
+
+
+class SET:
+    concept_set = None
 
 
 with torch.inference_mode():

@@ -47,6 +47,15 @@ def test_t5_alone(seen: dict) -> None:
     reads(seen["separate_files"]["t5 alone"], 77, clip=False)
 
 
+def test_input_embeddings_learn_in_both_clips_and_leave_t5(seen: dict) -> None:
+    tokens = seen["separate_files"]["tokens"]
+    assert tokens["widths"] == {"clip_l": [1, 768], "clip_g": [1, 1280]}
+    assert tokens["start"] < 1e-3 < 0.1 < tokens["moved"]
+    assert tokens["sampled"] < 1e-3 and tokens["pooled"] < 1e-3 and tokens["t5 stays"]
+    assert tokens["t5 words"][1] > 0
+    assert "no clip_l" in seen["separate_files"]["tokens, no clip_l"]
+
+
 def test_a_diffusers_folder_becomes_model_clip_and_vae(seen: dict) -> None:
     found = seen["folder"]
     assert "sub/my sd3.5" in found["folders"]

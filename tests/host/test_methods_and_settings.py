@@ -23,7 +23,7 @@ DEFAULTS = {
     "null_anchor": 0.0, "preservation_weight": 1.0, "class_pictures": 16, "class_texts": "class", "class_steps": 28,
     "class_guidance": 4.5, "class_shift": 3.0, "background_weight": 1.0, "schedule": "constant", "warmup": 0,
     "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "modulation_table": False, "max_grad_norm": 1.0,
-    "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
+    "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0, "token_embeddings": False,
 }  # fmt: skip
 
 
@@ -131,6 +131,30 @@ def test_class_pictures_show_progress_and_obey_cancel(server: Server) -> None:
     assert "/ 1600" in texts[0]  # 16 samplings of 100 steps
     assert len(texts) < 200, f"{len(texts)} steps drawn in {time.monotonic() - start:.0f} s after a cancel"
     assert (set(kept.iterdir()) if kept.is_dir() else set()) == before
+
+
+def test_input_embeddings_learn_guide_sample_and_are_exported(server: Server) -> None:
+    p = Prompt()
+    pocket = p.pocket()
+    data = p.concept_set(pocket)
+    wire = [settings(p, token_embeddings=True, extractor_lora=False), 0]
+    first = p.extractor(pocket, data, steps=3, embeddings="none", rank=0, embedding_rate=0.1, settings=wire)
+    pure = p.pure(pocket, data, first, steps=2, settings=wire)
+    applied = p.apply(pocket, [first, 0])
+    with_it = p.picture(applied, pocket, "a [V] dog", "t/token")
+    without = p.picture(pocket, pocket, "a dog", "t/token-base")
+    export = p.add("PureCCExportConcept", concept=[first, 0], model=[pocket, 0], name="t/a dog", clip=[pocket, 1])
+    shown = p.show([export, 0])
+    reports = [p.show([first, 1]), p.show([pure, 2])]
+    outputs = server.client.run(p.nodes, timeout=DEADLINE)["outputs"]
+    of_extractor, of_pure = (outputs[report]["text"][0] for report in reports)
+    assert "base texts 0.0000, null text 0.0000" in of_extractor  # nothing else can move
+    assert identity(server, of_pure)["token_embeddings"]  # as its extractor
+    drawn = [outputs[node]["images"][0] for node in (with_it, without)]
+    assert len({server.client.view(image["filename"], image["subfolder"]) for image in drawn}) == 2
+    with safe_open(outputs[shown]["text"][0], "pt") as file:
+        assert {key: file.get_slice(key).get_shape() for key in file.keys()} == {"clip_l": [1, 128], "clip_g": [1, 128]}
+        assert file.metadata()["modelspec.trigger_phrase"] == "embedding:t/a_dog dog"
 
 
 def test_validation_prompts_are_drawn(server: Server) -> None:

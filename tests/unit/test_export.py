@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from purecc.concept import Concept, ConceptEmbeddings, LoraWeights, load_concept
-from purecc.export import plain_lora, trigger_phrase, what_is_lost
+from purecc.export import embedding_file, plain_lora, require_exportable, trigger_phrase, what_is_lost
 from purecc.files import load_tensors, save_tensors
 
 LORA = LoraWeights({"transformer_blocks.0.attn.to_q": (torch.ones(2, 8), torch.ones(8, 2))}, alpha=3.0)
@@ -47,7 +47,22 @@ def test_the_file_says_what_stays_behind() -> None:
 
 def test_a_concept_without_a_lora_cannot_be_exported() -> None:
     with pytest.raises(ValueError, match="there is nothing to export"):
-        plain_lora(concept(lora=None))
+        require_exportable(concept(lora=None))
+    require_exportable(concept())
+
+
+def test_input_embeddings_go_into_a_file_of_their_own() -> None:
+    tokens = {"clip_l": torch.ones(2, 8), "clip_g": torch.ones(2, 12)}
+    alone = concept(lora=None, embeddings=None, token_embeddings=tokens)
+    require_exportable(alone)
+    tensors, metadata = embedding_file(alone, "my_dog")
+    assert tensors.keys() == {"clip_l", "clip_g"} and metadata["modelspec.trigger_phrase"] == "embedding:my_dog dog"
+    assert embedding_file(alone, "my_dog", torch.ones(1, 16))[0]["t5xxl"].shape == (1, 16)
+    assert len(what_is_lost(alone, "my_dog")) == 1, "nothing but the trigger"
+    assert any("layer-wise" in sentence for sentence in what_is_lost(concept(token_embeddings=tokens), "my_dog"))
+    assert (
+        plain_lora(concept(token_embeddings=tokens), "my_dog")[1]["modelspec.trigger_phrase"] == "embedding:my_dog dog"
+    )
 
 
 def test_the_file_is_a_plain_lora_and_no_concept(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import of_guider  # noqa: E402, F401
 import of_pocket  # noqa: E402, F401
 import of_session  # noqa: E402, F401
 import of_settings  # noqa: E402, F401
+import of_tokens  # noqa: E402, F401
 import of_triggers  # noqa: E402, F401
 import of_wiring  # noqa: E402, F401
 import torch  # noqa: E402

@@ -1,0 +1,76 @@
+"""The host's CLIP-L and CLIP-G as modules that a gradient passes through, for learning input embeddings."""
+
+import copy
+
+import comfy.model_management
+import comfy.sd
+import torch
+from torch import Tensor
+
+from ...purecc.token_embeddings import Vectors, start_of
+from .text import HostTextEncoder, MarkedToken
+
+_KEYS = {"clip_l": "l", "clip_g": "g"}  # encoder -> key in the host's tokens
+Chunks = list[list[tuple]]
+
+
+class HostTokenEncoder:
+    """Copies of the host's two CLIPs as they are (with LoRAs on CLIP), on the training device; `TokenEncoder` of the core."""
+
+    def __init__(self, encoder: HostTextEncoder, trigger: str, tokens: int, device: torch.device):
+        """Raises ValueError where the CLIP has not both encoders."""
+        held = {name: getattr(encoder.clip.cond_stage_model, name, None) for name in _KEYS}
+        missing = [name for name, part in held.items() if part is None]
+        if missing:
+            raise ValueError(
+                f"token_embeddings learns in CLIP-L and CLIP-G; this CLIP has no {' and no '.join(missing)}. Load both, or turn "
+                "token_embeddings off in Settings."
+            )
+        self.clip, self.trigger, self.tokens = encoder.clip, trigger, tokens
+        comfy.model_management.load_models_gpu([self.clip.patcher], force_patch_weights=True)
+        with torch.inference_mode(False):  # copies that autograd may keep
+            self.parts = {name: copy.deepcopy(part).to(device).requires_grad_(False) for name, part in held.items()}
+        self.device = device
+
+    def initial(self) -> dict[str, Tensor]:
+        with torch.inference_mode(False), torch.no_grad():
+            made = self.clip.tokenize(self.trigger)
+            return {name: self._start(part, made[_KEYS[name]]) for name, part in self.parts.items()}
+
+    def _start(self, part: torch.nn.Module, chunks: Chunks) -> Tensor:
+        """[count, width]: what the class word's tokens are."""
+        ids = [token[0] for chunk in chunks for token in chunk]
+        table = part.transformer.get_input_embeddings().weight
+        marks = [token.index if isinstance(token, MarkedToken) else None for token in ids]
+        return start_of(table[[int(token) for token in ids]], marks, self.tokens).cpu().clone()
+
+    def read(self, text: str, vectors: Vectors) -> tuple[Tensor, Tensor]:
+        made, found = self.clip.tokenize(text), []
+        for name, part in self.parts.items():
+            chunks = [[(_vector(one[0], vectors[name]), *one[1:]) for one in chunk] for chunk in made[_KEYS[name]]]
+            with torch.autograd.graph.saved_tensors_hooks(_kept, lambda tensor: tensor):
+                found.append(part.encode_token_weights(chunks)[:2])
+        count = min(rows.shape[1] for rows, _ in found)
+        rows = torch.cat([rows[:, :count].to(self.device) for rows, _ in found], -1)[0]
+        return rows, torch.cat([pooled.to(self.device) for _, pooled in found], -1)[0]
+
+
+def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
+    """What T5 reads at its input for some words, [pieces, width] float32; None where the CLIP has no T5."""
+    part = getattr(clip.cond_stage_model, "t5xxl", None)
+    chunks = clip.tokenize(words).get("t5xxl") if part is not None else None
+    if not chunks:
+        return None
+    special = set(part.special_tokens.values())
+    ids = [int(token[0]) for chunk in chunks for token in chunk if int(token[0]) not in special]
+    with torch.inference_mode(False), torch.no_grad():
+        return part.transformer.get_input_embeddings().weight[ids].float().cpu().clone()
+
+
+def _kept(tensor: Tensor) -> Tensor:
+    """What the backward pass needs of an activation: a copy, as the host's CLIP adds to its stream in place."""
+    return tensor if tensor.grad_fn is None else tensor.clone()
+
+
+def _vector(token: object, vectors: Tensor) -> object:
+    return vectors[token.index % len(vectors)] if isinstance(token, MarkedToken) else token

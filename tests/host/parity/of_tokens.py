@@ -1,0 +1,107 @@
+"""text.py, token_text.py and export: learned input embeddings in the host's CLIPs."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import folder_paths
+import torch
+from common import FOLDER, Result, check, encode, host, noise, predict, pure, random_concept
+from of_concepts import TIMES, adapted
+from purecc_pack.nodes import export
+from purecc_pack.nodes.host import apply, text, token_text
+from purecc_pack.nodes.host import pocket as host_pocket
+from purecc_pack.purecc.concept import Concept
+from purecc_pack.purecc.encoding import PocketTextEncoder, TextBatch
+from purecc_pack.purecc.token_embeddings import PocketTokenEncoder
+
+PROMPT, PLAIN, NEGATIVE = "a [V] dog on the beach", "a dog dog on the beach", "a small cat in snow"
+
+
+def learned(tokens: int = 1, **changed) -> Concept:
+    concept = replace(random_concept(lora=False, embeddings=False), **changed)
+    return replace(
+        concept, token_embeddings={name: noise(tokens, 128, seed=i) for i, name in enumerate(("clip_l", "clip_g"))}
+    )
+
+
+def core_encoder(concept: Concept) -> PocketTokenEncoder:
+    return PocketTokenEncoder(pure(), concept.trigger, concept.placeholder, concept.tokens)
+
+
+@check
+def token_embeddings() -> Result:
+    """A concept in the CLIPs, applied in the host, is what the core trains; other prompts keep the base's bits."""
+    result, (model, clip, _) = Result(), host()
+    for tokens, strength in ((1, 1.0), (1, 0.5), (2, 1.0)):
+        concept = learned(tokens)
+        patched, knows = apply.apply_concept(model, clip, concept, embedding_strength=strength)
+        rows = encode(knows, PROMPT)
+        network = adapted(None)
+        network.token_encoder = core_encoder(concept)
+        network.add_concept("concept", concept)
+        made = PocketTextEncoder(pure(), "[V]", concept.placeholder).encode(PROMPT)
+        name = f"{tokens} tokens, strength {strength}"
+        got = predict(patched, rows, encode(knows, NEGATIVE), TIMES)
+        with torch.inference_mode(False), torch.no_grad():
+            words = TextBatch.of([made])
+            read = network.tokens["concept"].read(words, strength)
+            x, t = got.x.clone(), torch.tensor([TIMES])
+            v = network.velocity(x, t, words, "concept", embedding_strength=strength)
+            without = network.velocity(x, t, words, None)
+        result.figure(f"rows, {name}", rows[0][0], read.rows, made.rows[None])
+        result.figure(f"pooled, {name}", rows[0][1]["pooled_output"], read.pooled, made.pooled[None])
+        result.figure(f"velocity, {name}", got.positive, v, without)
+        base = predict(model, encode(clip, PROMPT), encode(clip, NEGATIVE), TIMES)
+        result.sentences[f"{name}: the negative is the base's, bit for bit"] = torch.equal(got.negative, base.negative)
+    return result
+
+
+@check
+def token_training() -> Result:
+    """The host's CLIPs as modules read what the core's read, and a gradient comes back through both."""
+    result, (_, clip, _) = Result(), host()
+    concept = learned(2)
+    encoder = text.HostTextEncoder(clip, "[V]", concept.placeholder)
+    ours = token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
+    for name, start in core_encoder(concept).initial().items():
+        result.sentences[f"start of {name}"] = torch.equal(ours.initial()[name], start)
+    with torch.inference_mode(False):
+        vectors = {name: v.clone().requires_grad_() for name, v in concept.token_embeddings.items()}
+        rows, pooled = ours.read(PROMPT, vectors)
+        (rows.square().sum() + pooled.square().sum()).backward()
+        with torch.no_grad():
+            core_rows, core_pooled = core_encoder(concept).read(PROMPT, concept.token_embeddings)
+            plain = encoder.encode("a dog dog dog on the beach")
+    result.figure("rows", rows.detach(), core_rows, plain.rows)
+    result.figure("pooled", pooled.detach(), core_pooled, plain.pooled)
+    for name, vector in vectors.items():
+        result.sentences[f"a gradient for each token of {name}"] = bool((vector.grad.abs().amax(1) > 0).all())
+    unlearned = [p.requires_grad for part in ours.parts.values() for p in part.parameters()]
+    result.sentences["the encoders' own weights stay"] = not any(unlearned)
+    return result
+
+
+@check
+def token_export() -> Result:
+    """The exported file, as `embedding:name` in a stock prompt, is what the trigger is here."""
+    result, (model, clip, _) = Result(), host()
+    concept = learned(1)
+    _, knows = apply.apply_concept(model, clip, concept)
+    with tempfile.TemporaryDirectory() as folder:
+        kept = folder_paths.folder_names_and_paths["embeddings"]
+        folder_paths.folder_names_and_paths["embeddings"] = ([folder], {".safetensors"})
+        try:
+            paths, lost = export.ExportConcept.execute(concept, model, "my concept").args
+            stock = host_pocket.load_pocket(FOLDER[0])[1]  # a CLIP notes the folder when it is made
+            named, ours = encode(stock, "a embedding:my_concept dog on the beach"), encode(knows, PROMPT)
+        finally:
+            folder_paths.folder_names_and_paths["embeddings"] = kept
+        result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == ["my_concept.safetensors"]
+    result.sentences["the way to call it is said"] = "embedding:my_concept dog" in lost
+    plain = encode(clip, PLAIN)
+    result.figure("rows", named[0][0], ours[0][0], plain[0][0])
+    result.figure("pooled", *(one[0][1]["pooled_output"] for one in (named, ours, plain)))
+    return result
