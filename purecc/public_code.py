@@ -6,6 +6,7 @@ Its token embeddings are pickled `.pt` files, which are not read: a pickle can r
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor
@@ -57,7 +58,7 @@ def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
             )
         caption = (row["prompt"] or "").replace(PLACEHOLDER.upper(), PLACEHOLDER).replace(PLACEHOLDER, trigger)
         read = read_picture(picture)
-        pictures.append(Picture(read.pixels, " ".join(caption.split()), read.mask))
+        pictures.append(replace(read, caption=" ".join(caption.split())))
     return pictures
 
 

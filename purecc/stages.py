@@ -277,10 +277,12 @@ def tabulate(
     """adaLN's outputs for the steps to come, by the texts of their batches."""
 
     def rows_of(number: int) -> dict[str, Rows]:
-        indices, _, t = drawn(data, settings, number)
-        texts = {which: [getattr(data.examples[i].texts, which) for i in indices] for which in _TEXTS}
-        texts |= {which: [text] * len(indices) for which, text in (("null", NULL), ("class_word", data.class_word))}
-        return {which: (t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()}
+        draw = drawn(data, settings, number)
+        texts = {which: draw.texts(which) for which in _TEXTS}
+        texts |= {which: [text] * len(draw.t) for which, text in (("null", NULL), ("class_word", data.class_word))}
+        return {
+            which: (draw.t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()
+        }
 
     return ModulationTable(network.transformer, rows_of, settings.steps * settings.accumulate, window)
 
