@@ -12,7 +12,7 @@ from ..purecc.pictures import Picture, picture_files, read_folder
 from ..purecc.prompts import KINDS, Kind, Placeholder
 from ..purecc.public_code import csv_file, read_csv
 from ..purecc.shapes import SHAPES, Size, described
-from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, read_templates
+from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, require_templates
 from .checks import require_clip, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
@@ -92,7 +92,8 @@ class ConceptSetNode(io.ComfyNode):
                 io.Image.Input(
                     "pictures",
                     optional=True,
-                    tooltip="3 to 5 pictures that show the concept, a batch or a list of any sizes. Used where folder says so.",
+                    tooltip="3 to 5 pictures that show the concept, a batch or a list of any sizes. Used where folder says so. With a list "
+                    "of texts wired to captions, each has its own.",
                 ),
                 io.Mask.Input(
                     "masks",
@@ -157,8 +158,8 @@ class ConceptSetNode(io.ComfyNode):
         found = (
             wired(pictures, masks) if folder[0] == WIRED else read(folder_path(folder[0]), trigger[0], class_word[0])
         )
-        templates = templates_of(texts[0], captions[0], kind[0])
-        lines = [] if templates else [line.strip() for line in captions[0].splitlines() if line.strip()]
+        lines = lines_of(captions)
+        templates = templates_of(texts[0], lines, kind[0])
         encoders = []
 
         def encoder_of(word: str, placeholder: Placeholder) -> TextEncoder:
@@ -169,7 +170,7 @@ class ConceptSetNode(io.ComfyNode):
             shown = [p.fitted(resolution[0], shape[0]) for p in found]
             concept_set = build_concept_set(
                 [p.pixels for p in shown],
-                captions_of(found, lines),
+                captions_of(found, [] if templates else lines),
                 trigger=trigger[0],
                 class_word=class_word[0],
                 kind=kind[0],
@@ -229,6 +230,12 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
     return [Picture(p, "", flat[i] if flat else None) for i, p in enumerate(pixels)]
 
 
+def lines_of(captions: list[str]) -> list[str]:
+    """The lines of the widget; or, of a wire that brings a list, a line for each of its texts."""
+    lines = captions if len(captions) > 1 else [line for line in captions[0].splitlines() if line.strip()]
+    return [" ".join(line.split()) for line in lines]
+
+
 def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     """Each picture's caption file, else its line of the widget, else nothing."""
     if lines and len(lines) != len(pictures):
@@ -238,10 +245,10 @@ def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     return [p.caption or (lines[i] if lines else "") for i, p in enumerate(pictures)]
 
 
-def templates_of(texts: Captions, written: str, kind: Kind) -> tuple[str, ...]:
-    """The templates of the widget `texts`, of which `written` holds a person's own; none where pictures have captions."""
+def templates_of(texts: Captions, lines: list[str], kind: Kind) -> tuple[str, ...]:
+    """The templates of the widget `texts`, a person's own in `lines`; none where pictures have captions."""
     if texts == "own templates":
-        return read_templates(written)
+        return require_templates(lines)
     return TEMPLATES[kind] if texts == "bundled templates" else ()
 
 
@@ -249,7 +256,7 @@ def describe(concept_set: ConceptSet, found: list[Picture]) -> str:
     """What is trained with, for the canvas. `found`: the pictures as they came."""
     sizes = [Size(*p.shape[:2]) for p in concept_set.pictures]
     flipped = ", each mirrored too" if concept_set.examples[0].flipped is not None else ""
-    rows = [f"{len(found)} pictures, {', '.join(sorted({str(size) for size in sizes}))} px{flipped}"]
+    rows = [f"{len(found)} pictures, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
     for i, (picture, size) in enumerate(zip(found, sizes, strict=True), 1):
         rows.append(f"{picture.name or i}: {described(*picture.pixels.shape[:2], size)}")
     texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)

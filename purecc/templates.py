@@ -54,9 +54,9 @@ TEMPLATES: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def read_templates(text: str) -> tuple[str, ...]:
-    """One template a line, empty lines left out. Raises ValueError where there is none."""
-    found = tuple(" ".join(line.split()) for line in text.splitlines() if line.strip())
+def require_templates(lines: list[str]) -> tuple[str, ...]:
+    """A person's own, empty lines left out. Raises ValueError where there is none."""
+    found = tuple(line for line in lines if line)
     if not found:
         raise ValueError(f'There are no templates. Write one a line into captions, as "a photo of a {PLACE}".')
     return found

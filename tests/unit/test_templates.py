@@ -12,7 +12,7 @@ from tiny import CHANNELS, SCALING, SETTINGS, SIDE, Words, extractor_job, noise,
 from purecc.batches import draw_batch, drawn, held_draws
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.prompts import KINDS, Texts
-from purecc.templates import TEMPLATES, read_templates, texts_of_template
+from purecc.templates import TEMPLATES, require_templates, texts_of_template
 
 OWN = ("a photo of a {concept}", "here is the {concept}", "{concept}")
 
@@ -47,10 +47,10 @@ def test_bundled_templates_differ_and_make_the_three_texts(kind: str) -> None:
         assert "ohwx" not in texts.base and not texts.base.endswith((" in", " of", " a", ","))
 
 
-def test_templates_are_read_a_line_each() -> None:
-    assert read_templates(" a  {concept}\n\n  the {concept} ") == ("a {concept}", "the {concept}")
+def test_own_templates_must_be_there() -> None:
+    assert require_templates(["a {concept}", "", "the {concept}"]) == ("a {concept}", "the {concept}")
     with pytest.raises(ValueError, match="There are no templates. Write one a line"):
-        read_templates("  \n ")
+        require_templates([])
 
 
 @pytest.mark.parametrize(
