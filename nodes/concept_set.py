@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.encoding import TextEncoder
-from ..purecc.pictures import Picture, fit, picture_files, read_folder
-from ..purecc.prompts import KINDS, Placeholder
+from ..purecc.pictures import Picture, picture_files, read_folder
+from ..purecc.prompts import KINDS, Kind, Placeholder
 from ..purecc.public_code import csv_file, read_csv
+from ..purecc.shapes import SHAPES, Size, described
+from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, require_templates
 from .checks import require_clip, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
@@ -68,7 +70,8 @@ class ConceptSetNode(io.ComfyNode):
                     default="",
                     multiline=True,
                     tooltip="One line for each picture, with the class word in it: what is to be seen, so that it is not taken for the "
-                    "concept. Used where a picture has no caption file. Empty: the trigger and the class word alone.",
+                    "concept. Used where a picture has no caption file. Empty: the trigger and the class word alone. Or templates, "
+                    "one a line, where texts says so.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -76,7 +79,7 @@ class ConceptSetNode(io.ComfyNode):
                     min=64,
                     max=2048,
                     step=16,
-                    tooltip="Pixels; pictures are scaled to about this number squared, their shape is kept. 512 for SD3.5, "
+                    tooltip="Pixels; pictures are scaled to about this number squared, in the shape chosen below. 512 for SD3.5, "
                     "128 for the Pocket Model. Twice as much costs four times the time.",
                 ),
                 io.Int.Input(
@@ -89,12 +92,39 @@ class ConceptSetNode(io.ComfyNode):
                 io.Image.Input(
                     "pictures",
                     optional=True,
-                    tooltip="3 to 5 pictures that show the concept, a batch or a list of any sizes. Used where folder says so.",
+                    tooltip="3 to 5 pictures that show the concept, a batch or a list of any sizes. Used where folder says so. With a list "
+                    "of texts wired to captions, each has its own.",
                 ),
                 io.Mask.Input(
                     "masks",
                     optional=True,
                     tooltip="One for each picture: 1 on the concept, 0 elsewhere. Compare measures with them.",
+                ),
+                # new widgets go last, and may be missing: workflows keep widget values by their place
+                io.Combo.Input(
+                    "shape",
+                    options=list(SHAPES),
+                    default=SHAPES[0],
+                    optional=True,
+                    tooltip="Shape of the pictures in training; what does not fit is cut off at the edges, masks with it. buckets: the "
+                    "nearest of some common formats, upright or lying (a good choice); a batch holds pictures of one bucket. own "
+                    "shape: cuts least, but pictures of different shapes share no batch. square: all alike.",
+                ),
+                io.Boolean.Input(
+                    "flip",
+                    default=False,
+                    optional=True,
+                    tooltip="Shows every picture mirrored too, half of the time: as if there were twice as many. Off is the paper's. "
+                    "Leave it off where left and right matter: lettering and asymmetric subjects (a parting, a logo, a scar) suffer.",
+                ),
+                io.Combo.Input(
+                    "texts",
+                    options=list(CAPTIONS),
+                    default=CAPTIONS[0],
+                    optional=True,
+                    tooltip="What is said about the pictures. captions: each has its own (the paper, and the best where they are true). "
+                    "bundled templates: 16 sentences that fit any picture, one drawn for each at each step. own templates: the lines "
+                    'of captions, as "a photo of a {concept}". With templates caption files are left aside.',
                 ),
             ],
             outputs=[
@@ -119,7 +149,8 @@ class ConceptSetNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, clip, vae, folder, trigger, class_word, kind, captions, resolution, tokens, pictures=None, masks=None
+        cls, clip, vae, folder, trigger, class_word, kind, captions, resolution, tokens, pictures=None, masks=None,
+        shape=SHAPES[:1], flip=(False,), texts=CAPTIONS[:1],
     ) -> io.NodeOutput:  # fmt: skip
         require_clip(clip[0])
         require_vae(vae[0])
@@ -127,7 +158,8 @@ class ConceptSetNode(io.ComfyNode):
         found = (
             wired(pictures, masks) if folder[0] == WIRED else read(folder_path(folder[0]), trigger[0], class_word[0])
         )
-        lines = [line.strip() for line in captions[0].splitlines() if line.strip()]
+        lines = lines_of(captions)
+        templates = templates_of(texts[0], lines, kind[0])
         encoders = []
 
         def encoder_of(word: str, placeholder: Placeholder) -> TextEncoder:
@@ -135,19 +167,21 @@ class ConceptSetNode(io.ComfyNode):
             return encoders[0]
 
         with session.outside_inference(), torch.no_grad():
-            shown = [fit(p.pixels, resolution[0]) for p in found]
+            shown = [p.fitted(resolution[0], shape[0]) for p in found]
             concept_set = build_concept_set(
-                shown,
-                captions_of(found, lines),
+                [p.pixels for p in shown],
+                captions_of(found, [] if templates else lines),
                 trigger=trigger[0],
                 class_word=class_word[0],
                 kind=kind[0],
                 tokens=tokens[0],
                 encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
                 text_encoder=encoder_of,
-                masks=[fit(p.mask[..., None], resolution[0])[..., 0] for p in found if p.mask is not None],
+                masks=[p.mask for p in shown if p.mask is not None],
+                templates=templates,
+                flip=flip[0],
             )
-        summary = describe(concept_set)
+        summary = describe(concept_set, found)
         preview = ui.PreviewText(summary)
         return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
 
@@ -196,6 +230,12 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
     return [Picture(p, "", flat[i] if flat else None) for i, p in enumerate(pixels)]
 
 
+def lines_of(captions: list[str]) -> list[str]:
+    """The lines of the widget; or, of a wire that brings a list, a line for each of its texts."""
+    lines = captions if len(captions) > 1 else [line for line in captions[0].splitlines() if line.strip()]
+    return [" ".join(line.split()) for line in lines]
+
+
 def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     """Each picture's caption file, else its line of the widget, else nothing."""
     if lines and len(lines) != len(pictures):
@@ -205,11 +245,24 @@ def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     return [p.caption or (lines[i] if lines else "") for i, p in enumerate(pictures)]
 
 
-def describe(concept_set: ConceptSet) -> str:
-    """What is trained with, for the canvas."""
-    sizes = sorted({f"{p.shape[1]} x {p.shape[0]}" for p in concept_set.pictures})
-    rows = [f"{len(concept_set.examples)} pictures, {', '.join(sizes)} px"]
-    rows += [f"- {e.texts.complete}   |   base: {e.texts.base}" for e in concept_set.examples]
+def templates_of(texts: Captions, lines: list[str], kind: Kind) -> tuple[str, ...]:
+    """The templates of the widget `texts`, a person's own in `lines`; none where pictures have captions."""
+    if texts == "own templates":
+        return require_templates(lines)
+    return TEMPLATES[kind] if texts == "bundled templates" else ()
+
+
+def describe(concept_set: ConceptSet, found: list[Picture]) -> str:
+    """What is trained with, for the canvas. `found`: the pictures as they came."""
+    sizes = [Size(*p.shape[:2]) for p in concept_set.pictures]
+    flipped = ", each mirrored too" if concept_set.examples[0].flipped is not None else ""
+    rows = [f"{len(found)} pictures, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
+    for i, (picture, size) in enumerate(zip(found, sizes, strict=True), 1):
+        rows.append(f"{picture.name or i}: {described(*picture.pixels.shape[:2], size)}")
+    texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)
+    templates = len(concept_set.examples[0].all_texts)
+    rows += [f"{templates} templates, one drawn for each picture at each step:"] if templates > 1 else []
+    rows += [f"- {t.complete}   |   base: {t.base}" for t in texts]
     return "\n".join([*rows, f"target: {concept_set.examples[0].texts.target}"])
 
 

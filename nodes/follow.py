@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..purecc.concept_set import NULL
+from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
 from ..purecc.network import BASE, AdaptedNetwork
 from ..purecc.runs import StepRecord
@@ -79,6 +80,8 @@ def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
             preview = validation.preview(job.network, job.scaling, model) if record.step % every == 0 else None
             progress.step(record.step, _line(record, total), preview)
             session.check_interrupted()
+    if job.concept.summary.get("stopped_at", total) < total:
+        progress.step(total, reason(job.concept.summary, job.settings))
 
 
 def _drawing(node_id: str, done: int, total: int) -> None:
@@ -115,5 +118,7 @@ def report(title: str, job: Job) -> str:
             f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "
             f"|R_complete| {s['end_representation']:.3f}"
         )
+    ended = reason(s, settings)
+    rows += [ended] if ended else []
     rows.append(f"velocity drift from the base: base texts {s['drift_base']:.4f}, null text {s['drift_null']:.4f}")
     return "\n".join([*rows, f"run: {job.run.folder.name}"])

@@ -177,6 +177,20 @@ def _inputs() -> list:
             "public code has it); with embeddings none they learn in place of the layer-wise ones. Keeps both encoders on the GPU, about "
             "5 GB, while it trains. Pure Learning goes on with its extractor's. Off is the paper.",
         ),
+        io.Int.Input(
+            "stop_patience", default=train.stop_patience, min=0, max=1000,
+            tooltip="Early stop: ends a run after so many evaluations in a row that gained too little, and keeps the best of them. "
+            "Each takes the loss on the references with noise and times that never change. 0: off, all steps are done (the paper). 2 to 5.",
+        ),
+        io.Int.Input(
+            "stop_every", default=train.stop_every, min=1, max=100_000,
+            tooltip="Steps between two evaluations of early stop. 20 to 100; each costs about as much as two steps for each picture.",
+        ),
+        io.Float.Input(
+            "stop_gain", default=train.stop_gain, min=0.0, max=0.99, step=0.001, round=0.0001,
+            tooltip="Share by which the loss must have fallen since the last gain. 0.01 is 1 %; 0.002 to 0.02. 0: any fall is a gain, "
+            "so that it may never stop.",
+        ),
     ]  # fmt: skip
 
 

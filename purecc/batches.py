@@ -1,15 +1,17 @@
 """One step's inputs: which pictures, which noise, which times."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from .class_pictures import ClassPictures
-from .concept_set import ConceptSet
+from .concept_set import ConceptSet, View
 from .encoding import TextBatch
-from .flow import add_noise, sample_times, velocity
+from .flow import add_noise, sample_times, spread_times, velocity
+from .prompts import Texts
 from .settings import TrainSettings
 
 
@@ -53,6 +55,19 @@ class Batch:
     prior: Prior | None = None
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What chance decides of a batch: views of one size and text length, their noise and their times."""
+
+    views: list[View]
+    noise: Tensor  # [batch, channels, height, width]
+    t: Tensor  # [batch]
+
+    def texts(self, which: str) -> list[str]:
+        """The texts called "complete", "base" or "target"."""
+        return [getattr(view.texts, which) for view in self.views]
+
+
 def draw_batch(
     data: ConceptSet,
     settings: TrainSettings,
@@ -65,30 +80,62 @@ def draw_batch(
 
     Class pictures have chance of their own, so that the concept's batch is the same with them and without.
     """
-    indices, noise, t = drawn(data, settings, number)
-    x0 = scaling.to_model(torch.stack([data.examples[i].latent.float() for i in indices]))
-    x_t, v_true = add_noise(x0, noise, t), velocity(x0, noise)
-    texts = {which: data.batch(which, indices, device) for which in ("complete", "base", "target")}
+    own = _generator(settings, number, 62)
+    return as_batch(drawn(data, settings, number), data, settings, scaling, device, class_pictures, own)
+
+
+def as_batch(
+    draw: Drawn,
+    data: ConceptSet,
+    settings: TrainSettings,
+    scaling: LatentScaling,
+    device: torch.device | str,
+    class_pictures: ClassPictures | None,
+    generator: torch.Generator,
+) -> Batch:
+    """The batch of a draw; `generator` is the chance of the class pictures alone."""
+    views, t = draw.views, draw.t
+    x0 = scaling.to_model(torch.stack([view.latent.float() for view in views]))
+    x_t, v_true = add_noise(x0, draw.noise, t), velocity(x0, draw.noise)
+    texts = {
+        which: TextBatch.of([data.encoded[text] for text in draw.texts(which)], device)
+        for which in ("complete", "base", "target")
+    }
     weights = None
     if settings.background_weight != 1:
-        weights = data.loss_weights(indices, settings.background_weight).to(device)
+        flipped = [view.flipped for view in views]
+        weights = data.loss_weights([view.index for view in views], settings.background_weight, flipped).to(device)
     prior = None
     if class_pictures is not None:
-        own = torch.Generator().manual_seed(_mixed(settings.seed, number) ^ 1 << 62)
-        x0, text = class_pictures.pick(data, len(indices), x0.shape[1:], own, device)
-        prior = Prior(*(value.to(device) for value in _noised(x0, settings, own)), text)
+        x0, text = class_pictures.pick(data, len(views), x0.shape[1:], generator, device)
+        prior = Prior(*(value.to(device) for value in _noised(x0, settings, generator)), text)
     return Batch(
-        x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(indices), device),
-        class_word=data.repeated(data.class_word, len(indices), device), weights=weights, prior=prior, **texts,
+        x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(views), device),
+        class_word=data.repeated(data.class_word, len(views), device), weights=weights, prior=prior, **texts,
     )  # fmt: skip
 
 
-def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> tuple[list[int], Tensor, Tensor]:
-    """Which examples a batch has, its noise and its times."""
-    generator = torch.Generator().manual_seed(_mixed(settings.seed, number))
+def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> Drawn:
+    """The draw of a number. Orientations and templates have chance of their own: pictures, noise and times stay."""
+    generator = _generator(settings, number)
     indices = pick(data, settings.batch_size, generator)
     noise = torch.randn(len(indices), *data.examples[indices[0]].latent.shape, generator=generator)
-    return indices, noise, _times(len(indices), settings, generator)
+    t = _times(len(indices), settings, generator)
+    return Drawn(_views(data, indices, _generator(settings, number, 61)), noise, t)
+
+
+def held_draws(data: ConceptSet, settings: TrainSettings, times: int = 4) -> Iterator[Drawn]:
+    """Always the same: every picture, unflipped and with its first text, at `times` times that lie as those learnt from do.
+
+    At most `batch_size` samples a draw, so that none needs more memory than a step.
+    """
+    generator = torch.Generator().manual_seed(20_261)
+    t = spread_times(times, settings.shift, grid=settings.times == "diffusers grid")
+    for index, example in enumerate(data.examples):
+        noise = torch.randn(times, *example.latent.shape, generator=generator)
+        for start in range(0, times, settings.batch_size):
+            chosen = slice(start, start + settings.batch_size)
+            yield Drawn([data.view(index)] * len(t[chosen]), noise[chosen], t[chosen])
 
 
 def pick(data: ConceptSet, count: int, generator: torch.Generator) -> list[int]:
@@ -99,8 +146,23 @@ def pick(data: ConceptSet, count: int, generator: torch.Generator) -> list[int]:
     return (order * math.ceil(count / len(order)))[:count]
 
 
-def _mixed(seed: int, number: int) -> int:
-    return (seed * 1_000_003 + number) % 2**62
+def _views(data: ConceptSet, indices: list[int], generator: torch.Generator) -> list[View]:
+    """Each example in one of its orientations, with one of its texts: those of one batch are of one length."""
+    views, length = [], None
+    for index in indices:
+        example = data.examples[index]
+        alike = [i for i, texts in enumerate(example.all_texts) if length in (None, _length(data, texts))]
+        text = alike[int(torch.randint(len(alike), (1,), generator=generator))]
+        length = _length(data, example.all_texts[text])
+        mirrored = bool(torch.randint(2, (1,), generator=generator))
+        views.append(data.view(index, text, mirrored and example.flipped is not None))
+    return views
+
+
+def _generator(settings: TrainSettings, number: int, purpose: int | None = None) -> torch.Generator:
+    """Chance that follows from the seed and a batch's number; a `purpose` (a bit above 2^60) has its own."""
+    mixed = (settings.seed * 1_000_003 + number) % 2**62
+    return torch.Generator().manual_seed(mixed if purpose is None else mixed ^ 1 << purpose)
 
 
 def _noised(x0: Tensor, settings: TrainSettings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,5 +177,11 @@ def _times(count: int, settings: TrainSettings, generator: torch.Generator) -> T
 
 
 def _shape(data: ConceptSet, index: int) -> tuple:
-    texts = asdict(data.examples[index].texts).values()
-    return (data.examples[index].latent.shape, *(len(data.encoded[text].marks) for text in texts))
+    """What two examples of one batch have alike: the size, and the lengths that their texts can have."""
+    example = data.examples[index]
+    return (example.latent.shape, frozenset(_length(data, texts) for texts in example.all_texts))
+
+
+def _length(data: ConceptSet, texts: Texts) -> tuple[int, ...]:
+    """Rows of complete, base and target text."""
+    return tuple(len(data.encoded[text].marks) for text in astuple(texts))

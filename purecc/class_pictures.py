@@ -51,7 +51,7 @@ def class_pictures(
     `root` is the folder of the runs, `base` the base model's fingerprint. `drawing(done, total)` is called before each
     sampling step; what it raises ends the drawing, and nothing is kept.
     """
-    prompts = sorted({example.texts.base for example in data.examples})
+    prompts = sorted({texts.base for example in data.examples for texts in example.all_texts})
     if settings.class_texts == "class" and data.class_text is not None:
         prompts = [data.class_text]
     texts = tuple(prompts[i % len(prompts)] for i in range(settings.class_pictures))

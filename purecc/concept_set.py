@@ -1,7 +1,7 @@
 """A concept set: the pictures and texts that a concept is learnt from, encoded once, before training."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .prompts import Kind, Placeholder, Texts, class_text, texts_of
+from .templates import texts_of_template
 
 NULL = ""
 
@@ -20,6 +21,22 @@ class Example:
 
     texts: Texts
     latent: Tensor  # [channels, height, width]
+    flipped: Tensor | None = None  # latent of the mirrored picture, where pictures may be flipped
+    others: tuple[Texts, ...] = ()  # further texts, of templates
+
+    @property
+    def all_texts(self) -> tuple[Texts, ...]:
+        return (self.texts, *self.others)
+
+
+@dataclass(frozen=True)
+class View:
+    """An example as one forward sees it: one of its texts, one of its two orientations."""
+
+    index: int
+    texts: Texts
+    latent: Tensor  # [channels, height, width]
+    flipped: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,10 +68,15 @@ class ConceptSet:
     def null(self, count: int, device: torch.device | str = "cpu") -> TextBatch:
         return self.repeated(NULL, count, device)
 
-    def loss_weights(self, indices: list[int], background: float) -> Tensor:
+    def view(self, index: int, text: int = 0, flipped: bool = False) -> View:
+        """Example `index` with its text number `text`; mirrored with `flipped`, which needs a set that may be flipped."""
+        example = self.examples[index]
+        return View(index, example.all_texts[text], example.flipped if flipped else example.latent, flipped)
+
+    def loss_weights(self, indices: list[int], background: float, flipped: Sequence[bool] = ()) -> Tensor:
         """[batch, 1, height, width] on the latents' grid: 1 inside the masks, `background` outside, brought to mean 1.
 
-        Raises ValueError where pictures have no masks, or where everything weighs nothing.
+        `flipped`: for each of `indices`, whether its picture, and so its mask, is mirrored; empty: none is. Raises ValueError where pictures have no masks, or where everything weighs nothing.
         """
         if len(self.masks) != len(self.examples):
             raise ValueError(
@@ -62,8 +84,9 @@ class ConceptSet:
                 f"{len(self.examples)} pictures. Connect a mask for each, or set the background's weight to 1."
             )
         found = []
-        for i in indices:
-            share = adaptive_avg_pool2d(self.masks[i].float()[None], self.examples[i].latent.shape[1:])
+        for i, mirrored in zip(indices, flipped or [False] * len(indices), strict=True):
+            mask = self.masks[i].flip(1) if mirrored else self.masks[i]  # [height, width]
+            share = adaptive_avg_pool2d(mask.float()[None], self.examples[i].latent.shape[1:])
             weights = background + (1 - background) * share
             if not weights.mean() > 0:
                 raise ValueError(
@@ -89,6 +112,10 @@ class ConceptSet:
         for example in self.examples:
             digest.update(repr(example.texts).encode())
             digest.update(_bytes(example.latent))
+            if example.flipped is not None:
+                digest.update(b"flipped" + _bytes(example.flipped))
+            if example.others:
+                digest.update(repr(example.others).encode())
         for text, encoded in sorted(self.encoded.items()):
             digest.update(text.encode())
             for tensor in (encoded.rows, encoded.pooled, encoded.marks):
@@ -111,11 +138,16 @@ def build_concept_set(
     encode_picture: Callable[[Tensor], Tensor],
     text_encoder: Callable[[str, Placeholder], TextEncoder],
     masks: list[Tensor] | None = None,
+    templates: tuple[str, ...] = (),
+    flip: bool = False,
 ) -> ConceptSet:
     """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
 
+    With `templates`, each picture has the texts of all of them (`templates.texts_of_template`) and captions are left
+    aside. With `flip`, each picture is encoded mirrored too.
+
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
-    class word, or a caption that holds neither.
+    class word, a caption that holds neither, or a template without its place for the concept.
     """
     trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
     if not pictures:
@@ -130,7 +162,13 @@ def build_concept_set(
         raise ValueError(
             f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as ohwx.'
         )
-    texts = [texts_of(caption, trigger, class_word, kind) for caption in captions]
+    if templates:
+        every = [texts_of_template(template, trigger, class_word, kind) for template in templates]
+        # each begins at another, so that what reads the first text alone (probes, previews) has seen several
+        of_pictures = [[*every[i % len(every) :], *every[: i % len(every)]] for i in range(len(pictures))]
+    else:
+        of_pictures = [[texts_of(caption, trigger, class_word, kind)] for caption in captions]
+    texts = [t for of_picture in of_pictures for t in of_picture]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL, class_word, class_text(class_word, kind) or NULL}
     wanted |= {text for t in texts for text in (t.complete, t.base, t.target)}
@@ -139,5 +177,8 @@ def build_concept_set(
         for text in (t.complete, t.target):
             if not encoded[text].marks.any():
                 raise ValueError(f'The trigger was cut off: "{text}" is too long for the text encoders.')
-    examples = tuple(Example(t, encode_picture(picture)) for t, picture in zip(texts, pictures, strict=True))
+    examples = tuple(
+        Example(own[0], encode_picture(picture), encode_picture(picture.flip(1)) if flip else None, tuple(own[1:]))
+        for own, picture in zip(of_pictures, pictures, strict=True)
+    )
     return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ()))

@@ -1,12 +1,14 @@
 """Reading a folder of pictures as people keep them: captions and masks beside the files, any sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from .shapes import Shape, fit, size_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 MASK = ".mask"  # dog.png has its mask in dog.mask.png
@@ -17,6 +19,13 @@ class Picture:
     pixels: Tensor  # [height, width, 3] in 0..1
     caption: str  # of <name>.txt, or empty
     mask: Tensor | None  # [height, width] in 0..1, 1 on the concept
+    name: str = ""  # of its file
+
+    def fitted(self, resolution: int, shape: Shape) -> "Picture":
+        """At the size that it is trained at (`shapes.size_of`), its mask with it; `resolution` in pixels."""
+        size = size_of(*self.pixels.shape[:2], resolution, shape)
+        mask = None if self.mask is None else fit(self.mask[..., None], size)[..., 0]
+        return replace(self, pixels=fit(self.pixels, size), mask=mask)
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -33,18 +42,6 @@ def read_folder(folder: Path) -> list[Picture]:
     return [read_picture(path) for path in files]
 
 
-def fit(pixels: Tensor, resolution: int, multiple: int = 16) -> Tensor:
-    """A picture [height, width, channels] scaled to about resolution^2 pixels, sides multiples of `multiple`, aspect kept."""
-    height, width = pixels.shape[:2]
-    scale = resolution / (height * width) ** 0.5
-    size = [max(multiple, round(side * scale / multiple) * multiple) for side in (height, width)]
-    if (height, width) == tuple(size):
-        return pixels
-    image = pixels.movedim(-1, 0)[None]  # HWC -> 1CHW
-    image = torch.nn.functional.interpolate(image, size, mode="bicubic", antialias=True, align_corners=False)
-    return image[0].movedim(0, -1).clamp(0, 1)
-
-
 def read_picture(path: Path) -> Picture:
     """A picture with the caption and the mask beside it. Raises ValueError where it cannot be read."""
     text = path.with_suffix(".txt")
@@ -59,7 +56,7 @@ def read_picture(path: Path) -> Picture:
             f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike."
         )
     caption = text.read_text(encoding="utf-8-sig").strip() if text.is_file() else ""
-    return Picture(pixels, " ".join(caption.split()), masked)
+    return Picture(pixels, " ".join(caption.split()), masked, path.name)
 
 
 def _open(path: Path, mode: str) -> Tensor:

@@ -1,11 +1,12 @@
 """What the paper's public code reads and writes: its LoRA files as concepts, its csv data sets as pictures with captions.
 
-Its token embeddings are pickled `.pt` files, which are not read: a pickle can run any program.
+Its token embeddings (`learned_embeds.pt`) are read by learned_embeds.py.
 """
 
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from .prompts import Kind
 
 COLUMNS = ("image_path", "prompt")  # and target_prompt, base_prompt, instance_word
 PLACEHOLDER = "[v]"  # stands for the concept in its texts
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _PREFIXES = ("transformer.", "base_model.model.")
 _ALPHA = ("lora_alpha", "r")  # in adapter_config.json beside a file
 
@@ -57,7 +59,7 @@ def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
             )
         caption = (row["prompt"] or "").replace(PLACEHOLDER.upper(), PLACEHOLDER).replace(PLACEHOLDER, trigger)
         read = read_picture(picture)
-        pictures.append(Picture(read.pixels, " ".join(caption.split()), read.mask))
+        pictures.append(replace(read, caption=" ".join(caption.split())))
     return pictures
 
 
@@ -75,6 +77,11 @@ def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: floa
 
     `alpha` 0: what the file or an adapter_config.json beside it says, else the rank. Raises ValueError for other files.
     """
+    if path.suffix.lower() in PICKLES:
+        raise ValueError(
+            f"{path.name} is a pickle, and no LoRA of the public code: that is adapter_model.safetensors or "
+            "pytorch_lora_weights.safetensors. Its learned_embeds.pt holds a token embedding, which is not imported here."
+        )
     try:
         tensors, metadata = load_tensors(path)
     except Exception as error:

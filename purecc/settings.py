@@ -50,11 +50,14 @@ class TrainSettings:
     modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
     background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
     token_embeddings: bool = False  # the trigger's input embeddings in the CLIPs learn too, see `token_embeddings`
+    stop_patience: int = 0  # evaluations without gain that end a run, see `early_stop`; 0: all steps are done
+    stop_every: int = 25  # steps between two evaluations
+    stop_gain: float = 0.01  # share of the loss that an evaluation must fall by, to count as gain
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
+        for name in ("steps", "batch_size", "checkpoint_every", "accumulate", "stop_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("rank", "warmup", "first_block", "weight_decay"):
+        for name in ("rank", "warmup", "first_block", "weight_decay", "stop_patience"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "embedding_rate", "shift", "max_grad_norm"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
@@ -62,6 +65,7 @@ class TrainSettings:
         _require_one_of(self, targets=TARGETS, embeddings=EMBEDDINGS, gate=GATES, schedule=RATE_SCHEDULES, times=TIMES)
         _require(self.warmup < self.steps, "warmup", self.warmup, f"below the number of steps, {self.steps}")
         _require(0 <= self.background_weight <= 1, "background_weight", self.background_weight, "from 0 to 1")
+        _require(0 <= self.stop_gain < 1, "stop_gain", self.stop_gain, "from 0 to below 1")
         last = self.last_block
         _require(last is None or last >= self.first_block, "last_block", last, f"at least {self.first_block}")
         embedded = self.embeddings != "none" or self.token_embeddings
@@ -139,7 +143,10 @@ class PureSettings:
 
 def as_plain(settings: TrainSettings) -> dict[str, Any]:
     """Settings as a dictionary, for files and hashes; less what changes nothing in the result."""
-    return {name: value for name, value in asdict(settings).items() if name != "modulation_table"}
+    unused = {"modulation_table"}
+    if not settings.stop_patience:
+        unused |= {"stop_patience", "stop_every", "stop_gain"}
+    return {name: value for name, value in asdict(settings).items() if name not in unused}
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

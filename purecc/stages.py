@@ -20,6 +20,7 @@ from .batches import LatentScaling, drawn
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import NULL, ConceptSet
+from .early_stop import EarlyStop
 from .flow import mean_time
 from .measures import alignment, drift, probes
 from .network import EXTRACTOR, PURE, AdaptedNetwork
@@ -71,6 +72,7 @@ class Job:
         self.concept: Concept | None = self._timed(finished) if finished else None
         self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while class pictures are drawn
         self._gap: float | None = None  # of the embeddings at step 0
+        self._stop: EarlyStop | None = None
         if settings.modulation_table:
             tabulate(network, data, settings, scaling)
 
@@ -102,12 +104,13 @@ class Job:
     def __iter__(self) -> Iterator[StepRecord]:
         if self.concept is not None:
             return
+        self._stop = EarlyStop.of(self.settings)
         self.prepare()
         if self.model in self.network.embeddings or self.model in self.network.tokens:
             self._gap = drift(self.network, self.model, self.data, self.scaling, "complete")
         yield from train(
             self.network, self.objective(), self.data, self.settings, self.scaling, self.run,
-            frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(),
+            frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(), stop=self._stop,
         )  # fmt: skip
         result = self.result()
         self.run.finish(result)
@@ -153,8 +156,10 @@ class Job:
         return replace(concept, summary={**concept.summary, "seconds_per_step": seconds[len(seconds) // 2]})
 
     def summary(self) -> dict[str, float]:
-        """Means over the last tenth of the steps, and how far texts without the concept were moved."""
+        """Means over the last tenth of the steps (up to those that were kept), and how far texts without the concept were moved."""
         records = self.run.records()
+        if self._stop:
+            records = [record for record in records if record.step <= self._stop.best.step]
         last = records[-max(1, len(records) // 10) :]
         figures = {}
         for name in _FIGURES:
@@ -168,6 +173,7 @@ class Job:
         if self._gap is not None:
             # how far the embeddings alone moved complete texts before the first step, from what the class word gives
             figures["embedding_gap"] = self._gap
+        figures |= self._stop.summary() if self._stop else {}
         return {name: round(value, 6) for name, value in figures.items()}
 
     def _new_model(
@@ -284,10 +290,12 @@ def tabulate(
     """adaLN's outputs for the steps to come, by the texts of their batches."""
 
     def rows_of(number: int) -> dict[str, Rows]:
-        indices, _, t = drawn(data, settings, number)
-        texts = {which: [getattr(data.examples[i].texts, which) for i in indices] for which in _TEXTS}
-        texts |= {which: [text] * len(indices) for which, text in (("null", NULL), ("class_word", data.class_word))}
-        return {which: (t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()}
+        draw = drawn(data, settings, number)
+        texts = {which: draw.texts(which) for which in _TEXTS}
+        texts |= {which: [text] * len(draw.t) for which, text in (("null", NULL), ("class_word", data.class_word))}
+        return {
+            which: (draw.t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()
+        }
 
     return ModulationTable(network.transformer, rows_of, settings.steps * settings.accumulate, window)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .batches import LatentScaling, draw_batch
 from .class_pictures import ClassPictures
 from .concept_set import ConceptSet
+from .early_stop import EarlyStop, validation_loss
 from .files import load_optimizer_tensors, optimizer_tensors
 from .network import EXTRACTOR as EXTRACTOR
 from .network import PURE as PURE
@@ -34,11 +35,13 @@ def train(
     *,
     frozen_embeddings: tuple[str, ...] = (),
     class_pictures: ClassPictures | None = None,
+    stop: EarlyStop | None = None,
 ) -> Iterator[StepRecord]:
     """Trains `objective.models`, yielding a record a step; goes on from the run's checkpoint.
 
-    The embeddings of the models in `frozen_embeddings` stay as they are. Raises FloatingPointError where the loss is not
-    finite. A consumer that stops early (or raises) leaves a checkpoint of the last step behind.
+    The embeddings of the models in `frozen_embeddings` stay as they are. With `stop` it may end before its last step, and
+    leaves the parameters of the best evaluation. Raises FloatingPointError where the loss is not finite. A consumer that
+    stops early (or raises) leaves a checkpoint of the last step behind.
     """
     parameters = {model: learning(network, model, model not in frozen_embeddings) for model in objective.models}
     freeze_all_but(network, [p for of_model in parameters.values() for p in of_model.all])
@@ -67,14 +70,24 @@ def train(
         for i, parameter in enumerate(learned):
             parameter.data.copy_(tensors[f"parameter.{i}"])
         load_optimizer_tensors(optimizer, tensors)
+        if stop:
+            stop.load(tensors)
 
     def save(step: int) -> None:
         own = {f"parameter.{i}": parameter for i, parameter in enumerate(learned)}
-        run.save_checkpoint(step, own | optimizer_tensors(optimizer))
+        run.save_checkpoint(step, own | optimizer_tensors(optimizer) | (stop.tensors() if stop else {}))
+
+    def look(step: int) -> None:
+        if stop and stop.is_due(step, settings.steps):
+            loss = validation_loss(network, objective, data, settings, scaling, class_pictures)
+            stop.look(step, loss, learned)
 
     saved = done
+    look(done)  # where the step was done, but what came after it was cut off
     try:
         for step in range(done + 1, settings.steps + 1):
+            if stop and stop.is_over:
+                break
             start = time.perf_counter()
             found = []
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
@@ -98,6 +111,7 @@ def train(
             done = step
             record = StepRecord(step, **_means(found), seconds=round(time.perf_counter() - start, 4))
             run.add(record)
+            look(step)
             if step % settings.checkpoint_every == 0 and step < settings.steps:
                 save(step)
                 saved = step
@@ -105,6 +119,8 @@ def train(
     finally:
         if saved < done:
             save(done)
+    if stop:
+        stop.restore(learned)
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ COMMON = (
 )  # fmt: skip
 NODES = {
     SET: (
-        "PureCCConceptSet", 0, 0, 400, 380,
+        "PureCCConceptSet", 0, 0, 400, 460,
         [("clip", "CLIP"), ("vae", "VAE"), ("pictures", "IMAGE"), ("masks", "MASK")],
         [("data", DATA), ("summary", "STRING")],
         [("folder", "COMBO", "(pictures from the input)"), ("trigger", "STRING", "ohwx"), ("class_word", "STRING", "dog"),
-         ("kind", "COMBO", "instance"), ("captions", "STRING", ""), ("resolution", "INT", 512), ("tokens", "INT", 1)],
+         ("kind", "COMBO", "instance"), ("captions", "STRING", ""), ("resolution", "INT", 512), ("tokens", "INT", 1),
+         ("shape", "COMBO", "buckets"), ("flip", "BOOLEAN", False), ("texts", "COMBO", "captions")],
     ),
     EXTRACTOR: (
         "PureCCTrainExtractor", 460, 0, 400, 460,

@@ -14,8 +14,9 @@ import torch  # noqa: E402
 from purecc_pack.nodes import concept_set as concept_set_node  # noqa: E402
 from purecc_pack.nodes.host import pocket, session, text, training  # noqa: E402
 from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
-from purecc_pack.purecc.pictures import fit, read_folder  # noqa: E402
+from purecc_pack.purecc.pictures import read_folder  # noqa: E402
 from purecc_pack.purecc.settings import PureSettings, TrainSettings  # noqa: E402
+from purecc_pack.purecc.shapes import Size, fit  # noqa: E402
 from purecc_pack.purecc.stages import ExtractorJob, PureJob  # noqa: E402
 
 import nodes  # noqa: E402
@@ -70,7 +71,7 @@ with torch.inference_mode():
     pictures = read_folder(concept_set_node.EXAMPLES / "pink poodle")
     with session.outside_inference(), torch.no_grad():
         data = build_concept_set(
-            [fit(p.pixels, 128) for p in pictures],
+            [fit(p.pixels, Size(128, 128)) for p in pictures],
             [p.caption for p in pictures],
             trigger="[V]",
             class_word="dog",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from purecc.pictures import fit, picture_files, read_folder
+from purecc.pictures import picture_files, read_folder
 
 
 def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
@@ -51,12 +51,15 @@ def test_a_mask_of_another_size_is_refused(tmp_path: Path) -> None:
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("size", "fitted"), [((128, 128), (128, 128)), ((400, 400), (128, 128)), ((100, 200), (96, 176))]
-)
-def test_a_picture_keeps_its_shape_and_gets_sides_that_latents_can_have(size, fitted) -> None:
-    picture = torch.rand(*size, 3, generator=torch.Generator().manual_seed(0))
-    made = fit(picture, 128)
-    assert tuple(made.shape) == (*fitted, 3)
-    assert float(made.min()) >= 0 and float(made.max()) <= 1
-    assert size != fitted or made is picture
+def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
+    """A white square stands where the mask says, after scaling and cropping too."""
+    image, mask = Image.new("RGB", (300, 200)), Image.new("L", (300, 200))
+    for one in (image, mask):
+        one.paste("white", (40, 60, 120, 140))
+    image.save(tmp_path / "a.png"), mask.save(tmp_path / "a.mask.png")
+    (picture,) = read_folder(tmp_path)
+    for shape, size in (("buckets", (112, 160)), ("square", (128, 128))):
+        made = picture.fitted(128, shape)
+        assert made.pixels.shape[:2] == made.mask.shape == size
+        torch.testing.assert_close(made.pixels[..., 0], made.mask)
+    assert (made.name, picture.mask.shape) == ("a.png", (200, 300))

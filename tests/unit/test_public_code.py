@@ -64,6 +64,8 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     path.write_bytes(b"not a file of tensors")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         read_lora(path, "[v]", "dog", "instance")
+    with pytest.raises(ValueError, match=r"learned_embeds.pt is a pickle, and no LoRA .* holds a token embedding"):
+        read_lora(tmp_path / "learned_embeds.pt", "[v]", "dog", "instance")
 
 
 @pytest.fixture

@@ -96,8 +96,12 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     }  # fmt: skip
     masked = replace(concept_set(), masks=(torch.ones(8, 8), torch.eye(8)))
     assert folder(settings=replace(SETTINGS, modulation_table=True)) == folder()  # the result is the same
+    assert folder(settings=replace(SETTINGS, stop_every=3, stop_gain=0.5)) == folder()  # early stop is off
+    stop = {"stop_patience": 2, "stop_every": 25, "stop_gain": 0.01}
+    for changed in (stop, stop | {"stop_patience": 3}, stop | {"stop_every": 3}, stop | {"stop_gain": 0.5}):
+        folders.append(folder(settings=replace(SETTINGS, **changed)))
     for field in fields(TrainSettings):
-        if field.name == "modulation_table":
+        if field.name == "modulation_table" or field.name in stop:
             continue
         other = others[field.name] if field.name in others else getattr(SETTINGS, field.name) * 2
         folders.append(folder(settings=replace(SETTINGS, **{field.name: other}), data=masked))

@@ -32,6 +32,9 @@ from purecc.settings import METHODS, PureSettings, TrainSettings
         (lambda: TrainSettings(accumulate=0), "accumulate is 0; it must be at least 1"),
         (lambda: TrainSettings(first_block=3, last_block=2), "last_block is 2; it must be at least 3"),
         (lambda: TrainSettings(background_weight=1.5), "background_weight is 1.5; it must be from 0 to 1"),
+        (lambda: TrainSettings(stop_patience=-1), "stop_patience is -1; it must be 0 or more"),
+        (lambda: TrainSettings(stop_every=0), "stop_every is 0; it must be at least 1"),
+        (lambda: TrainSettings(stop_gain=1.0), "stop_gain is 1.0; it must be from 0 to below 1"),
         (lambda: TrainSettings(background_weight=math.nan), "background_weight is nan"),
         (
             lambda: PureSettings(target="absolute"),

@@ -116,8 +116,8 @@ def sd35_whole_job() -> Graph:
 def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     g.group("1  Model and pictures", 0, 0, 420, plan.tall)
     data = g.add(
-        "PureCCConceptSet", 20, 220, 380, 520, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
-        clip=model["CLIP"], vae=model["VAE"],
+        "PureCCConceptSet", 20, 220, 380, 600, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
+        "buckets", False, "captions", clip=model["CLIP"], vae=model["VAE"],
     )  # fmt: skip
     g.note(20, 900, 380, 460, *plan.notes["start"])
     pure, lora = _training(g, model, data, plan)
