@@ -39,6 +39,14 @@ class ApplyConcept(io.ComfyNode):
                     "trained so. off: it always acts, as a plain LoRA does. as trained: the gate that the concept was trained "
                     "with, or picture where it was trained without.",
                 ),
+                io.Float.Input(
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the sampling the concept begins to act. 0: from the start. 0.1 to 0.3 leave the layout to the base model.",
+                ),
+                io.Float.Input(
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
+                    tooltip="Where in the sampling it ends. 1: at the end. 0.6 to 0.9 leave the finest detail to the base model.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="To the sampler."),
@@ -48,9 +56,12 @@ class ApplyConcept(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model, clip, concept: Concept, strength, embedding_strength, gate) -> io.NodeOutput:
+    def execute(
+        cls, model, clip, concept: Concept, strength, embedding_strength, gate, start_percent=0.0, end_percent=1.0
+    ) -> io.NodeOutput:
         require_clip(clip)
-        model, clip = adapter.apply_concept(model, clip, concept, strength, embedding_strength, gate)
+        span = (start_percent, end_percent)
+        model, clip = adapter.apply_concept(model, clip, concept, strength, embedding_strength, gate, span)
         return io.NodeOutput(model, clip, concept.trigger)
 
 

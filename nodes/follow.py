@@ -121,4 +121,6 @@ def report(title: str, job: Job) -> str:
     ended = reason(s, settings)
     rows += [ended] if ended else []
     rows.append(f"velocity drift from the base: base texts {s['drift_base']:.4f}, null text {s['drift_null']:.4f}")
+    if s.get("embedding_gap"):
+        rows.append(f"the embeddings alone, before the first step: {s['embedding_gap']:.4f} from the class word")
     return "\n".join([*rows, f"run: {job.run.folder.name}"])

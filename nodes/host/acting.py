@@ -32,10 +32,16 @@ class Applied:
     embedding_strength: float
     row_loras: tuple[RowLora, ...]  # none where the LoRA is a weight patch
     gate: Gate = "conditioning"  # of the row_loras
+    span: tuple[float, float] = (0.0, 1.0)  # of the sampling, in which it acts: from its start to its end
     _vectors: dict[int, Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
         return self  # the host's clone() deep-copies model_options; nothing in here changes
+
+    def acts(self, sampling: Any, t: Tensor) -> bool:
+        """Whether it acts at the noise levels `t`, as the host reckons a span's (Conditioning Set Timestep Range)."""
+        start, end = (sampling.percent_to_sigma(share) for share in self.span)
+        return end <= float(t.max()) <= start
 
     def vector(self, slot: int, block: int, like: Tensor) -> Tensor:
         """The embedding of a slot for a block, [width], on the device and in the dtype of the text stream."""
@@ -80,13 +86,17 @@ def act(
     marks = marks_of(c_crossattn, conditioning.pop(MAP, None))
     go_on = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **conditioning)  # noqa: E731
     named = options.get(_NAMED, frozenset())
+    sampling = executor.class_obj.model_sampling
+    acting = {number: one for number, one in options.get(CONCEPTS, {}).items() if one.acts(sampling, t)}
     in_whole_picture = [
-        one for number, one in options.get(CONCEPTS, {}).items() if one.gate == "picture" and number in named
+        one
+        for number, one in acting.items()
+        if one.row_loras and (one.gate == "off" or (one.gate == "picture" and number in named))
     ]
     if not marks.any() and not in_whole_picture:
         return go_on(options)
     marks = marks.to(x.device)
-    held = _held(marks, options[CONCEPTS])
+    held = [one for one in _held(marks, options[CONCEPTS]) if one in acting.values()]
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
         for one in dict.fromkeys([*held, *in_whole_picture]):

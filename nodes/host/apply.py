@@ -24,6 +24,7 @@ def apply_concept(
     strength: float = 1.0,
     embedding_strength: float = 1.0,
     gate: GateChoice = "off",
+    span: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[ModelPatcher, comfy.sd.CLIP]:
     """MODEL and CLIP with the concept, to be chained for several; the given ones stay as they are.
 
@@ -31,10 +32,15 @@ def apply_concept(
     prompt holds the trigger, negative prompt included; with "conditioning" in those conditionings only that hold it; with
     "rows" at the trigger's rows of the text stream only, so that all others
     are the base model's bit for bit. `embedding_strength` blends the layer-wise embeddings in at the trigger's rows. Both
-    0: the base model, and the trigger reads as the class word. Raises ValueError where the concept does not fit the MODEL
-    or is on it already.
+    0: the base model, and the trigger reads as the class word. `span`: the part of a sampling in which it acts, of 0..1; input
+    embeddings act in all of it. Raises ValueError where the concept does not fit the MODEL or is on it already, and for an
+    empty span.
     """
     require_sd3(model)
+    if not 0 <= span[0] < span[1] <= 1:
+        raise ValueError(
+            f"The concept is to act from {span[0]:g} to {span[1]:g} of the sampling; the end must be later."
+        )
     gate = gate_of(concept, gate)
     lora_acts = concept.lora is not None and strength != 0
     embedded = concept.embeddings is not None or concept.token_embeddings is not None
@@ -47,11 +53,12 @@ def apply_concept(
     if warning:
         log.warning("PureCC: %s", warning)
 
-    gated = row_loras(model, concept, strength, gate) if lora_acts and gate != "off" else ()
+    in_weights = gate == "off" and span == (0, 1)
+    gated = row_loras(model, concept, strength, gate) if lora_acts and not in_weights else ()
     patched = model.clone()
-    if lora_acts and gate == "off":
+    if lora_acts and in_weights:
         add_lora(patched, concept, strength)
-    applied = Applied(concept, embedding_strength, gated, gate)
+    applied = Applied(concept, embedding_strength, gated, gate, span)
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
     attach(patched)
     return patched, with_triggers(clip, {concept.trigger: replace(concept.placeholder, strength=embedding_strength)})

@@ -92,6 +92,6 @@ def _sources(g: Graph) -> tuple[Node, Node, Node]:
 
 def _apply(g: Graph, x: int, y: int, model: Node, concept: Node, strength: float, title: str) -> Node:
     return g.add(
-        "PureCCApplyConcept", x, y, 320, 230, strength, strength, "as trained", title=title,
+        "PureCCApplyConcept", x, y, 320, 290, strength, strength, "as trained", 0.0, 1.0, title=title,
         model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
     )  # fmt: skip

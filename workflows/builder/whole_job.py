@@ -129,7 +129,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
         if concept:
             gate = "off" if plan.with_lora else "as trained"
             applied = g.add(
-                "PureCCApplyConcept", 1340, y, 320, 230, 1.0, 1.0, gate, title=f"Apply: {name}",
+                "PureCCApplyConcept", 1340, y, 320, 290, 1.0, 1.0, gate, 0.0, 1.0, title=f"Apply: {name}",
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
             )  # fmt: skip
             arms.append((name, applied))

@@ -184,6 +184,35 @@ def base_is_kept() -> Result:
 
 
 @check
+def span() -> Result:
+    """A part of the sampling: inside it all as without a span, outside it the base reading the class word, bit for bit."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept(tokens=2)
+    at = 0.5625  # where this schedule of shift 3 has the noise level TIMES
+    for gate in ("off", "picture", "conditioning", "rows"):
+        whole, marking = apply_concept(model, clip, concept, gate=gate)
+        texts = [encode(marking, PROMPT), encode(marking, NEGATIVE)]
+        full, base = predict(whole, *texts, TIMES), predict(model, *texts, TIMES)
+        for ends, name in (
+            ((at - 0.1, at + 0.1), "inside"),
+            ((0.0, at - 0.1), "ended"),
+            ((at + 0.1, 1.0), "not begun"),
+        ):
+            got = predict(apply_concept(model, clip, concept, gate=gate, span=ends)[0], *texts, TIMES)
+            wanted, other = (full, base) if name == "inside" else (base, full)
+            if name == "inside":
+                result.figure(f"{gate}, inside", got.positive, wanted.positive, other.positive)
+                negative_moves = gate in ("off", "picture")
+                same = torch.equal(got.negative, base.negative)
+                result.sentences[f"{gate}: the negative moves: {negative_moves}"] = same != negative_moves
+            else:
+                for side in ("positive", "negative"):
+                    result.sentences[f"{gate}, {name}: {side}"] = torch.equal(getattr(got, side), getattr(wanted, side))
+    result.raises("empty", "the end must be later", lambda: apply_concept(model, clip, concept, span=(0.5, 0.5)))
+    return result
+
+
+@check
 def several_concepts() -> Result:
     """Two in one prompt, each at its own rows; one in each conditioning; in any order."""
     result, (model, clip, _) = Result(), host()
