@@ -1,5 +1,6 @@
 """Following a training run from a node: progress, previews, cancel, and the report at its end."""
 
+import itertools
 from contextlib import closing
 
 import numpy as np
@@ -26,7 +27,7 @@ _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
 
 
 class Validation:
-    """Pictures that show how far a run is: of the first example's text, and of the prompts of Settings, always the same noise.
+    """Pictures that show how far a run is: of the first example's text, and of the prompts of Settings, each with every seed.
 
     Prompts are encoded here, before the training has the device.
     """
@@ -38,28 +39,36 @@ class Validation:
         self._base, self._complete = concept_set.encoded[texts.base], concept_set.encoded[texts.complete]
         self._null = concept_set.encoded[NULL]
         self._prompts = [data.encoder.encode(prompt) for prompt in advanced.validation_prompts]
-        self._size = concept_set.examples[0].latent.shape
+        self._size, self._seeds = concept_set.examples[0].latent.shape, advanced.validation_seeds
 
     def preview(self, network: AdaptedNetwork, scaling: LatentScaling, model: str) -> Image.Image:
-        """The example and the prompts side by side."""
-        pictures = [self._draw(network, scaling, text, model) for text in (self._complete, *self._prompts)]
-        row = torch.cat(pictures, dim=2)[0]  # [1, height, width, 3] each, along the width
-        return Image.fromarray((row.numpy() * 255).round().clip(0, 255).astype(np.uint8))
+        """The example and the prompts side by side, the seeds one below the other."""
+        rows = []
+        for seed in self._seeds:
+            pictures = [self._draw(network, scaling, text, model, seed) for text in (self._complete, *self._prompts)]
+            rows.append(torch.cat(pictures, dim=2))  # [1, height, width, 3] each, along the width
+        sheet = torch.cat(rows, dim=1)[0]  # along the height
+        return Image.fromarray((sheet.numpy() * 255).round().clip(0, 255).astype(np.uint8))
 
     def pairs(self, network: AdaptedNetwork, scaling: LatentScaling, model: str) -> Tensor:
-        """[2 + 2 prompts, height, width, 3]: the base model without the trigger, the model with it; each prompt by both."""
+        """[seeds * (2 + 2 prompts), height, width, 3]: the base model without the trigger, the model with it; each prompt by both.
+
+        All of one seed, then all of the next.
+        """
         asked = [(self._base, BASE), (self._complete, model)]
         asked += [(prompt, which) for prompt in self._prompts for which in (BASE, model)]
         pictures = []
-        for text, which in asked:
-            pictures.append(self._draw(network, scaling, text, which))
+        for seed, (text, which) in itertools.product(self._seeds, asked):
+            pictures.append(self._draw(network, scaling, text, which, seed))
             session.check_interrupted()
         return torch.cat(pictures)
 
     @torch.no_grad()
-    def _draw(self, network: AdaptedNetwork, scaling: LatentScaling, text: EncodedText, model: str | None) -> Tensor:
+    def _draw(
+        self, network: AdaptedNetwork, scaling: LatentScaling, text: EncodedText, model: str | None, seed: int
+    ) -> Tensor:
         """[1, height, width, 3]"""
-        noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(0))
+        noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(seed))
         words = [TextBatch.of([one], network.device) for one in (text, self._null)]
         latent = euler(guided_velocity(network, *words, _GUIDANCE, model), noise.to(network.device), _STEPS, self.shift)
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))

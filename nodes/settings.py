@@ -191,6 +191,11 @@ def _inputs() -> list:
             tooltip="Share by which the loss must have fallen since the last gain. 0.01 is 1 %; 0.002 to 0.02. 0: any fall is a gain, "
             "so that it may never stop.",
         ),
+        io.String.Input(
+            "validation_seeds", default="0",
+            tooltip="Noise of the preview and validation pictures, any whole numbers: 0, or 0, 1, 2. Every prompt is drawn with each, so "
+            "two seeds take twice the time. 1 to 3 of them.",
+        ),
     ]  # fmt: skip
 
 
@@ -221,6 +226,7 @@ def advanced_of(values: dict) -> Advanced:
     """The node's values as settings by their own names."""
     values = dict(values)
     prompts = tuple(" ".join(line.split()) for line in values.pop("validation_prompts").splitlines() if line.strip())
+    seeds = _seeds(values.pop("validation_seeds"))
     embeddings = values.pop("stage2_embeddings")
     own = {name: values.pop(name) for name in ("preset", "extractor_lora", "validation_every")}
     lowest, highest = values.pop("lambda_min"), values.pop("lambda_max")
@@ -234,8 +240,16 @@ def advanced_of(values: dict) -> Advanced:
     train = {**values, "last_block": None if last < 0 else last}
     return Advanced(
         train=train, pure=pure, stage2_embeddings=None if embeddings == AS_EXTRACTOR else embeddings,
-        validation_prompts=prompts, **own,
+        validation_prompts=prompts, validation_seeds=seeds, **own,
     )  # fmt: skip
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """ "0, 1 2" -> (0, 1, 2). Raises ValueError for anything but whole numbers from 0, and for none."""
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isdecimal() and int(part) < 2**63 for part in parts):
+        raise ValueError(f'validation_seeds is "{text}"; it must be whole numbers from 0, as 0 or 0, 1, 2.')
+    return tuple(dict.fromkeys(map(int, parts)))
 
 
 NODES = [Settings]

@@ -130,7 +130,7 @@ class PureLearning(io.ComfyNode):
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
                 io.Image.Output("validation", display_name="validation",
                                 tooltip="One seed: the base model without the trigger, then the customised model with it. After them, "
-                                "for each prompt of Settings, the base model and the customised one."),
+                                "for each prompt of Settings, the base model and the customised one. Then the next seed of Settings."),
                 io.String.Output("report", display_name="report", tooltip="Figures of the run."),
             ],
             hidden=[io.Hidden.unique_id],

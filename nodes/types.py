@@ -40,6 +40,7 @@ class Advanced:
     extractor_lora: bool = True  # whether it guides
     validation_prompts: tuple[str, ...] = ()
     validation_every: int = 0  # steps between previews; 0: four in a run
+    validation_seeds: tuple[int, ...] = (0,)  # of the noise that each of the prompts is drawn from
 
     @property
     def _preset(self) -> Preset:
@@ -66,6 +67,8 @@ class Advanced:
         changed = {name: value for name, value in {**self.train, **self.pure}.items() if value != defaults[name]}
         changed |= {} if self.stage2_embeddings is None else {"stage2_embeddings": self.stage2_embeddings}
         changed |= {} if self.extractor_lora else {"extractor_lora": False}
+        if self.validation_seeds != (0,):
+            changed["validation_seeds"] = ", ".join(map(str, self.validation_seeds))
         rows = [f"{name}: {value}" for name, value in changed.items()] or ["nothing changed"]
         if self._preset != Preset():
             rows = [f"preset {self.preset}, which stands above:", *rows]

@@ -24,7 +24,7 @@ DEFAULTS = {
     "class_guidance": 4.5, "class_shift": 3.0, "background_weight": 1.0, "schedule": "constant", "warmup": 0,
     "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "modulation_table": False, "max_grad_norm": 1.0,
     "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
-    "stop_patience": 0, "stop_every": 25, "stop_gain": 0.01, "token_embeddings": False,
+    "stop_patience": 0, "stop_every": 25, "stop_gain": 0.01, "token_embeddings": False, "validation_seeds": "0",
 }  # fmt: skip
 
 
@@ -162,13 +162,22 @@ def test_validation_prompts_are_drawn(server: Server) -> None:
     p = Prompt()
     pocket = p.pocket()
     data = p.concept_set(pocket)
-    wire = [settings(p, validation_prompts="a [V] dog in the snow\n\n  a red   house\n", validation_every=1), 0]
+    prompts = "a [V] dog in the snow\n\n  a red   house\n"
+    wire = [settings(p, validation_prompts=prompts, validation_every=1, validation_seeds="0, 7"), 0]
     pure = p.pure(pocket, data, None, method="LoRA", steps=2, learning_rate=3e-2, settings=wire)
     saved = p.add("SaveImage", images=[pure, 1], filename_prefix="t/validation")
     images = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][saved]["images"]
-    assert len(images) == 2 + 2 * 2  # the example's pair, and a pair for each prompt
+    assert len(images) == 2 * (2 + 2 * 2)  # for each seed the example's pair, and a pair for each prompt
     drawn = [server.client.view(image["filename"], image["subfolder"]) for image in images]
-    assert len(set(drawn)) == 6  # the base model and the customised one differ, and so do the prompts
+    assert len(set(drawn)) == 12  # the base model and the customised one differ, and so do the prompts and seeds
+
+
+@pytest.mark.parametrize("seeds", ["", "one", "1.5", "-1"])
+def test_seeds_that_are_none_are_told_in_a_sentence(server: Server, seeds: str) -> None:
+    p = Prompt()
+    p.show([settings(p, validation_seeds=seeds), 0])
+    with pytest.raises(HostError, match=f'validation_seeds is "{seeds}"; it must be whole numbers from 0'):
+        server.client.run(p.nodes, timeout=DEADLINE)
 
 
 @pytest.mark.parametrize(

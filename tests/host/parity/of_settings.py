@@ -41,12 +41,13 @@ def settings_by_their_names() -> Result:
     values = {
         "preset": "as shown", "gate": "rows", "last_block": -1, "alpha": 0.0, "stage2_embeddings": "as the extractor",
         "extractor_lora": True, "target": "in-context", "lambda_multiplier": 2.0, "lambda_min": -100.0, "lambda_max": 3.0,
-        "validation_prompts": "a dog \n\n b", "validation_every": 5,
+        "validation_prompts": "a dog \n\n b", "validation_every": 5, "validation_seeds": "3, 0 3",
     }  # fmt: skip
     made = advanced_of(values)
     result.sentences[f"of both stages: {made.train}"] = made.train == {"gate": "rows", "alpha": 0.0, "last_block": None}
     expected = {"target": "in-context", "scale_multiplier": 2.0, "scale_min": None, "scale_max": 3.0}
     result.sentences[f"of the method: {made.pure}"] = made.pure == expected
     result.sentences[f"prompts: {made.validation_prompts}"] = made.validation_prompts == ("a dog", "b")
+    result.sentences[f"seeds: {made.validation_seeds}"] = made.validation_seeds == (3, 0)
     result.sentences["stage 2 as the extractor"] = made.stage2_embeddings is None
     return result
