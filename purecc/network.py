@@ -194,7 +194,7 @@ class AdaptedNetwork:
         self._lora.add(name)
         self._layers = [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
         for parameter in self.lora_parameters(name):
-            parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(self.device, torch.float32)  # a base in float8 or in main memory has others
         self._routed = None  # unknown: peft leaves layers that were switched off as they were
 
     def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
