@@ -7,7 +7,16 @@ from comfy_api.latest import io, ui
 from ..purecc.concept import GATES, EmbeddingMode
 from ..purecc.objective import TARGET_TEXTS
 from ..purecc.presets import PRESETS
-from ..purecc.settings import CLASS_TEXTS, ETA_SCHEDULES, RATE_SCHEDULES, TARGETS, TIMES, PureSettings, TrainSettings
+from ..purecc.settings import (
+    CLASS_TEXTS,
+    ETA_SCHEDULES,
+    MEMORIES,
+    RATE_SCHEDULES,
+    TARGETS,
+    TIMES,
+    PureSettings,
+    TrainSettings,
+)
 from .types import CATEGORY, Advanced, SettingsWire
 
 AS_EXTRACTOR = "as the extractor"
@@ -170,6 +179,12 @@ def _inputs() -> list:
             "modulation_table", default=train.modulation_table,
             tooltip="Keeps the adaLN layers, a third of the model, in main memory and computes what they give ahead of the steps: "
             "1.5 GB less on the GPU with SD3.5 Medium. The result is the same.",
+        ),
+        io.Combo.Input(
+            "memory", options=list(MEMORIES), default=train.memory,
+            tooltip="What may be turned on where GPU memory is short, the cheapest that fits: modulation_table, checkpointing, the "
+            "frozen base in float8, in NF4, blocks waiting in main memory. auto: for what is free, a good choice. 24 to 6 GB: as on a "
+            "card of that size. as set: nothing. The report tells what it was.",
         ),
     ]  # fmt: skip
 

@@ -119,11 +119,14 @@ def store(transformer: nn.Module, storage: Storage) -> None:
     """Replaces the Linears of a transformer without LoRAs; on the meta device too."""
     for name, linear in list(linears(transformer)):
         parts = packed(linear.weight.data, storage, linear.weight.dtype)
-        frozen = FrozenLinear(
-            linear.in_features, linear.out_features, linear.bias, parts, storage, linear.weight.dtype
-        )
+        frozen = FrozenLinear(linear.in_features, linear.out_features, linear.bias, parts, storage, linear.weight.dtype)
         owner, _, last = name.rpartition(".")
         setattr(transformer.get_submodule(owner), last, frozen)
+
+
+def storage_of(transformer: nn.Module) -> Storage:
+    """How its Linears are stored."""
+    return next((m.storage for m in transformer.modules() if isinstance(m, FrozenLinear)), "whole")
 
 
 def stream(transformer: nn.Module, device: torch.device | str) -> None:

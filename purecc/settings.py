@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from .concept import GATES, EmbeddingMode, Gate
+from .frozen import STORAGES, Storage
 from .objective import ORIGINALS, TARGET_TEXTS, EtaSchedule, Original, Target
 from .targets import TARGETS as TARGETS
 
@@ -18,6 +19,8 @@ RateSchedule = Literal["constant", "cosine"]
 RATE_SCHEDULES: tuple[RateSchedule, ...] = get_args(RateSchedule)
 Times = Literal["logit-normal", "diffusers grid"]
 TIMES: tuple[Times, ...] = get_args(Times)
+Memory = Literal["auto", "24 GB", "16 GB", "12 GB", "8 GB", "6 GB", "as set"]
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 ClassTexts = Literal["class", "base"]
 CLASS_TEXTS: tuple[ClassTexts, ...] = get_args(ClassTexts)
 
@@ -49,6 +52,13 @@ class TrainSettings:
     checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
     modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
     background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
+    memory: Memory = "auto"  # what `savings` may turn on of the savings here: as much as the device needs, or none
+    frozen_weights: Storage = (
+        "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
+    )
+    stream_blocks: bool = (
+        False  # the base's blocks wait in main memory: far less memory, much slower, the result is the same
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "accumulate"):
@@ -63,6 +73,9 @@ class TrainSettings:
         _require(0 <= self.background_weight <= 1, "background_weight", self.background_weight, "from 0 to 1")
         last = self.last_block
         _require(last is None or last >= self.first_block, "last_block", last, f"at least {self.first_block}")
+        _require_one_of(self, memory=MEMORIES, frozen_weights=STORAGES)
+        needs = "False where checkpointing is off: else every block's copy would wait for the backward pass"
+        _require(self.checkpointing or not self.stream_blocks, "stream_blocks", self.stream_blocks, needs)
         _require(self.rank > 0 or self.embeddings != "none", "rank", 0, "above 0 where there are no embeddings")
 
 
@@ -131,9 +144,18 @@ class PureSettings:
         return {name: getattr(self, name) for name in names}
 
 
+_SAME_RESULT = ("modulation_table", "memory", "stream_blocks")
+
+
 def as_plain(settings: TrainSettings) -> dict[str, Any]:
-    """Settings as a dictionary, for files and hashes; less what changes nothing in the result."""
-    return {name: value for name, value in asdict(settings).items() if name != "modulation_table"}
+    """Settings as a dictionary, for files and hashes; less what changes nothing in the result.
+
+    Checkpointing changes nothing either: it stays in as off, so that finished runs of older versions are found.
+    """
+    plain = {name: value for name, value in asdict(settings).items() if name not in _SAME_RESULT}
+    if settings.frozen_weights == "whole":
+        del plain["frozen_weights"]
+    return plain | {"checkpointing": False}
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

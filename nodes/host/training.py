@@ -11,8 +11,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ...purecc.batches import LatentScaling
 from ...purecc.concept_set import ConceptSet
-from ...purecc.memory import Inputs, estimate, require_room
+from ...purecc.memory import Inputs, estimate
 from ...purecc.network import AdaptedNetwork
+from ...purecc.savings import Room, plan
 from ...purecc.settings import PureSettings, TrainSettings
 from . import convert, session
 
@@ -24,6 +25,7 @@ class Prepared:
     network: AdaptedNetwork
     scaling: LatentScaling
     base: str  # fingerprint
+    settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
 
 
@@ -33,26 +35,33 @@ def prepared(
 ) -> Iterator[Prepared]:
     """The MODEL as a network on the host's device and in its dtype, for as long as the block lasts. `pure`: of stage 2.
 
-    Raises ValueError, before any work, where the MODEL is of another type or a GPU has not the memory.
+    What saves memory is turned on as `settings.memory` says. Raises ValueError, before any work, where the MODEL is of
+    another type or a GPU has not the memory.
     """
     session.free_for_training()
     device = session.training_device()
     dtype = session.training_dtype(device)
     config = convert.configuration(model)
     inputs = Inputs.of(data, config["patch_size"])
-    free = int(comfy.model_management.get_free_memory(device))
-    room = require_room(
-        lambda changed: estimate(config, inputs, changed, pure, dtype, device.type), settings, free, device.type
+    free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
+    chosen = plan(
+        lambda changed: estimate(config, inputs, changed, pure, dtype, device.type),
+        settings,
+        Room(device.type, free, main),
     )
-    notes = "\n".join([room, *convert.remarks(model, dtype)])
+    settings = chosen.settings
+    notes = "\n".join([chosen.line, *convert.remarks(model, dtype)])
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(
-        convert.to_diffusers(model, dtype=dtype, device=device, largest=largest, modulation_device=modulation)
-    )
+        convert.to_diffusers(
+            model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
+            storage=settings.frozen_weights, streamed=settings.stream_blocks,
+        )
+    )  # fmt: skip
     scaling = LatentScaling(*convert.latent_scaling(model))
     try:
-        yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), notes)
+        yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), settings, notes)
     finally:
         release(network)
 
@@ -63,3 +72,5 @@ def release(network: AdaptedNetwork) -> None:
     network.embeddings.clear()
     gc.collect()
     comfy.model_management.soft_empty_cache()
+    if torch.cuda.is_available() and hasattr(torch._C, "_host_emptyCache"):
+        torch._C._host_emptyCache()  # pinned memory of blocks that waited there

@@ -85,7 +85,11 @@ def test_every_linear_of_the_blocks_but_adalns() -> None:
 
 
 def stage_two(
-    storage: str, streamed: bool = False, checkpointing: bool = False, dtype: torch.dtype = torch.float32, layers: int = 2
+    storage: str,
+    streamed: bool = False,
+    checkpointing: bool = False,
+    dtype: torch.dtype = torch.float32,
+    layers: int = 2,
 ) -> AdaptedNetwork:
     one = transformer(layers=layers).to(dtype)
     store(one, storage)
@@ -138,7 +142,10 @@ def test_the_gradient_reaches_the_lora_and_points_the_same_way(storage: str, lea
 def test_checkpointing_and_streaming_change_no_bit(storage: str, dtype: torch.dtype) -> None:
     here = gradient(stage_two(storage, dtype=dtype))
     for streamed, checkpointing in ((False, True), (True, False), (True, True)):
-        assert torch.equal(gradient(stage_two(storage, streamed, checkpointing, dtype)), here), (streamed, checkpointing)
+        assert torch.equal(gradient(stage_two(storage, streamed, checkpointing, dtype)), here), (
+            streamed,
+            checkpointing,
+        )
 
 
 def block_bytes(network: AdaptedNetwork, storage: str) -> float:
