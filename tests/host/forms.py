@@ -100,6 +100,11 @@ def dtypes() -> dict:
     name = write("diffusion_models", "scaled.safetensors", scaled_float8(values))
     (model,) = nodes.UNETLoader().load_unet(name, "default")
     seen["scaled float8 file"] = compared(model)
+    whole = comfy.sd.load_diffusion_model_state_dict(dict(values), model_options={"dtype": torch.float32})
+    for storage in ("whole", "float8", "nf4"):
+        for streamed in (False, True):
+            form = f"stored as {storage}{', streamed' if streamed else ''}"
+            seen[form] = compared(whole, storage=storage, streamed=streamed)
     packed = comfy.sd.load_diffusion_model_state_dict(dict(values), model_options={"dtype": torch.float32})
     linear = packed.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1
     linear.weight = torch.nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.uint8), requires_grad=False)

@@ -63,6 +63,14 @@ def test_float8_is_read_and_told(seen: dict, name: str) -> None:
     assert any("float8" in note for note in seen["dtypes"][name]["notes"])
 
 
+@pytest.mark.parametrize("streamed", ["", ", streamed"])
+@pytest.mark.parametrize(("storage", "least", "most"), [("whole", 0, 1e-5), ("float8", 1e-3, 0.1), ("nf4", 1e-2, 0.3)])
+def test_the_copy_may_be_stored_in_fewer_bytes(seen: dict, storage: str, least: float, most: float, streamed) -> None:
+    form = seen["dtypes"][f"stored as {storage}{streamed}"]
+    assert least <= form["error"] < most
+    assert form["error"] == seen["dtypes"][f"stored as {storage}"]["error"]
+
+
 def test_float16_is_widened_and_told(seen: dict) -> None:
     form = seen["dtypes"]["float16"]
     assert form["exact"]

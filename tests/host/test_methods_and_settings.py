@@ -23,7 +23,7 @@ DEFAULTS = {
     "null_anchor": 0.0, "preservation_weight": 1.0, "class_pictures": 16, "class_texts": "class", "class_steps": 28,
     "class_guidance": 4.5, "class_shift": 3.0, "background_weight": 1.0, "schedule": "constant", "warmup": 0,
     "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "modulation_table": False, "max_grad_norm": 1.0,
-    "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
+    "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0, "memory": "auto",
 }  # fmt: skip
 
 
