@@ -16,6 +16,7 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
+from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from purecc_pack.nodes.host import convert, pocket, session  # noqa: E402
 from purecc_pack.purecc.targets import lora_modules  # noqa: E402
@@ -193,19 +194,64 @@ def others() -> dict:
     return seen
 
 
+def half_vae() -> dict:
+    """SD3's VAE as the host builds it from a file, in float16, whose first layers overflow there and not in float32."""
+    config = {"z_channels": 16, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    config |= {
+        "double_z": True,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    torch.manual_seed(0)
+    made = AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Encoder", "params": config},
+        decoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Decoder", "params": config},
+    )
+    values = {
+        name: 0.02 * torch.randn(v.shape) if v.ndim > 1 else torch.ones_like(v) for name, v in made.state_dict().items()
+    }
+    for end in ("encoder", "decoder"):
+        values[f"{end}.conv_in.weight"].mul_(5e5).clamp_(-6e4, 6e4)  # the weights themselves fit
+    vaes = {dtype: comfy.sd.VAE(sd=dict(values), dtype=dtype) for dtype in (torch.float16, torch.float32)}
+    half, whole = vaes[torch.float16], vaes[torch.float32]
+    picture = torch.rand(1, 32, 32, 3)
+    latents = session.encode_pictures(whole, picture)
+    return {
+        "stock": bool(torch.isfinite(half.encode(picture)).all()),
+        "stock picture": bool(torch.isfinite(half.decode(latents)).all()),
+        "latents": apart(session.encode_pictures(half, picture), latents),
+        "pictures": apart(session.decode_latents(half, latents), session.decode_latents(whole, latents)),
+        "dtype": [str(half.vae_dtype), str(next(half.first_stage_model.parameters()).dtype)],
+    }
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
 def broken_vae() -> dict:
-    """A VAE whose values run over, as SD3's may in float16."""
-    vae = pocket.load_pocket()[2]
-    for parameter in vae.first_stage_model.parameters():
-        parameter.fill_(float("inf"))
-    try:
-        session.encode_pictures(vae, torch.rand(1, 64, 64, 3))
-    except ValueError as error:
-        return {"said": str(error)}
-    return {"said": "nothing"}
+    """A VAE with a damaged file, and latents that are no numbers."""
+    vae, said = pocket.load_pocket()[2], {}
+    cases = {"diverged": lambda: session.decode_latents(vae, torch.full((1, 16, 8, 8), float("nan")))}
+    cases["encode"] = lambda: session.encode_pictures(vae, torch.rand(1, 64, 64, 3))
+    cases["decode"] = lambda: session.decode_latents(vae, torch.zeros(1, 16, 8, 8))
+    for case, call in cases.items():
+        try:
+            call()
+        except ValueError as error:
+            said[case] = str(error)
+        for parameter in vae.first_stage_model.parameters():
+            parameter.fill_(float("nan"))
+    return said
 
 
 with torch.inference_mode():  # as the host runs every node
     print(
-        json.dumps({check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, broken_vae)})
+        json.dumps(
+            {check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, half_vae, broken_vae)}
+        )
     )

@@ -106,5 +106,15 @@ def test_another_type_is_named(seen: dict, kind: str) -> None:
     assert f"of the type {kind};" in seen["others"][kind]
 
 
-def test_latents_that_are_not_finite_are_told_before_training(seen: dict) -> None:
-    assert "not finite" in seen["broken_vae"]["said"] and "--fp32-vae" in seen["broken_vae"]["said"]
+def test_a_vae_that_overflows_in_float16_is_used_in_float32(seen: dict) -> None:
+    found = seen["half_vae"]
+    assert not found["stock"] and not found["stock picture"]  # or the next lines could not fail
+    assert found["latents"] < 0.01 and found["pictures"] < 0.01  # its weights are float16's
+    assert found["dtype"] == ["torch.float16"] * 2
+
+
+def test_what_is_not_finite_is_told(seen: dict) -> None:
+    said = seen["broken_vae"]
+    assert "not finite" in said["encode"] and "another file" in said["encode"]
+    assert "not finite" in said["decode"] and "another file" in said["decode"]
+    assert "training has diverged" in said["diverged"]
