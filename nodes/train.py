@@ -81,7 +81,8 @@ class TrainExtractor(io.ComfyNode):
         train = advanced.train_settings("extractor", **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            with training.prepared(model, data.concept_set, train) as it:
+            host = {"vae": data.vae, "encoder": data.encoder}
+            with training.prepared(model, data.concept_set, train, **host) as it:
                 job = ExtractorJob(
                     it.network, data.concept_set, it.settings, it.scaling, session.runs_folder(), it.base
                 )
@@ -150,7 +151,8 @@ class PureLearning(io.ComfyNode):
         train = advanced.train_settings("pure", embeddings=embeddings, **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
-            with training.prepared(model, data.concept_set, train, pure) as it:
+            host = {"vae": data.vae, "encoder": data.encoder}
+            with training.prepared(model, data.concept_set, train, pure, **host) as it:
                 root = session.runs_folder()
                 job = PureJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor)
                 follow(job, validation, cls.hidden.unique_id, PURE)

@@ -55,6 +55,7 @@ class Estimate:
 
     @property
     def peak(self) -> int:
+        """The most at once, on the device."""
         return self.weights + self.learnt + self.inputs + max(self.step, self.validation)
 
     def __str__(self) -> str:

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.model_management
+import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...purecc.batches import LatentScaling
 from ...purecc.concept_set import ConceptSet
-from ...purecc.memory import Inputs, estimate
+from ...purecc.encoding import TextEncoder
+from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
 from ...purecc.savings import Room, plan
 from ...purecc.settings import PureSettings, TrainSettings
@@ -31,9 +33,17 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    model: ModelPatcher, data: ConceptSet, settings: TrainSettings, pure: PureSettings | None = None
+    model: ModelPatcher,
+    data: ConceptSet,
+    settings: TrainSettings,
+    pure: PureSettings | None = None,
+    *,
+    vae: comfy.sd.VAE | None = None,
+    encoder: TextEncoder | None = None,
 ) -> Iterator[Prepared]:
     """The MODEL as a network on the host's device and in its dtype, for as long as the block lasts. `pure`: of stage 2.
+
+    `vae`, `encoder`: those that encode and decode, to tell what these phases need.
 
     What saves memory is turned on as `settings.memory` says. Raises ValueError, before any work, where the MODEL is of
     another type or a GPU has not the memory.
@@ -50,7 +60,7 @@ def prepared(
         Room(device.type, free, main),
     )
     settings = chosen.settings
-    notes = "\n".join([chosen.line, *convert.remarks(model, dtype)])
+    notes = "\n".join([chosen.line, phases(chosen.needed, data, vae, encoder), *convert.remarks(model, dtype)])
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(
@@ -64,6 +74,26 @@ def prepared(
         yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), settings, notes)
     finally:
         release(network)
+
+
+def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE | None, encoder: TextEncoder | None) -> str:
+    """A line for people: GPU memory of each phase (main memory without a GPU), by the host's own figures where it works.
+
+    The host encodes before the training and its models leave the device then; a validation picture is decoded beside the
+    network, by the host in tiles where it lacks room.
+    """
+    channels, height, width = max((tuple(e.latent.shape) for e in data.examples), key=lambda shape: shape[1] * shape[2])
+    encoding, decoding = [], 0
+    clip = getattr(encoder, "clip", None)
+    if clip is not None:
+        encoding.append(f"text encoders {in_words(clip.patcher.model_size())}")
+    if vae is not None:
+        pixels = (1, 3, height * vae.downscale_ratio, width * vae.downscale_ratio)
+        encoding.append(f"VAE {in_words(int(vae.model_size() + vae.memory_used_encode(pixels, vae.vae_dtype)))}")
+        decoding = int(vae.model_size() + vae.memory_used_decode((1, channels, height, width), vae.vae_dtype))
+    validation = needed.weights + needed.learnt + max(needed.validation, decoding)
+    before = [f"encoding: {', then '.join(encoding)} (ComfyUI's figures, before the training)"] if encoding else []
+    return "phases: " + "; ".join([*before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
 
 
 def release(network: AdaptedNetwork) -> None:
