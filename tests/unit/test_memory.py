@@ -15,7 +15,7 @@ from benchmarks.live_bytes import LiveBytes
 from purecc.batches import LatentScaling
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder
-from purecc.frozen import store
+from purecc.frozen import Storage, store
 from purecc.memory import Estimate, Inputs, estimate
 from purecc.network import PURE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
@@ -60,24 +60,28 @@ def pocket_data() -> ConceptSet:
 
 
 @pytest.mark.parametrize(
-    ("original", "dtype", "checkpointing"),
+    ("original", "dtype", "checkpointing", "storage"),
     [
-        (None, torch.float32, False),
-        (None, torch.float32, True),
-        ("frozen base", torch.float32, False),
-        ("trainable", torch.float32, True),
-        ("frozen base", torch.bfloat16, False),
+        (None, torch.float32, False, "whole"),
+        (None, torch.float32, True, "whole"),
+        ("frozen base", torch.float32, False, "whole"),
+        ("trainable", torch.float32, True, "whole"),
+        ("frozen base", torch.bfloat16, False, "whole"),
+        ("frozen base", torch.bfloat16, False, "float8"),
+        ("frozen base", torch.float32, True, "nf4"),
     ],
 )
-def test_within_a_tenth_of_a_real_run(tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing) -> None:
-    settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing)
+def test_within_a_tenth_of_a_real_run(
+    tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing, storage
+) -> None:
+    settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing, frozen_weights=storage)
     pure = PureSettings(original=original) if original else None
     scaling, extractor = LatentScaling(1.0, 0.0), None
     if pure:
         first = ExtractorJob(network(dtype), pocket_data, TrainSettings(steps=1), scaling, tmp_path, "base")
         list(first)
         extractor = first.concept
-    adapted = network(dtype)
+    adapted = network(dtype, storage)
     if pure:
         job = PureJob(adapted, pocket_data, settings, scaling, tmp_path, "base", pure, extractor)
     else:
@@ -90,8 +94,11 @@ def test_within_a_tenth_of_a_real_run(tmp_path: Path, pocket_data: ConceptSet, o
     assert beside_weights == pytest.approx(live.peak, rel=0.1)
 
 
-def network(dtype: torch.dtype) -> AdaptedNetwork:
-    return AdaptedNetwork(load_pocket().transformer.to(dtype))
+def network(dtype: torch.dtype, storage: Storage = "whole") -> AdaptedNetwork:
+    transformer = load_pocket().transformer.to(dtype)
+    if storage != "whole":
+        store(transformer, storage)
+    return AdaptedNetwork(transformer)
 
 
 @pytest.mark.parametrize(
