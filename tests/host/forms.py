@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -18,8 +20,13 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
-from purecc_pack.nodes.host import convert, pocket, session  # noqa: E402
+from purecc_pack.nodes.host import convert, pocket, session, training  # noqa: E402
+from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
+from purecc_pack.purecc.encoding import EncodedText  # noqa: E402
+from purecc_pack.purecc.settings import TrainSettings  # noqa: E402
+from purecc_pack.purecc.stages import ExtractorJob  # noqa: E402
 from purecc_pack.purecc.targets import lora_modules  # noqa: E402
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from sd3_files import (
     CHANNELS,
@@ -101,6 +108,7 @@ def dtypes() -> dict:
     name = write("diffusion_models", "scaled.safetensors", scaled_float8(values))
     (model,) = nodes.UNETLoader().load_unet(name, "default")
     seen["scaled float8 file"] = compared(model)
+    seen["trained"] = {storage: trained(model, frozen_weights=storage) for storage in ("whole", "float8")}
     whole = comfy.sd.load_diffusion_model_state_dict(dict(values), model_options={"dtype": torch.float32})
     for storage in ("whole", "float8", "nf4"):
         for streamed in (False, True):
@@ -130,6 +138,35 @@ def refused(model: ModelPatcher) -> str:
     return "was taken"
 
 
+class Words:
+    """Rows of chance for each text, in SD3's widths; the trigger at row 3."""
+
+    def __init__(self, trigger: str):
+        self.trigger = trigger
+
+    def encode(self, words: str) -> EncodedText:
+        seed, marks = zlib.crc32(words.encode()), torch.zeros(20, dtype=torch.int64)
+        marks[3] = int(self.trigger in words)
+        return EncodedText(noise(20, JOINT, seed=seed), noise(POOLED, seed=seed + 1), marks)
+
+
+def trained(model: ModelPatcher, **changed) -> dict:
+    """Two steps of stage 1, as the node makes them; what stands in the concept's file."""
+    settings = TrainSettings(steps=2, **changed)
+    with session.outside_inference():
+        data = build_concept_set(
+            [noise(64, 64, 3, seed=7)] * 2, ["a [V] dog", ""], trigger="[V]", class_word="dog", kind="instance", tokens=1,
+            encode_picture=lambda picture: noise(CHANNELS, 8, 8, seed=8), text_encoder=lambda word, _: Words(word),
+        )  # fmt: skip
+        with training.prepared(model, data, settings) as it:
+            job = ExtractorJob(it.network, data, it.settings, it.scaling, Path(tempfile.mkdtemp()), it.base)
+            losses = [record.loss for record in job]
+    with safe_open(job.run.result, "pt") as file:
+        written = {name: json.loads(file.metadata()[f"purecc.{name}"]) for name in ("base", "settings")}
+        moved = max(float(file.get_tensor(key).abs().max()) for key in file.keys() if "lora_B" in key)
+    return written | {"losses": losses, "moved": moved, "notes": it.notes}
+
+
 def with_lora() -> dict:
     """A LoRA on MODEL by the stock loader: trained on top of it, and told."""
     kind = REDUCED["SD3 Medium"]
@@ -147,7 +184,7 @@ def with_lora() -> dict:
 
     load_models_gpu([patched])
     found = compared(patched)
-    return {"without": plain, "with": found}
+    return {"without": plain, "with": found, "trained": trained(patched)}
 
 
 def full_size() -> dict:

@@ -77,6 +77,19 @@ def test_float16_is_widened_and_told(seen: dict) -> None:
     assert any("float16" in note and "float32" in note for note in form["notes"])
 
 
+@pytest.mark.parametrize("storage", ["whole", "float8"])
+def test_a_scaled_float8_file_trains(seen: dict, storage: str) -> None:
+    found = seen["dtypes"]["trained"][storage]
+    assert len(found["losses"]) == 2 and all(0 < loss < 100 for loss in found["losses"]) and found["moved"] > 0
+    assert found["settings"].get("frozen_weights", "whole") == storage
+
+
+def test_the_concepts_file_tells_of_a_lora_on_the_model(seen: dict) -> None:
+    found = seen["with_lora"]["trained"]
+    assert "(with 1 LoRA on it)" in found["base"] and found["moved"] > 0
+    assert "LoRA" not in seen["dtypes"]["trained"]["whole"]["base"]
+
+
 def test_packed_weights_are_refused_with_what_to_load(seen: dict) -> None:
     assert "packed" in seen["dtypes"]["packed"] and "GGUF" in seen["dtypes"]["packed"]
 
