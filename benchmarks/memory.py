@@ -3,24 +3,32 @@
     python -m benchmarks.memory
 
 The tests compare the same figures with the bytes alive in real steps, on the CPU and without storage (tests/unit/test_memory.py).
+On CUDA each rung of `purecc.savings` runs at SD3.5 Medium's size with random weights: its peak by the allocator, and its time.
 """
 
-from dataclasses import dataclass
+import sys
+import time
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor, nn
 
-from purecc.memory import Inputs, estimate, in_words
-from purecc.settings import PureSettings, TrainSettings
+from purecc.adaln_table import ModulationTable
+from purecc.batches import Batch
+from purecc.encoding import TextBatch
+from purecc.frozen import store, stream
+from purecc.memory import Estimate, Inputs, estimate, in_words
+from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
+from purecc.savings import LADDER, Room, plan, turned_on
+from purecc.settings import MEMORIES, PureSettings, TrainSettings
+from purecc.targets import lora_modules
+from purecc.terms import extractor_objective, pure_objective
 
-from .speed import RANK, REAL, Bench
+from .live_bytes import LiveBytes
+from .speed import RANK, REAL, TEXTS, Size, transformer_of
 
 TEXT_ROWS = 77 + 77
-SAVINGS = {
-    "as it comes": {},
-    "checkpointing": {"checkpointing": True},
-    "checkpointing, modulation_table": {"checkpointing": True, "modulation_table": True},
-    "the same, batch 1": {"checkpointing": True, "modulation_table": True, "batch_size": 1},
-}
+AMPLE = 10**12  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,44 +57,159 @@ MODELS = {
 }
 
 
-def told(model: Model, pixels: int, stage: int, changed: dict) -> str:
+def told(model: Model, pixels: int, stage: int, settings: TrainSettings) -> Estimate:
     """Of a stage in bfloat16 on CUDA, rank 4."""
     inputs = Inputs((pixels // 16) ** 2, TEXT_ROWS)
-    pure = PureSettings() if stage == 2 else None
-    return in_words(estimate(model.config, inputs, TrainSettings(**changed), pure, torch.bfloat16).peak)
+    return estimate(model.config, inputs, settings, PureSettings() if stage == 2 else None, torch.bfloat16)
 
 
-def on_this_gpu() -> list[str]:
-    """A stage-2 step of the real size with random weights, by the allocator, beside the estimate."""
-    bench, rows = Bench(REAL), []
-    transformer = bench.product.transformer
-    weights = sum(p.nbytes for p in transformer.parameters() if not p.requires_grad)
-    for checkpointing in (False, True):
-        bench.product.checkpoint_activations(checkpointing)
-        inputs = Inputs((REAL.pixels // 16) ** 2, REAL.clip_tokens + REAL.t5_tokens)
-        settings = TrainSettings(rank=RANK, embeddings="none", checkpointing=checkpointing)
-        expected = estimate(transformer.config, inputs, settings, PureSettings(), torch.bfloat16)
-        found = weights + bench.peak("D")
-        rows.append(
-            f"checkpointing {checkpointing}: estimated {in_words(expected.peak)}, measured {in_words(found)} "
-            f"({expected.peak / found - 1:+.0%})"
-        )
+def words_for(changes: dict) -> str:
+    return turned_on(TrainSettings(), TrainSettings(**changes)).replace(" (not quite the same result)", "") or "nothing"
+
+
+def estimated(pixels: int) -> list[str]:
+    """A table of the rungs: GPU memory of the stages by model."""
+    rows = [
+        f"| turned on, {pixels} px | {' | '.join(MODELS)} | main memory (SD3.5 Medium) |",
+        "|---|" + "---|" * (len(MODELS) + 1),
+    ]
+    for changes in LADDER:
+        both = {
+            name: [told(model, pixels, stage, TrainSettings(**changes)) for stage in (1, 2)]
+            for name, model in MODELS.items()
+        }
+        cells = [" / ".join(in_words(one.peak) for one in pair) for pair in both.values()]
+        host = max(both["SD3.5 Medium"], key=lambda one: one.host).host
+        rows.append(f"| {words_for(changes)} | {' | '.join(cells)} | {in_words(host) if host else ''} |")
+    return rows
+
+
+def sizes(pixels: int) -> list[str]:
+    """A table of the setting `memory`: what stage 2 gets on a card of that size."""
+    rows = [f"| memory, {pixels} px | {' | '.join(MODELS)} |", "|---|" + "---|" * len(MODELS)]
+    for memory in MEMORIES[1:-1]:
+        cells = []
+        for model in MODELS.values():
+            settings = TrainSettings(memory=memory)
+            try:
+                chosen = plan(lambda s, model=model: told(model, pixels, 2, s), settings, Room("cuda", AMPLE, AMPLE))
+                on = turned_on(settings, chosen.settings).replace(" (not quite the same result)", "") or "nothing"
+                cells.append(f"{on}: {in_words(chosen.needed.peak)}")
+            except ValueError:
+                cells.append("too little")
+        rows.append(f"| {memory} | {' | '.join(cells)} |")
+    return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one step."""
+
+    peak: int  # bytes: of all on CUDA, beside the weights on a CPU
+    seconds: float
+
+
+class Rung:
+    """A network with some savings, and a step of a stage on inputs of random numbers."""
+
+    def __init__(self, size: Size, changes: dict, stage: int):
+        self.size, self.settings, self.stage = size, TrainSettings(rank=RANK, embeddings="none", **changes), stage
+        torch.manual_seed(0)
+        transformer = transformer_of(size).requires_grad_(False)
+        if self.settings.frozen_weights != "whole" or self.settings.stream_blocks:
+            store(transformer, self.settings.frozen_weights)
+        if self.settings.stream_blocks:
+            stream(transformer, size.device)
+        self.batch = self._batch()
+        if self.settings.modulation_table:
+            texts = {which: (self.batch.t.cpu(), getattr(self.batch, which).pooled.cpu()) for which in TEXTS}
+            ModulationTable(transformer, lambda number: texts, steps=1)
+        self.network = AdaptedNetwork(transformer)
+        self.network.checkpoint_activations(self.settings.checkpointing)
+        modules = lora_modules(transformer, "attention")
+        self.model = PURE if stage == 2 else EXTRACTOR
+        for seed, model in enumerate((EXTRACTOR, PURE)[:stage]):
+            self.network.add_new(model, RANK, float(RANK), modules, seed)
+        self.learning = self.network.lora_parameters(self.model)
+        transformer.requires_grad_(False)
+        for parameter in self.learning:
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4)
+
+    def _batch(self) -> Batch:
+        size, side = self.size, self.size.pixels // 8
+        of = lambda *shape: torch.randn(size.batch, *shape, device=size.device)  # noqa: E731
+        rows = size.clip_tokens + size.t5_tokens
+        marks = torch.zeros(size.batch, rows, dtype=torch.int64, device=size.device)
+        texts = {which: TextBatch(of(rows, size.joint), of(size.pooled), marks) for which in TEXTS}
+        t = torch.rand(size.batch, device=size.device)
+        return Batch(of(16, side, side), t, of(16, side, side), class_word=texts["target"], **texts)
+
+    def step(self) -> Tensor:
+        objective = pure_objective(PureSettings()) if self.stage == 2 else extractor_objective()
+        loss = objective.terms(self.network, self.batch).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.learning, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def estimated(self) -> Estimate:
+        inputs = Inputs((self.size.pixels // 16) ** 2, self.size.clip_tokens + self.size.t5_tokens)
+        pure, device = PureSettings() if self.stage == 2 else None, torch.device(self.size.device).type
+        settings = replace(self.settings, batch_size=self.size.batch)
+        return estimate(self.network.transformer.config, inputs, settings, pure, self.size.dtype, device)
+
+    def measured(self, repeats: int = 5) -> Measured:
+        self.step()
+        if self.size.device == "cpu":
+            start = time.process_time()
+            with LiveBytes() as live:
+                self.step()
+            return Measured(live.peak, time.process_time() - start)
+        self.step()
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        for _ in range(repeats):
+            self.step()
+        torch.cuda.synchronize()
+        return Measured(torch.cuda.max_memory_allocated(), (time.perf_counter() - start) / repeats)
+
+
+def on_this_gpu(pixels: int) -> list[str]:
+    """A table of every rung: estimated, by the allocator, seconds a step. The table of positions is whole: 0.45 GB more."""
+    size, rows = (
+        replace(REAL, pixels=pixels),
+        ["| turned on | stage | estimated | allocated | | s a step |", "|---|" * 6],
+    )
+    for changes in LADDER:
+        for stage in (1, 2):
+            rung = Rung(size, changes, stage)
+            whole_table = 2 * (384**2 - (pixels // 16) ** 2) * 1536  # the nodes cut it
+            found, expected = rung.measured(), rung.estimated().peak + whole_table
+            del rung
+            torch.cuda.empty_cache()
+            rows.append(
+                f"| {words_for(changes)} | {stage} | {in_words(expected)} | {in_words(found.peak)} | "
+                f"{expected / found.peak - 1:+.0%} | {found.seconds:.3f} |"
+            )
     return rows
 
 
 def main() -> None:
     for pixels in (512, 1024):
-        print(f"\n{pixels} px, {TEXT_ROWS} text rows, bfloat16, batch 2: estimated, stage 1 / stage 2")
-        for name, model in MODELS.items():
-            for saving, changed in SAVINGS.items():
-                print(f"{name:14} {saving:34} {told(model, pixels, 1, changed):>8} / {told(model, pixels, 2, changed)}")
-    if torch.cuda.is_available():
-        print(f"\nmeasured on {torch.cuda.get_device_name()}, SD3.5 Medium's size with random weights, stage 2:")
-        print("\n".join(on_this_gpu()))
-    else:
         print(
-            "\nNot measured: there is no CUDA GPU here. The estimate leaves out what an allocator loses (a few percent)."
+            f"\nEstimated: {TEXT_ROWS} text rows, bfloat16, batch 2, stage 1 / stage 2\n", *estimated(pixels), sep="\n"
         )
+        print("\nThe setting memory: stage 2\n", *sizes(pixels), sep="\n")
+    if not torch.cuda.is_available():
+        print("\nNot measured: there is no CUDA GPU here. What an allocator loses (a few percent) comes on top.")
+        return
+    for pixels in (512, 1024):
+        print(f"\nMeasured on {torch.cuda.get_device_name()}, SD3.5 Medium's size, random weights, {pixels} px:\n")
+        print(*on_this_gpu(pixels), sep="\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -134,6 +134,20 @@ class Encoders:
         return model.to(self.size.device, dtype or self.size.dtype).requires_grad_(False).eval()
 
 
+def transformer_of(size: Size) -> SD3Transformer2DModel:
+    """Random weights."""
+    side, heads = size.pixels // 16, 24 if size.name == "real" else 4
+    with torch.device(size.device):
+        transformer = SD3Transformer2DModel(
+            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
+            attention_head_dim=64, num_attention_heads=heads, joint_attention_dim=size.joint,
+            caption_projection_dim=64 * heads, pooled_projection_dim=size.pooled,
+            pos_embed_max_size=384 if size.name == "real" else side, dual_attention_layers=tuple(range(size.dual)),
+            qk_norm="rms_norm",
+        )  # fmt: skip
+    return transformer.to(size.dtype)
+
+
 class Bench:
     """The arms on one set of inputs."""
 
@@ -142,13 +156,7 @@ class Bench:
         torch.manual_seed(0)
         self.encoders = Encoders(size)
         side = size.pixels // 16
-        transformer = SD3Transformer2DModel(
-            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
-            attention_head_dim=64, num_attention_heads=24 if size is REAL else 4, joint_attention_dim=size.joint,
-            caption_projection_dim=1536 if size is REAL else 256, pooled_projection_dim=size.pooled,
-            pos_embed_max_size=384 if size is REAL else side, dual_attention_layers=tuple(range(size.dual)),
-            qk_norm="rms_norm",
-        ).to(size.device, size.dtype)  # fmt: skip
+        transformer = transformer_of(size)
         self.pixels = torch.rand(size.batch, 3, size.pixels, size.pixels, device=size.device)
         tokens = max(size.clip_tokens, size.t5_tokens)
         self.words = {text: torch.randint(1, 400, (size.batch, tokens), device=size.device) for text in TEXTS}

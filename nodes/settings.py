@@ -7,7 +7,16 @@ from comfy_api.latest import io, ui
 from ..purecc.concept import GATES, EmbeddingMode
 from ..purecc.objective import TARGET_TEXTS
 from ..purecc.presets import PRESETS
-from ..purecc.settings import CLASS_TEXTS, ETA_SCHEDULES, RATE_SCHEDULES, TARGETS, TIMES, PureSettings, TrainSettings
+from ..purecc.settings import (
+    CLASS_TEXTS,
+    ETA_SCHEDULES,
+    MEMORIES,
+    RATE_SCHEDULES,
+    TARGETS,
+    TIMES,
+    PureSettings,
+    TrainSettings,
+)
 from .types import CATEGORY, Advanced, SettingsWire
 
 AS_EXTRACTOR = "as the extractor"
@@ -195,6 +204,12 @@ def _inputs() -> list:
             "validation_seeds", default="0",
             tooltip="Noise of the preview and validation pictures, any whole numbers: 0, or 0, 1, 2. Every prompt is drawn with each, so "
             "two seeds take twice the time. 1 to 3 of them.",
+        ),
+        io.Combo.Input(
+            "memory", options=list(MEMORIES), default=train.memory,
+            tooltip="What may be turned on where GPU memory is short, the cheapest that fits: modulation_table, checkpointing, the "
+            "frozen base in float8, in NF4, blocks waiting in main memory. auto: for what is free, a good choice. 24 to 6 GB: as on a "
+            "card of that size. as set: nothing. The report tells what it was.",
         ),
     ]  # fmt: skip
 

@@ -82,7 +82,8 @@ class TrainExtractor(io.ComfyNode):
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train) as it:
-                job = ExtractorJob(it.network, data.concept_set, train, it.scaling, session.runs_folder(), it.base)
+                root = session.runs_folder()
+                job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base)
                 follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
         text = f"{report('Extractor', job)}\n{it.notes}"
         return io.NodeOutput(job.concept, text, ui=shown(job, text))
@@ -153,7 +154,7 @@ class PureLearning(io.ComfyNode):
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()
-                job = PureJob(it.network, data.concept_set, train, it.scaling, root, it.base, pure, extractor)
+                job = PureJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor)
                 follow(job, validation, cls.hidden.unique_id, PURE)
                 if PURE not in it.network.models:  # a finished run was returned
                     it.network.add_concept(PURE, job.concept)

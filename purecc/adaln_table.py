@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 Rows = tuple[Tensor, Tensor]  # times [batch] in [0, 1], pooled texts [batch, width]
 Key = tuple[bytes, ...]  # of a forward's rows, in their order
-_ON_DEVICE = 16  # forwards whose outputs are on the device: those of a step, until its backward pass
+ON_DEVICE = 16  # forwards whose outputs are on the device: those of a step, until its backward pass
+WINDOW = 25  # steps that are computed ahead
 _UNFORESEEN = 256  # forwards of other kinds that are kept in main memory
 
 
@@ -36,7 +37,7 @@ class ModulationTable:
         transformer: SD3Transformer2DModel,
         rows_of: Callable[[int], Mapping[str, Rows]],
         steps: int,
-        window: int = 25,
+        window: int = WINDOW,
     ):
         self.device, self.dtype = transformer.device, transformer.dtype
         self.rows_of, self.steps, self.window = rows_of, steps, window
@@ -45,7 +46,7 @@ class ModulationTable:
         self.computed_ahead = 0  # forwards
         self._foreseen: dict[Key, list[Tensor]] = {}
         self._others: OrderedDict[Key, list[Tensor]] = OrderedDict()
-        self._slots: list[list[Tensor] | None] = [None] * _ON_DEVICE
+        self._slots: list[list[Tensor] | None] = [None] * ON_DEVICE
         self._next = 0
         self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch
         self._places: dict[bytes, tuple[int, str, int]] = {}  # row -> step, text, place
@@ -65,7 +66,7 @@ class ModulationTable:
         held = self._foreseen.pop(key, None) or self._others.get(key)
         if held is None:
             held = self._ahead(key) or self._unforeseen(key, timestep, pooled)
-        slot, self._next = self._next, (self._next + 1) % _ON_DEVICE
+        slot, self._next = self._next, (self._next + 1) % ON_DEVICE
         self._slots[slot] = [output.to(self.device, non_blocking=True) for output in held]
         return slot
 

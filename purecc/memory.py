@@ -6,15 +6,16 @@ where s is the size of the compute dtype; tests compare with the bytes alive in 
 allocator loses and what its libraries hold comes on top.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
 
-from .adaln_table import is_modulation
+from .adaln_table import ON_DEVICE, WINDOW, is_modulation
 from .concept_set import ConceptSet
+from .frozen import bytes_of, linears
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
 
@@ -50,9 +51,11 @@ class Estimate:
     inputs: int  # texts, latents and velocities of a step
     step: int  # the most that the forwards and the backward pass of a step hold beside these
     validation: int  # the same of a validation picture, its decoding aside
+    host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there
 
     @property
     def peak(self) -> int:
+        """The most at once, on the device."""
         return self.weights + self.learnt + self.inputs + max(self.step, self.validation)
 
     def __str__(self) -> str:
@@ -77,9 +80,8 @@ def estimate(
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
-    there = [p for name, p in transformer.named_parameters() if not (settings.modulation_table and is_modulation(name))]
-    weights = sum(p.numel() for p in there) + inputs.tokens * transformer.inner_dim  # table cropped
     batch, graphs = settings.batch_size, _graphs(pure)
+    frozen = _frozen(transformer, inputs, settings, batch * (4 if pure else 1), dtype.itemsize)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -91,47 +93,46 @@ def estimate(
     channels = transformer.config.out_channels * transformer.config.patch_size**2
     text = 6 * inputs.rows * transformer.config.joint_attention_dim
     return Estimate(
-        weights=weights * dtype.itemsize,
+        weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
-        inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels),
-        step=int(batch * max(backward, no_graph)),
-        validation=int(2 * layout.forward()),
+        inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels) + frozen.outputs,
+        step=int(batch * max(backward, no_graph) + frozen.widened),
+        validation=int(2 * layout.forward() + frozen.widened),
+        host=frozen.host,
     )
 
 
-def require_room(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, free: int, device: str) -> str:
-    """A line for the node about the memory; `of` estimates a run with changed settings.
+@dataclass(frozen=True)
+class _Frozen:
+    """Bytes of the base."""
 
-    Raises ValueError where a GPU has not that much free: with what is needed, what is free, and what to change.
-    """
-    needed = of(settings)
-    if device == "cpu" or needed.peak <= free:
-        where = "main memory" if device == "cpu" else "the GPU"
-        return f"memory: {needed} of {where}; {in_words(free)} are free"
-    advice = []
-    for changes, words in (
-        ({"checkpointing": True}, "turn on checkpointing"),
-        ({"modulation_table": True}, "turn on modulation_table"),
-        ({"checkpointing": True, "modulation_table": True}, "turn on checkpointing and modulation_table"),
-        (
-            {"checkpointing": True, "modulation_table": True, "batch_size": 1},
-            "turn on checkpointing and modulation_table and set batch_size to 1",
-        ),
-    ):
-        if replace(settings, **changes) != settings:
-            advice.append((of(replace(settings, **changes)).peak, words))
-    # the mildest that fits, and the next
-    fits = [f"{words} (then {in_words(peak)})" for peak, words in advice if peak <= free][:2]
-    least = min([peak for peak, _ in advice], default=needed.peak)
-    remedy = (
-        f"To make it fit, {', or '.join(fits)} (in Settings)."
-        if fits
-        else f"With checkpointing, modulation_table and a batch of 1 it is still {in_words(least)}: lower the resolution in Concept Set, close "
-        "other programs that use the GPU, or start ComfyUI with --cpu, which is slow."
-    )
-    raise ValueError(
-        f"Training needs {needed} of GPU memory, and {in_words(free)} are free. {remedy} Nothing was started."
-    )
+    weights: int  # on the device
+    outputs: int  # of adaLN's layers on the device, where they are tabulated
+    widened: int  # of the largest weight, for its product, where it is stored in fewer bytes
+    host: int  # in main memory
+
+
+def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, rows: int, s: int) -> _Frozen:
+    """`rows`: of a step's forwards together; `s`: of the dtype."""
+    plain = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
+    host, outputs = 0.0, 0
+    if settings.modulation_table:
+        modulation = [p for name, p in transformer.named_parameters() if is_modulation(name)]
+        taken, row = sum(p.numel() for p in modulation), s * sum(p.numel() for p in modulation if p.ndim == 1)
+        plain -= taken
+        host += s * taken + WINDOW * rows * row
+        outputs = ON_DEVICE * rows * row // 3  # a step has about three forwards
+    by_block, largest = [0.0] * len(transformer.transformer_blocks), 0
+    for name, linear in linears(transformer):
+        count = linear.weight.numel()
+        plain -= count
+        by_block[int(name.split(".")[1])] += bytes_of(count, linear.out_features, settings.frozen_weights, s)
+        largest = max(largest, count)
+    stored = sum(by_block)
+    if settings.stream_blocks:
+        host, stored = host + stored, max(by_block)
+    each = {"whole": 0, "float8": s, "nf4": s + 2}[settings.frozen_weights]  # NF4: beside it two bytes of an index
+    return _Frozen(int(plain * s + stored), outputs, largest * each, int(host))
 
 
 class _Layout:

@@ -218,7 +218,8 @@ class AdaptedNetwork:
         self._lora.add(name)
         self._layers = [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
         for parameter in self.lora_parameters(name):
-            parameter.data = parameter.data.float()
+            # peft takes the base's dtype and device: it may be in float8, or in main memory
+            parameter.data = parameter.data.to(self.device, torch.float32)
         self._routed = None  # unknown: peft leaves layers that were switched off as they were
 
     def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from .concept import GATES, EmbeddingMode, Gate
+from .frozen import STORAGES, Storage
 from .objective import ORIGINALS, TARGET_TEXTS, EtaSchedule, Original, Target
 from .targets import TARGETS as TARGETS
 
@@ -18,6 +19,8 @@ RateSchedule = Literal["constant", "cosine"]
 RATE_SCHEDULES: tuple[RateSchedule, ...] = get_args(RateSchedule)
 Times = Literal["logit-normal", "diffusers grid"]
 TIMES: tuple[Times, ...] = get_args(Times)
+Memory = Literal["auto", "24 GB", "16 GB", "12 GB", "8 GB", "6 GB", "as set"]
+MEMORIES: tuple[Memory, ...] = get_args(Memory)
 ClassTexts = Literal["class", "base"]
 CLASS_TEXTS: tuple[ClassTexts, ...] = get_args(ClassTexts)
 
@@ -53,6 +56,11 @@ class TrainSettings:
     stop_patience: int = 0  # evaluations without gain that end a run, see `early_stop`; 0: all steps are done
     stop_every: int = 25  # steps between two evaluations
     stop_gain: float = 0.01  # share of the loss that an evaluation must fall by, to count as gain
+    memory: Memory = "auto"  # what `savings` may turn on of the savings here: as much as the device needs, or none
+    frozen_weights: Storage = (
+        "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
+    )
+    stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "accumulate", "stop_every"):
@@ -74,6 +82,9 @@ class TrainSettings:
             raise ValueError(
                 "modulation_table is computed ahead from texts that stay; with token_embeddings they change in each step. Turn one off."
             )
+        _require_one_of(self, memory=MEMORIES, frozen_weights=STORAGES)
+        needs = "False where checkpointing is off: else every block's copy would wait for the backward pass"
+        _require(self.checkpointing or not self.stream_blocks, "stream_blocks", self.stream_blocks, needs)
 
 
 @dataclass(frozen=True)
@@ -141,12 +152,20 @@ class PureSettings:
         return {name: getattr(self, name) for name in names}
 
 
+_SAME_RESULT = ("modulation_table", "memory", "stream_blocks")
+
+
 def as_plain(settings: TrainSettings) -> dict[str, Any]:
-    """Settings as a dictionary, for files and hashes; less what changes nothing in the result."""
-    unused = {"modulation_table"}
+    """Settings as a dictionary, for files and hashes; less what changes nothing in the result.
+
+    Checkpointing changes nothing either: it stays in as off, so that finished runs of older versions are found.
+    """
+    plain = {name: value for name, value in asdict(settings).items() if name not in _SAME_RESULT}
     if not settings.stop_patience:
-        unused |= {"stop_patience", "stop_every", "stop_gain"}
-    return {name: value for name, value in asdict(settings).items() if name not in unused}
+        plain = {name: value for name, value in plain.items() if not name.startswith("stop_")}
+    if settings.frozen_weights == "whole":
+        del plain["frozen_weights"]
+    return plain | {"checkpointing": False}
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaln_table import ModulationTable, Rows
+from .adaln_table import WINDOW, ModulationTable, Rows
 from .batches import LatentScaling, drawn
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import NULL, ConceptSet
 from .early_stop import EarlyStop
 from .flow import mean_time
+from .frozen import storage_of
 from .measures import alignment, drift, probes
 from .network import EXTRACTOR, PURE, AdaptedNetwork
 from .runs import Run, StepRecord
@@ -87,7 +88,14 @@ class Job:
                     f"Pictures of {8 * width} x {8 * height} px are too large for this model, which takes at most {8 * largest} px a "
                     "side. Lower the resolution in Concept Set (the Pocket Model: 128)."
                 )
-        settings, blocks = self.settings, self.network.blocks
+        if self.network.dtype not in (torch.float32, torch.bfloat16):
+            raise ValueError(
+                f"The network is {str(self.network.dtype).removeprefix('torch.')}: small gradients vanish in it. "
+                "Train in bfloat16, or in float32."
+            )
+        stored, settings, blocks = storage_of(self.network.transformer), self.settings, self.network.blocks
+        if stored != settings.frozen_weights:
+            raise ValueError(f'The network\'s weights are "{stored}", the settings say "{settings.frozen_weights}".')
         last = blocks - 1 if settings.last_block is None else settings.last_block
         if max(settings.first_block, last) >= blocks:
             raise ValueError(
@@ -285,7 +293,7 @@ class PureJob(Job):
 
 
 def tabulate(
-    network: AdaptedNetwork, data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, window: int = 25
+    network: AdaptedNetwork, data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, window: int = WINDOW
 ) -> ModulationTable:
     """adaLN's outputs for the steps to come, by the texts of their batches."""
 

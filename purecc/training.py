@@ -40,8 +40,9 @@ def train(
     """Trains `objective.models`, yielding a record a step; goes on from the run's checkpoint.
 
     The embeddings of the models in `frozen_embeddings` stay as they are. With `stop` it may end before its last step, and
-    leaves the parameters of the best evaluation. Raises FloatingPointError where the loss is not finite. A consumer that
-    stops early (or raises) leaves a checkpoint of the last step behind.
+    leaves the parameters of the best evaluation. A consumer that stops early (or raises) leaves a checkpoint of the last step
+    behind. Raises FloatingPointError where the loss or its gradient is not finite, before the weights take any of it; the last
+    checkpoint on disk stays, since the latest weights led there.
     """
     parameters = {model: learning(network, model, model not in frozen_embeddings) for model in objective.models}
     freeze_all_but(network, [p for of_model in parameters.values() for p in of_model.all])
@@ -93,16 +94,13 @@ def train(
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
                 batch = draw_batch(data, settings, scaling, number, network.device, class_pictures)
                 terms = objective.terms(network, batch)
-                if not torch.isfinite(terms.loss):
-                    raise FloatingPointError(
-                        f"The loss is not finite at step {step}. Lower the learning rate ({settings.learning_rate:g}) or "
-                        f"the embedding rate ({settings.embedding_rate:g}), or use float32 or bfloat16."
-                    )
+                _require_finite(terms.loss, "loss", step, settings)
                 (terms.loss / settings.accumulate).backward()
                 found.append({"loss": terms.loss.detach(), **{n: v.detach() for n, v in terms.measured.items()}})
                 del terms  # and its graph
             for of_model in parameters.values():
-                torch.nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm)
+                norm = torch.nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm)
+                _require_finite(norm, "gradient", step, settings)
             factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -116,6 +114,9 @@ def train(
                 save(step)
                 saved = step
             yield record
+    except FloatingPointError:
+        saved = done  # what would be saved is broken, or about to be
+        raise
     finally:
         if saved < done:
             save(done)
@@ -146,6 +147,17 @@ def freeze_all_but(network: AdaptedNetwork, parameters: list[nn.Parameter]) -> N
         embeddings.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
+
+
+def _require_finite(value: Tensor, what: str, step: int, settings: TrainSettings) -> None:
+    if torch.isfinite(value):
+        return
+    remedy = f"Lower the learning rate ({settings.learning_rate:g}) or the embedding rate ({settings.embedding_rate:g})"
+    if settings.max_grad_norm > 0.1:
+        remedy += f", or max_grad_norm ({settings.max_grad_norm:g})"
+    if settings.warmup == 0:
+        remedy += ", or set a warmup of 10 steps"
+    raise FloatingPointError(f"The {what} is not finite at step {step}. {remedy}. The last checkpoint is kept.")
 
 
 def _means(found: list[dict[str, Tensor]]) -> dict[str, float]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ...purecc.adaln_table import is_modulation
 from ...purecc.fingerprint import fingerprint as _fingerprint
+from ...purecc.frozen import Storage, linears, packed, store, stream
 from ...purecc.positions import centre, set_table, side_for
 
 log = logging.getLogger(__name__)
@@ -126,13 +127,16 @@ def to_diffusers(
     device: torch.device | str = "cpu",
     largest: int | None = None,
     modulation_device: torch.device | str | None = None,
+    storage: Storage = "whole",
+    streamed: bool = False,
 ) -> SD3Transformer2DModel:
     """A copy of an SD3-type MODEL as diffusers' transformer, frozen, in eval mode, with weights that can be trained.
 
     `with_patches`: LoRAs loaded on the MODEL become part of the copy. `largest`: the longest side of the latents to come; the
     table of positions is cut to it, the configuration still tells its full size. `modulation_device`: where the adaLN layers
-    are kept, if elsewhere. Raises ValueError with what a person at
-    the canvas can change where the MODEL cannot be copied.
+    are kept, if elsewhere. `storage`, `streamed`: of the blocks' Linears, see `purecc.frozen`; each weight is stored as it
+    comes, so that the whole model is never on the device in more bytes. Raises ValueError with what a person at the canvas
+    can change where the MODEL cannot be copied.
     """
     with torch.inference_mode(False), torch.no_grad():
         config = configuration(model)
@@ -146,14 +150,27 @@ def to_diffusers(
                 f"such as {', '.join(strange[:3])}. Train on a plain SD3 or SD3.5 checkpoint."
             )
         _warn(model, weights)
+        with torch.device("meta"):
+            transformer = SD3Transformer2DModel(**config).to(dtype)
+        own = storage != "whole" or streamed
+        stored = {f"{name}.weight" for name, _ in linears(transformer)} if own else set()
+        if own:
+            store(transformer, storage)
         values = {}
         for name, value in weights.items(device):
+            if name in stored:
+                weight, scale = packed(value, storage, dtype)
+                home = "cpu" if streamed else device
+                values[name] = weight.to(home, copy=weight is value)
+                if scale is not None:
+                    values[name.removesuffix("weight") + "scale"] = scale.to(home)
+                continue
             place = modulation_device if modulation_device and is_modulation(name) else value.device
             values[name] = value.to(place, dtype, copy=True)
-        with torch.device("meta"):
-            transformer = SD3Transformer2DModel(**config)
         set_table(transformer.pos_embed, values["pos_embed.pos_embed"])
         transformer.load_state_dict(values, strict=True, assign=True)
+        if streamed:
+            stream(transformer, device)
     return transformer.requires_grad_(False).eval()
 
 

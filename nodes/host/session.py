@@ -50,23 +50,48 @@ def training_dtype(device: torch.device | None = None) -> torch.dtype:
 def encode_pictures(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
     """Pictures [batch, height, width, 3] in [0, 1] -> latents [batch, channels, height / 8, width / 8], float32, on the CPU.
 
-    Sides that the VAE's downscale does not divide are cropped by the host, about the centre. Raises ValueError where the
-    latents are not finite.
+    Sides that the VAE's downscale does not divide are cropped by the host, about the centre. What overflows in half
+    precision is done once more in float32. Raises ValueError where the latents are not finite even so.
     """
-    with torch.inference_mode(False), torch.no_grad():
-        latents = vae.encode(images[..., :3]).detach().float().cpu().clone()
+    latents = _finite(vae, lambda: vae.encode(images[..., :3]))
     if not torch.isfinite(latents).all():
         raise ValueError(
-            f"The VAE gave latents that are not finite (it works in {str(vae.vae_dtype).removeprefix('torch.')}). Start ComfyUI with "
-            "--fp32-vae or --bf16-vae, or load another file of SD3's VAE."
+            "The VAE gave latents that are not finite, in float32 too: its file is damaged, or is not SD3's. Load another file of SD3's VAE."
         )
     return latents
 
 
 def decode_latents(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
-    """The VAE's own latents -> pictures [batch, height, width, 3] in [0, 1], on the CPU."""
-    with torch.inference_mode(False), torch.no_grad():
-        return vae.decode(latents.detach()).float().cpu().clone()
+    """The VAE's own latents -> pictures [batch, height, width, 3] in [0, 1], on the CPU; never black by an overflow.
+
+    Raises ValueError where the latents are not finite, or the pictures in float32 too.
+    """
+    if not torch.isfinite(latents).all():
+        raise ValueError("The model's picture is not finite: training has diverged. Lower the learning rates.")
+    pictures = _finite(vae, lambda: vae.decode(latents.detach()))
+    if not torch.isfinite(pictures).all():
+        raise ValueError("The VAE gave pictures that are not finite, in float32 too. Load another file of SD3's VAE.")
+    return pictures
+
+
+def _finite(vae: comfy.sd.VAE, work: Callable[[], Tensor]) -> Tensor:
+    """What a call of the VAE gives, float32, on the CPU; where values overflow, once more with the VAE in float32."""
+
+    def done() -> Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return work().detach().float().cpu().clone()
+
+    made, dtype = done(), vae.vae_dtype
+    if torch.isfinite(made).all() or dtype == torch.float32:
+        return made
+    log.warning("PureCC: the VAE overflows in %s; once more in float32.", str(dtype).removeprefix("torch."))
+    try:
+        vae.vae_dtype = torch.float32
+        vae.first_stage_model.to(torch.float32)
+        return done()
+    finally:
+        vae.vae_dtype = dtype
+        vae.first_stage_model.to(dtype)
 
 
 class Progress:

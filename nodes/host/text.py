@@ -196,11 +196,17 @@ class HostTextEncoder:
         self.clip, self.concept = with_triggers(clip, {trigger: placeholder}), placeholder.concept
 
     def encode(self, text: str) -> EncodedText:
-        """One text, on the CPU, float32, in tensors that training may keep."""
+        """One text, on the CPU, float32, in tensors that training may keep. Raises ValueError where it is not finite."""
         with torch.inference_mode(False), torch.no_grad():
             made = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True, return_dict=True)
             marks = made["model_conds"][MAP].cond[0].cpu()
             ours = (marks > 0) & (concept_of(marks) == self.concept)
             slots = torch.where(ours, slot_of(marks) + 1, torch.zeros_like(marks))
             copy_of = lambda tensor: tensor.detach().float().cpu().clone()  # noqa: E731
-            return EncodedText(copy_of(made["cond"][0]), copy_of(made["pooled_output"][0]), slots, text)
+            rows, pooled = copy_of(made["cond"][0]), copy_of(made["pooled_output"][0])
+            if not (torch.isfinite(rows).all() and torch.isfinite(pooled).all()):
+                raise ValueError(
+                    f'The text encoders gave values that are not finite for "{text}", as T5 does in float16. Start ComfyUI with '
+                    "--bf16-text-enc, or load T5 in bfloat16 or scaled float8."
+                )
+            return EncodedText(rows, pooled, slots, text)

@@ -6,13 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import comfy.model_management
+import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...purecc.batches import LatentScaling
 from ...purecc.concept import Concept
-from ...purecc.memory import Inputs, estimate, require_room
+from ...purecc.concept_set import ConceptSet
+from ...purecc.encoding import TextEncoder
+from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
+from ...purecc.savings import Room, plan
 from ...purecc.settings import PureSettings, TrainSettings
 from ..types import TrainingData
 from . import convert, session, token_text
@@ -25,6 +29,7 @@ class Prepared:
     network: AdaptedNetwork
     scaling: LatentScaling
     base: str  # fingerprint
+    settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
 
 
@@ -40,7 +45,8 @@ def prepared(
 
     `pure` and `extractor`: of stage 2. The text encoders come along only where embeddings in them learn or guide.
 
-    Raises ValueError, before any work, where the MODEL is of another type or a GPU has not the memory.
+    What saves memory is turned on as `settings.memory` says. Raises ValueError, before any work, where the MODEL is of
+    another type or a GPU has not the memory.
     """
     data, device = wire.concept_set, session.training_device()
     token_encoder = None
@@ -50,22 +56,49 @@ def prepared(
     dtype = session.training_dtype(device)
     config = convert.configuration(model)
     inputs = Inputs.of(data, config["patch_size"])
-    free = int(comfy.model_management.get_free_memory(device))
-    room = require_room(
-        lambda changed: estimate(config, inputs, changed, pure, dtype, device.type), settings, free, device.type
+    free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
+    chosen = plan(
+        lambda changed: estimate(config, inputs, changed, pure, dtype, device.type),
+        settings,
+        Room(device.type, free, main),
     )
-    notes = "\n".join([room, *convert.remarks(model, dtype)])
+    settings = chosen.settings
+    notes = "\n".join(
+        [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder), *convert.remarks(model, dtype)]
+    )
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(
-        convert.to_diffusers(model, dtype=dtype, device=device, largest=largest, modulation_device=modulation)
-    )
+        convert.to_diffusers(
+            model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
+            storage=settings.frozen_weights, streamed=settings.stream_blocks,
+        )
+    )  # fmt: skip
     network.token_encoder = token_encoder
     scaling = LatentScaling(*convert.latent_scaling(model))
     try:
-        yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), notes)
+        yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), settings, notes)
     finally:
         release(network)
+
+
+def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextEncoder) -> str:
+    """A line for people: GPU memory of each phase (main memory without a GPU), by the host's own figures where it works.
+
+    The host encodes before the training and its models leave the device then; a validation picture is decoded beside the
+    network, by the host in tiles where it lacks room.
+    """
+    channels, height, width = max((tuple(e.latent.shape) for e in data.examples), key=lambda shape: shape[1] * shape[2])
+    encoding = []
+    clip = getattr(encoder, "clip", None)
+    if clip is not None:
+        encoding.append(f"text encoders {in_words(clip.patcher.model_size())}")
+    pixels = (1, 3, height * vae.downscale_ratio, width * vae.downscale_ratio)
+    encoding.append(f"VAE {in_words(int(vae.model_size() + vae.memory_used_encode(pixels, vae.vae_dtype)))}")
+    decoding = int(vae.model_size() + vae.memory_used_decode((1, channels, height, width), vae.vae_dtype))
+    validation = needed.weights + needed.learnt + max(needed.validation, decoding)
+    before = f"encoding: {', then '.join(encoding)} (ComfyUI's figures, before the training)"
+    return "phases: " + "; ".join([before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
 
 
 def release(network: AdaptedNetwork) -> None:
@@ -76,3 +109,5 @@ def release(network: AdaptedNetwork) -> None:
     network.token_encoder = None
     gc.collect()
     comfy.model_management.soft_empty_cache()
+    if torch.cuda.is_available() and hasattr(torch._C, "_host_emptyCache"):
+        torch._C._host_emptyCache()  # pinned memory of blocks that waited there

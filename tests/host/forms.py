@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+import zlib
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -16,9 +18,15 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
+from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
-from purecc_pack.nodes.host import convert, pocket, session  # noqa: E402
+from purecc_pack.nodes.host import convert, pocket, session, training  # noqa: E402
+from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
+from purecc_pack.purecc.encoding import EncodedText  # noqa: E402
+from purecc_pack.purecc.settings import TrainSettings  # noqa: E402
+from purecc_pack.purecc.stages import ExtractorJob  # noqa: E402
 from purecc_pack.purecc.targets import lora_modules  # noqa: E402
+from safetensors import safe_open  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 from sd3_files import (
     CHANNELS,
@@ -100,6 +108,12 @@ def dtypes() -> dict:
     name = write("diffusion_models", "scaled.safetensors", scaled_float8(values))
     (model,) = nodes.UNETLoader().load_unet(name, "default")
     seen["scaled float8 file"] = compared(model)
+    seen["trained"] = {storage: trained(model, frozen_weights=storage) for storage in ("whole", "float8")}
+    whole = comfy.sd.load_diffusion_model_state_dict(dict(values), model_options={"dtype": torch.float32})
+    for storage in ("whole", "float8", "nf4"):
+        for streamed in (False, True):
+            form = f"stored as {storage}{', streamed' if streamed else ''}"
+            seen[form] = compared(whole, storage=storage, streamed=streamed)
     packed = comfy.sd.load_diffusion_model_state_dict(dict(values), model_options={"dtype": torch.float32})
     linear = packed.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1
     linear.weight = torch.nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.uint8), requires_grad=False)
@@ -124,6 +138,35 @@ def refused(model: ModelPatcher) -> str:
     return "was taken"
 
 
+class Words:
+    """Rows of chance for each text, in SD3's widths; the trigger at row 3."""
+
+    def __init__(self, trigger: str):
+        self.trigger = trigger
+
+    def encode(self, words: str) -> EncodedText:
+        seed, marks = zlib.crc32(words.encode()), torch.zeros(20, dtype=torch.int64)
+        marks[3] = int(self.trigger in words)
+        return EncodedText(noise(20, JOINT, seed=seed), noise(POOLED, seed=seed + 1), marks)
+
+
+def trained(model: ModelPatcher, **changed) -> dict:
+    """Two steps of stage 1, as the node makes them; what stands in the concept's file."""
+    settings = TrainSettings(steps=2, **changed)
+    with session.outside_inference():
+        data = build_concept_set(
+            [noise(64, 64, 3, seed=7)] * 2, ["a [V] dog", ""], trigger="[V]", class_word="dog", kind="instance", tokens=1,
+            encode_picture=lambda picture: noise(CHANNELS, 8, 8, seed=8), text_encoder=lambda word, _: Words(word),
+        )  # fmt: skip
+        with training.prepared(model, data, settings) as it:
+            job = ExtractorJob(it.network, data, it.settings, it.scaling, Path(tempfile.mkdtemp()), it.base)
+            losses = [record.loss for record in job]
+    with safe_open(job.run.result, "pt") as file:
+        written = {name: json.loads(file.metadata()[f"purecc.{name}"]) for name in ("base", "settings")}
+        moved = max(float(file.get_tensor(key).abs().max()) for key in file.keys() if "lora_B" in key)
+    return written | {"losses": losses, "moved": moved, "notes": it.notes}
+
+
 def with_lora() -> dict:
     """A LoRA on MODEL by the stock loader: trained on top of it, and told."""
     kind = REDUCED["SD3 Medium"]
@@ -141,7 +184,7 @@ def with_lora() -> dict:
 
     load_models_gpu([patched])
     found = compared(patched)
-    return {"without": plain, "with": found}
+    return {"without": plain, "with": found, "trained": trained(patched)}
 
 
 def full_size() -> dict:
@@ -188,19 +231,64 @@ def others() -> dict:
     return seen
 
 
+def half_vae() -> dict:
+    """SD3's VAE as the host builds it from a file, in float16, whose first layers overflow there and not in float32."""
+    config = {"z_channels": 16, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2}
+    config |= {
+        "double_z": True,
+        "resolution": 256,
+        "in_channels": 3,
+        "out_ch": 3,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    torch.manual_seed(0)
+    made = AutoencodingEngine(
+        regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+        encoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Encoder", "params": config},
+        decoder_config={"target": "comfy.ldm.modules.diffusionmodules.model.Decoder", "params": config},
+    )
+    values = {
+        name: 0.02 * torch.randn(v.shape) if v.ndim > 1 else torch.ones_like(v) for name, v in made.state_dict().items()
+    }
+    for end in ("encoder", "decoder"):
+        values[f"{end}.conv_in.weight"].mul_(5e5).clamp_(-6e4, 6e4)  # the weights themselves fit
+    vaes = {dtype: comfy.sd.VAE(sd=dict(values), dtype=dtype) for dtype in (torch.float16, torch.float32)}
+    half, whole = vaes[torch.float16], vaes[torch.float32]
+    picture = torch.rand(1, 32, 32, 3)
+    latents = session.encode_pictures(whole, picture)
+    return {
+        "stock": bool(torch.isfinite(half.encode(picture)).all()),
+        "stock picture": bool(torch.isfinite(half.decode(latents)).all()),
+        "latents": apart(session.encode_pictures(half, picture), latents),
+        "pictures": apart(session.decode_latents(half, latents), session.decode_latents(whole, latents)),
+        "dtype": [str(half.vae_dtype), str(next(half.first_stage_model.parameters()).dtype)],
+    }
+
+
+def apart(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
 def broken_vae() -> dict:
-    """A VAE whose values run over, as SD3's may in float16."""
-    vae = pocket.load_pocket()[2]
-    for parameter in vae.first_stage_model.parameters():
-        parameter.fill_(float("inf"))
-    try:
-        session.encode_pictures(vae, torch.rand(1, 64, 64, 3))
-    except ValueError as error:
-        return {"said": str(error)}
-    return {"said": "nothing"}
+    """A VAE with a damaged file, and latents that are no numbers."""
+    vae, said = pocket.load_pocket()[2], {}
+    cases = {"diverged": lambda: session.decode_latents(vae, torch.full((1, 16, 8, 8), float("nan")))}
+    cases["encode"] = lambda: session.encode_pictures(vae, torch.rand(1, 64, 64, 3))
+    cases["decode"] = lambda: session.decode_latents(vae, torch.zeros(1, 16, 8, 8))
+    for case, call in cases.items():
+        try:
+            call()
+        except ValueError as error:
+            said[case] = str(error)
+        for parameter in vae.first_stage_model.parameters():
+            parameter.fill_(float("nan"))
+    return said
 
 
 with torch.inference_mode():  # as the host runs every node
     print(
-        json.dumps({check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, broken_vae)})
+        json.dumps(
+            {check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, half_vae, broken_vae)}
+        )
     )

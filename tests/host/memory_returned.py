@@ -87,6 +87,10 @@ seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["note
 seen["picture is as before"] = torch.equal(sample(model, clip), before_picture)
 train(model, data, seed=2, modulation_table=True)
 seen["after a second run, with the table of adaLN"] = bytes_alive()
+saving = {"checkpointing": True, "frozen_weights": "float8", "stream_blocks": True, "memory": "as set"}
+stored = train(model, data, seed=4, **saving)
+seen["during, in float8"] = stored["during"]
+seen["after a run in float8, blocks waiting"] = bytes_alive()
 kept = train(model, data, seed=3, stop=True)
 seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
 print(json.dumps(seen))

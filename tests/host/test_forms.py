@@ -63,10 +63,31 @@ def test_float8_is_read_and_told(seen: dict, name: str) -> None:
     assert any("float8" in note for note in seen["dtypes"][name]["notes"])
 
 
+@pytest.mark.parametrize("streamed", ["", ", streamed"])
+@pytest.mark.parametrize(("storage", "least", "most"), [("whole", 0, 1e-5), ("float8", 1e-3, 0.1), ("nf4", 1e-2, 0.3)])
+def test_the_copy_may_be_stored_in_fewer_bytes(seen: dict, storage: str, least: float, most: float, streamed) -> None:
+    form = seen["dtypes"][f"stored as {storage}{streamed}"]
+    assert least <= form["error"] < most
+    assert form["error"] == seen["dtypes"][f"stored as {storage}"]["error"]
+
+
 def test_float16_is_widened_and_told(seen: dict) -> None:
     form = seen["dtypes"]["float16"]
     assert form["exact"]
     assert any("float16" in note and "float32" in note for note in form["notes"])
+
+
+@pytest.mark.parametrize("storage", ["whole", "float8"])
+def test_a_scaled_float8_file_trains(seen: dict, storage: str) -> None:
+    found = seen["dtypes"]["trained"][storage]
+    assert len(found["losses"]) == 2 and all(0 < loss < 100 for loss in found["losses"]) and found["moved"] > 0
+    assert found["settings"].get("frozen_weights", "whole") == storage
+
+
+def test_the_concepts_file_tells_of_a_lora_on_the_model(seen: dict) -> None:
+    found = seen["with_lora"]["trained"]
+    assert "(with 1 LoRA on it)" in found["base"] and found["moved"] > 0
+    assert "LoRA" not in seen["dtypes"]["trained"]["whole"]["base"]
 
 
 def test_packed_weights_are_refused_with_what_to_load(seen: dict) -> None:
@@ -98,5 +119,15 @@ def test_another_type_is_named(seen: dict, kind: str) -> None:
     assert f"of the type {kind};" in seen["others"][kind]
 
 
-def test_latents_that_are_not_finite_are_told_before_training(seen: dict) -> None:
-    assert "not finite" in seen["broken_vae"]["said"] and "--fp32-vae" in seen["broken_vae"]["said"]
+def test_a_vae_that_overflows_in_float16_is_used_in_float32(seen: dict) -> None:
+    found = seen["half_vae"]
+    assert not found["stock"] and not found["stock picture"]  # or the next lines could not fail
+    assert found["latents"] < 0.01 and found["pictures"] < 0.01  # its weights are float16's
+    assert found["dtype"] == ["torch.float16"] * 2
+
+
+def test_what_is_not_finite_is_told(seen: dict) -> None:
+    said = seen["broken_vae"]
+    assert "not finite" in said["encode"] and "another file" in said["encode"]
+    assert "not finite" in said["decode"] and "another file" in said["decode"]
+    assert "training has diverged" in said["diverged"]

@@ -20,10 +20,20 @@ def test_a_training_holds_a_copy_of_the_model(seen: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "when", ["after", "after a second run, with the table of adaLN", "after an error that is kept"]
+    "when",
+    [
+        "after",
+        "after a second run, with the table of adaLN",
+        "after a run in float8, blocks waiting",
+        "after an error that is kept",
+    ],
 )
 def test_it_is_given_back(seen: dict, when: str) -> None:
     assert seen[when] - seen["before"] < SMALL
+
+
+def test_a_base_in_float8_takes_less(seen: dict) -> None:
+    assert seen["during, in float8"] - seen["before"] < 0.6 * (seen["during"] - seen["before"])
 
 
 def test_the_stock_sampler_draws_what_it_drew_before(seen: dict) -> None:

@@ -25,6 +25,7 @@ DEFAULTS = {
     "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "modulation_table": False, "max_grad_norm": 1.0,
     "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
     "stop_patience": 0, "stop_every": 25, "stop_gain": 0.01, "token_embeddings": False, "validation_seeds": "0",
+    "memory": "auto",
 }  # fmt: skip
 
 
@@ -75,7 +76,9 @@ def test_what_it_sets_reaches_both_stages(server: Server) -> None:
         "base_anchor": 0.5, "null_anchor": 0.25, "validation_every": 1000,
     }  # fmt: skip
     report, _, _ = trained(server, of=changed)
-    asked = {name: value for name, value in changed.items() if not name.startswith(("lambda_", "validation_"))}
+    # checkpointing changes no result: a run is the same with it and without
+    others = ("lambda_", "validation_", "checkpointing")
+    asked = {name: value for name, value in changed.items() if not name.startswith(others)}
     asked |= {"scale_multiplier": 0.5, "scale_min": 0.0, "scale_max": None}
     got = identity(server, report)
     assert {name: got[name] for name in asked} == asked
@@ -91,6 +94,13 @@ def test_what_it_sets_reaches_both_stages(server: Server) -> None:
         assert float(file.get_tensor(f"{min(modules)}.alpha")) == 2.0
     assert len(modules) == 2 * 4 and all("add_" in m and (".1." in m or ".2." in m) for m in modules)
     assert "distance from the base, base texts" in report and "null text" in report
+
+
+def test_memory_is_told_for_each_phase(server: Server) -> None:
+    report, _, _ = trained(server, of={"memory": "6 GB", "checkpointing": True})
+    told, phases = (next(line for line in report.splitlines() if line.startswith(s)) for s in ("memory", "phases"))
+    assert "are free" in told and "Turned on" not in told  # the pocket fits
+    assert re.search(r"text encoders \d+ MB, then VAE \d+ MB .*; steps: \d+ MB; validation: \d+ MB", phases)
 
 
 def test_a_preset_stands_above_what_the_nodes_show(server: Server) -> None:

@@ -9,9 +9,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import FEW, SETTINGS, concept_set, extractor, extractor_job, losses, network, pure_job, run, same
+from tiny import (
+    FEW,
+    SETTINGS,
+    concept_set,
+    extractor,
+    extractor_job,
+    losses,
+    network,
+    pure_job,
+    run,
+    same,
+    transformer,
+)  # fmt: skip
 
-from purecc.network import EXTRACTOR
+from purecc.frozen import store, stream
+from purecc.network import EXTRACTOR, AdaptedNetwork
 from purecc.settings import METHODS, PureSettings, TrainSettings
 
 
@@ -86,22 +99,58 @@ def test_a_finished_run_is_found_and_not_trained_again(finished) -> None:
     assert [record.step for record in again.run.records()] == [1, 2, 3, 4]
 
 
+def test_what_saves_memory_is_the_same_run(tmp_path: Path, finished) -> None:
+    """So a run may be stopped with it and go on without it."""
+    plain = finished("PureCC")
+    waiting = transformer()
+    store(waiting, "whole")
+    stream(waiting, "cpu")
+    saving = replace(SETTINGS, checkpointing=True, modulation_table=True, stream_blocks=True, memory="6 GB")
+    job = pure_job(tmp_path, settings=saving, adapted=AdaptedNetwork(waiting))
+    assert losses(run(job)) == losses(plain.run.records())
+    assert job.run.folder.name == plain.run.folder.name and same(job.concept, plain.concept)
+    assert job.run.result.read_bytes() == plain.run.result.read_bytes()
+
+
+def test_a_base_in_float8_is_told_in_the_concepts_file(tmp_path: Path, finished) -> None:
+    stored = transformer()
+    store(stored, "float8")
+    adapted, settings = AdaptedNetwork(stored), replace(SETTINGS, frozen_weights="float8")
+    with pytest.raises(ValueError, match='weights are "float8", the settings say "whole"'):
+        pure_job(tmp_path, adapted=adapted)
+    job = pure_job(tmp_path, settings=settings, adapted=adapted)
+    assert all(math.isfinite(loss) for pair in losses(run(job)) for loss in pair)
+    assert job.concept.settings["frozen_weights"] == "float8"
+    assert "frozen_weights" not in finished("PureCC").concept.settings
+    assert not same(job.concept, finished("PureCC").concept)
+
+
+def test_float16_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is float16.*bfloat16"):
+        pure_job(tmp_path, adapted=AdaptedNetwork(transformer().half()))
+
+
 def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     adapted = network()
     folder = lambda **changed: pure_job(tmp_path, adapted=adapted, **changed).run.folder  # noqa: E731
     folders = [folder(), extractor_job(tmp_path).run.folder]
     others = {
         "targets": "attention and attn2", "embeddings": "none", "gate": "rows", "schedule": "cosine", "first_block": 1,
-        "times": "diffusers grid", "checkpointing": True, "last_block": 0, "warmup": 1, "background_weight": 0.5,
+        "times": "diffusers grid", "last_block": 0, "warmup": 1, "background_weight": 0.5,
     }  # fmt: skip
     masked = replace(concept_set(), masks=(torch.ones(8, 8), torch.eye(8)))
-    assert folder(settings=replace(SETTINGS, modulation_table=True)) == folder()  # the result is the same
+    saving = {"modulation_table": True, "checkpointing": True, "stream_blocks": True, "memory": "as set"}
+    assert folder(settings=replace(SETTINGS, **saving)) == folder()  # the result is the same
     assert folder(settings=replace(SETTINGS, stop_every=3, stop_gain=0.5)) == folder()  # early stop is off
     stop = {"stop_patience": 2, "stop_every": 25, "stop_gain": 0.01}
     for changed in (stop, stop | {"stop_patience": 3}, stop | {"stop_every": 3}, stop | {"stop_gain": 0.5}):
         folders.append(folder(settings=replace(SETTINGS, **changed)))
+    stored = transformer()
+    store(stored, "float8")
+    float8 = pure_job(tmp_path, settings=replace(SETTINGS, frozen_weights="float8"), adapted=AdaptedNetwork(stored))
+    folders.append(float8.run.folder)
     for field in fields(TrainSettings):
-        if field.name == "modulation_table" or field.name in stop:
+        if field.name in {*saving, "frozen_weights", *stop}:
             continue
         other = others[field.name] if field.name in others else getattr(SETTINGS, field.name) * 2
         folders.append(folder(settings=replace(SETTINGS, **{field.name: other}), data=masked))

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.memory import MODELS, Rung, estimated, sizes
 from benchmarks.speed import TINY, Bench
 from purecc.network import PURE
+from purecc.savings import LADDER
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +41,26 @@ def test_bytes_alive_in_a_step(bench: Bench) -> None:
     peaks = {arm: bench.peak(arm) for arm in ("R", "P", "S")}
     assert peaks["S"] < 0.75 * peaks["P"]
     assert peaks["P"] < 1.02 * peaks["R"]
+
+
+# Memory
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_with_each_rung_of_the_savings(stage: int) -> None:
+    """The exact ones give the same loss twice; the base in fewer bytes nearly the same."""
+    losses = {}
+    for changes in LADDER:
+        rung = Rung(TINY, changes, stage)
+        losses[str(changes)] = [float(rung.step()) for _ in range(2)]
+        assert rung.estimated().peak > 0
+    exact, stored = list(losses.values())[:4], list(losses.values())[4:]
+    assert all(one == exact[0] for one in exact)
+    assert all(one == pytest.approx(exact[0], rel=0.02) and one != exact[0] for one in stored)
+    assert losses[str(LADDER[4])] == losses[str(LADDER[6])]  # blocks that wait in main memory
+
+
+def test_the_tables_of_memory() -> None:
+    rows, by_size = estimated(512), sizes(512)
+    assert len(rows) == 2 + len(LADDER) and all(row.count("|") == 3 + len(MODELS) for row in rows)
+    assert len(by_size) == 2 + 5 and "nothing: 9.2 GB" in by_size[2] and "float8" in str(by_size)

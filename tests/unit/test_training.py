@@ -114,8 +114,14 @@ def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path, 
     """The length before clipping too: AdamW alone cannot tell a sum from a mean."""
     settings, lengths, clip = replace(SETTINGS, steps=2, accumulate=3), [], torch.nn.utils.clip_grad_norm_
     job = pure_job(tmp_path, settings=settings)
+
+    def watched(*args):
+        length = clip(*args)
+        lengths.append(float(length))
+        return length
+
     with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *args: lengths.append(float(clip(*args))))
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", watched)
         run(job)
     by_hand = pure_job(tmp_path, settings=settings)
     by_hand.concept = None
@@ -140,6 +146,25 @@ def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path, 
     assert [record.loss for record in job.run.records()] == pytest.approx(found, rel=1e-4)
     for made, wanted in zip(learned(job.network), parameters, strict=True):
         torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
+    """Where the loss itself is finite; and the checkpoint on disk stays as it was."""
+    job = pure_job(tmp_path, settings=replace(SETTINGS, steps=4, checkpoint_every=1))
+    steps = iter(job)
+    next(steps)
+    on_disk = (job.run.folder / "checkpoint.safetensors").read_bytes()
+    next(steps)
+    weights = learned(job.network)
+    weights[0].register_hook(lambda gradient: gradient.fill_(float("nan")))
+    before = [weight.detach().clone() for weight in weights]
+    kept = (job.run.folder / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(
+        FloatingPointError, match=r"gradient is not finite at step 3\. Lower the learning rate \(0\.01\)"
+    ):
+        next(steps)
+    assert all(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
+    assert (job.run.folder / "checkpoint.safetensors").read_bytes() == kept != on_disk
 
 
 def test_gradients_are_clipped_for_each_model(tmp_path: Path) -> None:

@@ -1,0 +1,150 @@
+"""What a run can do about memory, from what costs no time to what costs most, and how much of it a device needs.
+
+Each rung holds those before it where they help. The first four give the same result; a base in float8 or NF4 is another
+base, close to the first, and the concept's file says so. What a person turned on stays on.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .memory import Estimate, in_words
+from .settings import TrainSettings
+
+_EXACT = {"checkpointing": True, "modulation_table": True}
+# what is turned on, in the order in which it is tried
+LADDER: tuple[dict[str, Any], ...] = (
+    {},
+    {"modulation_table": True},  # nearly no time
+    {"checkpointing": True},  # about a third more
+    _EXACT,
+    {**_EXACT, "frozen_weights": "float8"},
+    {**_EXACT, "frozen_weights": "nf4"},
+    {**_EXACT, "frozen_weights": "float8", "stream_blocks": True},  # the last resort: weights travel in every forward
+)
+_LOST = 1.05  # of what is asked for, by an allocator in pieces that are too small
+_LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
+_NAMES = {
+    "checkpointing": "checkpointing", "modulation_table": "modulation_table", "stream_blocks": "blocks in main memory",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Room:
+    """What is free, in bytes; `device`: the type of the one that trains."""
+
+    device: str
+    free: int
+    main: int  # of main memory
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device != "cpu"
+
+    def within(self, memory: str) -> "Room":
+        """As much as a card of that size has: of a "12 GB" card the system's and the context's share is left out."""
+        if memory in ("auto", "as set") or not self.is_gpu:
+            return self
+        return replace(self, free=min(self.free, int(float(memory.split()[0]) * 1e9)))
+
+    def holds(self, needed: Estimate) -> bool:
+        if not self.is_gpu:
+            return needed.peak <= self.free
+        return needed.peak * _LOST + _LIBRARIES <= self.free and needed.host <= self.main
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that a run gets, what it needs, and a line about both for people."""
+
+    settings: TrainSettings
+    needed: Estimate
+    line: str
+
+
+def plan(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, room: Room) -> Plan:
+    """The first rung of the ladder that fits; `of` estimates a run with changed settings.
+
+    `settings.memory`: "auto" takes what is free, "12 GB" and its like at most that much, "as set" turns nothing on. A CPU is
+    never refused: where no rung fits it gets the least. Raises ValueError where a GPU has too little: with what is needed,
+    what is free and what to change.
+    """
+    room = room.within(settings.memory)
+    tried = [(rung, of(rung)) for rung in _rungs(settings, room.device)]
+    fits = next(((rung, needed) for rung, needed in tried if room.holds(needed)), None)
+    if fits is None and room.is_gpu:
+        raise ValueError(_refusal(of, settings, room, tried))
+    chosen, needed = fits or min(tried, key=lambda one: one[1].peak)
+    return Plan(chosen, needed, _line(settings, chosen, tried[0][1], needed, room))
+
+
+def _rungs(settings: TrainSettings, device: str) -> Iterator[TrainSettings]:
+    yield settings
+    for changes in LADDER[1:] if settings.memory != "as set" else ():
+        rung = _with(settings, changes)
+        # on a CPU main memory is all there is; Apple's GPUs have no float8, and their memory is the main one
+        moves = changes.get("stream_blocks") or changes == {"modulation_table": True}
+        if device == "cpu" and moves or device == "mps" and (moves or changes.get("frozen_weights") == "float8"):
+            continue
+        if rung != settings:
+            yield rung
+
+
+def _with(settings: TrainSettings, changes: dict[str, Any]) -> TrainSettings:
+    """What a person chose stays: a base that is stored in fewer bytes already is left so, and texts that learn have no table."""
+    own = {} if settings.frozen_weights == "whole" else {"frozen_weights": settings.frozen_weights}
+    own |= {"modulation_table": False} if settings.token_embeddings else {}
+    return replace(settings, **{**changes, **own})
+
+
+def turned_on(before: TrainSettings, after: TrainSettings) -> str:
+    """What the one has and the other had not: "checkpointing, modulation_table, the frozen base in float8"."""
+    words = [name for key, name in _NAMES.items() if getattr(after, key) and not getattr(before, key)]
+    if after.frozen_weights != before.frozen_weights:
+        kind = {"float8": "float8", "nf4": "NF4"}[after.frozen_weights]
+        words.append(f"the frozen base in {kind} (not quite the same result)")
+    return ", ".join(words)
+
+
+def _line(settings: TrainSettings, chosen: TrainSettings, plain: Estimate, needed: Estimate, room: Room) -> str:
+    where = "the GPU" if room.is_gpu else "main memory"
+    line = f"memory: {needed} of {where}; {in_words(room.free)} are free"
+    if room.is_gpu and needed.host:
+        line += f", and {in_words(needed.host)} of main memory"
+    if chosen == settings:
+        return line
+    return f"{line}. Turned on for it (memory: {settings.memory}): {turned_on(settings, chosen)}; without, {in_words(plain.peak)}"
+
+
+def _refusal(
+    of: Callable[[TrainSettings], Estimate],
+    settings: TrainSettings,
+    room: Room,
+    tried: list[tuple[TrainSettings, Estimate]],
+) -> str:
+    """What is needed, what is free, and what to change."""
+    needed, advice = tried[0][1], []
+    if settings.memory == "as set":
+        for rung in _rungs(replace(settings, memory="auto"), room.device):
+            if room.holds(of(rung)):
+                words = turned_on(settings, rung)
+                advice.append(f"set memory to auto (it turns on {words}; then {in_words(of(rung).peak)})")
+                break
+    if settings.batch_size > 1:
+        single = next((r for r, _ in tried if room.holds(of(replace(r, batch_size=1)))), None)
+        if single is not None:
+            least = of(replace(single, batch_size=1))
+            on = turned_on(settings, single)
+            advice.append(f"set batch_size to 1{f', with {on}' if on else ''} (then {in_words(least.peak)})")
+    if advice:
+        remedy = f"To make it fit, {', or '.join(advice)}."
+    else:
+        least = min(tried, key=lambda one: one[1].peak)[1]
+        remedy = (
+            f"With all that saves memory it is still {in_words(least.peak)}: lower the resolution in Concept Set, close other programs "
+            "that use the GPU, or start ComfyUI with --cpu, which is slow."
+        )
+        if any(replace(room, main=one.host).holds(one) for _, one in tried):  # but for main memory
+            remedy += f" Of main memory {in_words(room.main)} are free, too little to keep weights there."
+    asked = "" if settings.memory in ("auto", "as set") else f" within {settings.memory}"
+    return f"Training needs {needed} of GPU memory, and {in_words(room.free)} are free{asked}. {remedy} Nothing was started."

@@ -1,0 +1,115 @@
+"""What is turned on where memory is short: the first rung that fits, in the order of its cost, and told."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from test_memory import BIG, SD35_MEDIUM
+
+from purecc.memory import Estimate, estimate
+from purecc.savings import LADDER, Plan, Room, plan
+from purecc.settings import MEMORIES, PureSettings, TrainSettings
+
+AMPLE = int(64e9)
+
+
+@cache
+def of(settings: TrainSettings) -> Estimate:
+    return estimate(SD35_MEDIUM, BIG, settings, PureSettings(), torch.bfloat16)
+
+
+def chosen(free: float, settings: TrainSettings | None = None, device: str = "cuda", main: int = AMPLE) -> Plan:
+    return plan(of, settings or TrainSettings(), Room(device, int(free), main))
+
+
+def test_where_all_fits_nothing_is_turned_on() -> None:
+    found = chosen(24e9)
+    assert found.settings == TrainSettings()
+    assert "memory: about" in found.line and "24.0 GB are free" in found.line and "Turned on" not in found.line
+
+
+def test_less_room_turns_more_on_in_the_ladders_order() -> None:
+    seen: list[TrainSettings] = []
+    for tenths in range(120, 5, -1):
+        try:
+            found = chosen(tenths * 1e8)
+        except ValueError:
+            break
+        assert found.needed.peak < tenths * 1e8
+        if found.settings not in seen:
+            seen.append(found.settings)
+    rungs = [TrainSettings(**changes) for changes in LADDER]
+    assert seen == [rung for rung in rungs if rung in seen]
+    assert {(s.frozen_weights, s.stream_blocks) for s in seen} == {
+        ("whole", False),
+        ("float8", False),
+        ("nf4", False),
+        ("float8", True),
+    }
+    peaks = [of(settings).peak for settings in seen]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_the_goals_of_each_form() -> None:
+    """512 px, batch 2, stage 2, 154 rows of text: what the project set itself."""
+    inputs = type(BIG)(1024, 154)
+    peak = lambda **on: estimate(SD35_MEDIUM, inputs, TrainSettings(**on), PureSettings(), torch.bfloat16).peak  # noqa: E731
+    exact = {"checkpointing": True, "modulation_table": True}
+    assert peak() < 9.5e9
+    assert peak(checkpointing=True) < 5.8e9
+    assert peak(**exact) < 4.3e9
+    assert peak(**exact, frozen_weights="nf4") < 2.6e9
+
+
+def test_a_size_is_as_on_a_card_of_that_size() -> None:
+    for memory in MEMORIES[1:-1]:
+        on_large, on_small = chosen(80e9, TrainSettings(memory=memory)), chosen(float(memory.split()[0]) * 1e9)
+        assert on_large.needed == on_small.needed
+    assert chosen(4e9, TrainSettings(memory="24 GB")).needed == chosen(4e9).needed  # no more than is free
+
+
+def test_what_was_turned_on_is_told() -> None:
+    line = chosen(5e9, TrainSettings(memory="6 GB")).line
+    assert "Turned on for it (memory: 6 GB): checkpointing" in line and "without," in line
+    assert "float8 (not quite the same result)" in chosen(3e9).line
+    assert "NF4" in chosen(2.4e9).line
+    assert "main memory" in chosen(4.8e9).line  # adaLN's layers
+
+
+def test_what_a_person_turned_on_stays() -> None:
+    own = TrainSettings(checkpointing=True, frozen_weights="nf4")
+    assert chosen(24e9, own).settings == own
+    assert all(chosen(free, own).settings.frozen_weights == "nf4" for free in (3e9, 2.4e9))
+
+
+def test_as_set_turns_nothing_on_and_says_what_would() -> None:
+    assert chosen(24e9, TrainSettings(memory="as set")).settings == TrainSettings(memory="as set")
+    words = r"needs about \d+\.\d GB.* 8\.0 GB are free\. To make it fit, set memory to auto \(it turns on .*; then \d"
+    with pytest.raises(ValueError, match=words):
+        chosen(8e9, TrainSettings(memory="as set"))
+
+
+def test_what_never_fits_is_refused_with_what_to_change() -> None:
+    with pytest.raises(ValueError, match="lower the resolution.*Nothing was started"):
+        chosen(0.5e9)
+    with pytest.raises(ValueError, match=r"set batch_size to 1, with checkpointing.*\(then"):
+        chosen(1.4e9, TrainSettings(batch_size=8))
+
+
+def test_weights_go_to_main_memory_only_where_it_has_room() -> None:
+    assert not chosen(5.9e9, main=int(1e9)).settings.modulation_table
+    with pytest.raises(ValueError, match="Of main memory 1.0 GB are free"):
+        chosen(3e9, main=int(1e9))
+
+
+def test_a_cpu_gets_what_helps_there_and_is_never_refused() -> None:
+    assert chosen(4e9, device="cpu").settings.checkpointing
+    least = chosen(1e9, device="cpu")
+    assert not least.settings.stream_blocks and least.settings.frozen_weights == "nf4"
+    assert "main memory" in least.line
+
+
+def test_apples_gpus_have_no_float8() -> None:
+    assert chosen(3.5e9, device="mps").settings.frozen_weights == "nf4"
