@@ -1,0 +1,190 @@
+"""Several concepts on one model, through the real ComfyUI: do they disturb one another, and what does a second one do to a first?
+
+    python -m benchmarks.several [--steps 200] [--out benchmarks/several.json]
+
+Three concepts of PocketBench's development set are taught by the nodes: two things and a look. A fourth training teaches the
+second thing on a model that carries the first as a plain LoRA. Then pictures are drawn with each alone, with another beside
+it on the same MODEL (not named in the prompt, or named), and held against PocketBench's witnesses: fidelity 0 is the base
+model, 1 the concept itself in new scenes. Needs the ComfyUI that `python run.py test` sets up.
+"""
+
+import argparse
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.concepts import BenchConcept, concept, references
+from benchmarks.pocketbench.train_judges import to_pixels
+from purecc.files import save_json
+from purecc.launch.install import make_base
+from purecc.launch.layout import choose_layout
+from purecc.launch.server import Server
+
+PICTURES, SEED = 6, 11
+TRIGGERS = {"poodle": "ohwx", "mushroom": "sksv", "poster": "zqst"}
+SCENES = {
+    "poodle": "a {} dog on the beach",
+    "mushroom": "a {} mushroom on the beach",
+    "poster": "a house on the beach in {} style",
+}
+BOTH = {
+    ("poodle", "mushroom"): "a {} dog and a {} mushroom on the beach",
+    ("poodle", "poster"): "a {} dog on the beach in {} style",
+}
+TRAINING = {"batch_size": 4, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
+
+
+@dataclass
+class Graph:
+    """An API prompt; an output is [node, slot]."""
+
+    nodes: dict[str, dict] = field(default_factory=dict)
+
+    def add(self, class_type: str, **inputs: object) -> str:
+        self.nodes[str(len(self.nodes))] = {"class_type": class_type, "inputs": inputs}
+        return str(len(self.nodes) - 1)
+
+
+def teach(g: Graph, pocket: str, model: list, name: str, steps: int) -> list:
+    """The concept of a name, taught by both stages on `model`; its output."""
+    one = concept(name)
+    data = g.add(
+        "PureCCConceptSet", clip=[pocket, 1], vae=[pocket, 2], folder=name, trigger=TRIGGERS[name], class_word=one.class_word,
+        kind=one.kind, captions="", resolution=128, tokens=1, shape="buckets", flip=False, texts="captions",
+    )  # fmt: skip
+    settings = {**TRAINING, "steps": steps, "model": model, "data": [data, 0]}
+    extractor = g.add("PureCCTrainExtractor", embeddings="replace", **settings)
+    pure = g.add(
+        "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", eta=1.0, fixed_lambda=0.0, original="frozen base", **settings
+    )  # fmt: skip
+    return [pure, 0]
+
+
+class Host:
+    """The server, and what is asked of it."""
+
+    def __init__(self, server: Server, steps: int):
+        self.server, self.steps = server, steps
+
+    def draw(self, carried: list[tuple[str, bool]], text: str, gate: str) -> Tensor:
+        """Pictures [PICTURES, 3, 128, 128] in [-1, 1] of a model that carries concepts: (name, whether taught on top of the others)."""
+        g = Graph()
+        pocket = g.add("PureCCPocketModel")
+        model, clip = [pocket, 0], [pocket, 1]
+        for name, on_top in carried:
+            taught = teach(g, pocket, model if on_top else [pocket, 0], name, self.steps)
+            applied = g.add(
+                "PureCCApplyConcept", model=model, clip=clip, concept=taught, strength=1.0, embedding_strength=1.0, gate=gate,
+                start_percent=0.0, end_percent=1.0,
+            )  # fmt: skip
+            model, clip = [applied, 0], [applied, 1]
+        latent = g.add("EmptySD3LatentImage", width=128, height=128, batch_size=PICTURES)
+        texts = [[g.add("CLIPTextEncode", clip=clip, text=words), 0] for words in (text, "")]
+        sampled = g.add(
+            "KSampler", model=model, positive=texts[0], negative=texts[1], latent_image=[latent, 0], seed=SEED, steps=28, cfg=4.0,
+            sampler_name="euler", scheduler="normal", denoise=1.0,
+        )  # fmt: skip
+        saved = g.add(
+            "SaveImage", images=[g.add("VAEDecode", samples=[sampled, 0], vae=[pocket, 2]), 0], filename_prefix="s/p"
+        )
+        images = self.server.client.run(g.nodes)["outputs"][saved]["images"]
+        files = [self.server.client.view(image["filename"], image["subfolder"]) for image in images]
+        return to_pixels([Image.open(io.BytesIO(file)).convert("RGB") for file in files])
+
+
+def write_references(folder: Path, one: BenchConcept) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, shown in enumerate(references(one)):
+        shown.picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(shown.caption.replace("ohwx", TRIGGERS[one.name]), encoding="utf-8")
+
+
+def fidelity(bench: Bench, name: str, pictures: Tensor, floor: Tensor) -> float:
+    """The mean over the witnesses of (score - the base's) / (the concept's own in new scenes - the base's)."""
+    one = concept(name)
+    ends, scores = bench.ends(one, floor), bench.likeness(one, pictures)
+    shares = [
+        (float(scores[w].mean()) - max(low, other)) / (high - max(low, other))
+        for w, (low, other, high) in ends.items()
+        if high - max(low, other) > 0.03
+    ]
+    return round(sum(shares) / len(shares), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=200, help="of each stage")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("several.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    layout = choose_layout()
+    base = layout.local / "several"
+    make_base(base, layout.project)
+    for name in TRIGGERS:
+        write_references(base / "input" / name, concept(name))
+    bench, rows = Bench(layout.local / "several" / "bench"), []
+
+    with Server(layout, base) as server:
+        server.wait_until_ready()
+        host = Host(server, options.steps)
+        # base pictures: what fidelity 0 is
+        floors = {name: host.draw([], SCENES[name].replace("{} ", ""), "off") for name in TRIGGERS}
+
+        def row(what: str, name: str, gate: str, carried: list[tuple[str, bool]], text: str) -> Tensor:
+            pictures = host.draw(carried, text, gate)
+            rows.append(
+                {"concept": name, "what": what, "gate": gate, "fidelity": fidelity(bench, name, pictures, floors[name])}
+            )
+            print(rows[-1], flush=True)
+            keep(base / "sheets", f"{name}, {what}, {gate}", pictures)
+            return pictures
+
+        for gate in ("off", "as trained"):
+            for name, other in (
+                ("poodle", "mushroom"),
+                ("mushroom", "poodle"),
+                ("poodle", "poster"),
+                ("poster", "poodle"),
+            ):
+                text = SCENES[name].format(TRIGGERS[name])
+                alone = row("alone", name, gate, [(name, False)], text)
+                both = row(f"{other} beside it, not named", name, gate, [(name, False), (other, False)], text)
+                rows[-1]["moved"] = round(float((both - alone).abs().mean() * 127.5), 3)
+            for pair, text in BOTH.items():
+                carried = [(name, False) for name in pair]
+                for name in pair:
+                    other = next(one for one in pair if one != name)
+                    row(f"together with {other}", name, gate, carried, text.format(*(TRIGGERS[one] for one in pair)))
+        first = SCENES["poodle"].format(TRIGGERS["poodle"])
+        on_top = [("poodle", False), ("mushroom", True)]
+        row("before mushroom was taught on top", "poodle", "off", on_top[:1], first)
+        row("after mushroom was taught on top", "poodle", "off", on_top, first)
+        row("taught on top of poodle", "mushroom", "off", on_top, SCENES["mushroom"].format(TRIGGERS["mushroom"]))
+    save_json(options.out, {"steps": options.steps, "pictures": PICTURES, "base": bench.base, "rows": rows})
+    print("\n" + table(rows))
+
+
+def keep(folder: Path, name: str, pictures: Tensor) -> None:
+    """A sheet for eyes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    Image.fromarray(np.concatenate(list(pixels), axis=1)).save(folder / f"{name}.png")
+
+
+def table(rows: list[dict]) -> str:
+    lines = ["| concept | drawn | gate | fidelity | moved by the other, of 255 |", "|---|---|---|---|---|"]
+    for one in rows:
+        moved = f"{one['moved']:g}" if "moved" in one else ""
+        lines.append(f"| {one['concept']} | {one['what']} | {one['gate']} | {one['fidelity']:.2f} | {moved} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
