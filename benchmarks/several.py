@@ -10,7 +10,6 @@ model, 1 the concept itself in new scenes. Needs the ComfyUI that `python run.py
 
 import argparse
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 

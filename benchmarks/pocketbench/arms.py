@@ -51,6 +51,7 @@ def _train_settings(seed: int, *parts: dict[str, Any]) -> TrainSettings:
 _LORA = {"method": "LoRA"}
 _NONE = {"embeddings": "none"}
 _OFFSET = {"embeddings": "offset"}
+_TOKEN = {"embeddings": "none", "token_embeddings": True}  # as the public code has it
 
 #: name -> arm
 ARMS: dict[str, Arm] = {
@@ -85,6 +86,9 @@ ARMS: dict[str, Arm] = {
     "PureCC, offset": Arm({}, _OFFSET),
     "PureCC, no embeddings": Arm({}, _NONE),
     "embeddings alone, 4 tokens": Arm(_LORA, {"rank": 0, "embedding_rate": 5e-2}, tokens=4),
+    "PureCC, input embedding": Arm({}, _TOKEN),
+    "LoRA, input embedding": Arm(_LORA, _TOKEN),
+    "input embedding alone": Arm(_LORA, {**_TOKEN, "rank": 0, "embedding_rate": 5e-2}),
     # anchors
     "PureCC + DOP + null anchor": Arm({"base_anchor": 1.0, "null_anchor": 1.0}),
     # gates: exact without the trigger, by construction

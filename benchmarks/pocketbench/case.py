@@ -27,6 +27,7 @@ from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Placeholder
 from purecc.sampling import euler, guided_velocity
 from purecc.stages import ExtractorJob, PureJob
+from purecc.token_embeddings import PocketTokenEncoder
 from purecc.training import PURE, LatentScaling
 
 from .arms import Arm
@@ -102,9 +103,13 @@ class Bench:
     def judges(self) -> Judges:
         return load_judges()
 
-    def network(self) -> AdaptedNetwork:
-        """A fresh one: adapters of another case must not be in it."""
-        return AdaptedNetwork(load_pocket().transformer)
+    def network(self, concept: BenchConcept | None = None, tokens: int = 1) -> AdaptedNetwork:
+        """A fresh one: adapters of another case must not be in it. For a concept its text encoders can learn too."""
+        network = AdaptedNetwork(load_pocket().transformer)
+        if concept is not None:
+            words = Placeholder(1, " ".join([concept.class_word] * tokens))
+            network.token_encoder = PocketTokenEncoder(self.pocket, TRIGGER, words, tokens)
+        return network
 
     @torch.no_grad()
     def concept_set(self, concept: BenchConcept, tokens: int) -> ConceptSet:
@@ -128,13 +133,14 @@ class Bench:
         extractor = None
         if arm.needs_extractor:
             job = ExtractorJob(
-                self.network(), data, arm.extractor_settings(seed, **changes), self.scaling, runs, self.base
+                self.network(concept, arm.tokens), data, arm.extractor_settings(seed, **changes), self.scaling, runs, self.base
             )
             for _ in job:
                 pass
             extractor = job.concept
         pure, settings = arm.pure_settings, arm.train_settings(seed, **changes)
-        job = PureJob(self.network(), data, settings, self.scaling, runs, self.base, pure, extractor)
+        network = self.network(concept, arm.tokens)
+        job = PureJob(network, data, settings, self.scaling, runs, self.base, pure, extractor)
         for _ in job:
             pass
         return replace(job.concept, gate=arm.sampling_gate) if arm.sampling_gate else job.concept
@@ -216,7 +222,7 @@ class Bench:
         """Teaches, draws, measures."""
         taught = self.teach(concept, arm, seed, **changes)
         asked, seeds, originals = self.originals(concept)
-        network = self.network()
+        network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
         rows: dict[str, list] = {}
         for strength in self.strengths:

@@ -63,6 +63,11 @@ def test_the_goals_of_each_form() -> None:
     assert peak(**exact, frozen_weights="nf4") < 2.6e9
 
 
+def test_texts_that_learn_have_no_table() -> None:
+    tight = chosen(4.6e9, TrainSettings(token_embeddings=True))
+    assert tight.settings.checkpointing and not tight.settings.modulation_table
+
+
 def test_a_size_is_as_on_a_card_of_that_size() -> None:
     for memory in MEMORIES[1:-1]:
         on_large, on_small = chosen(80e9, TrainSettings(memory=memory)), chosen(float(memory.split()[0]) * 1e9)
