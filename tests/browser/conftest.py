@@ -31,9 +31,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """The server's page, loaded and ready, cut off from any other address. The test fails on an uncaught page error."""
-    with open_page(browser, server) as (opened, errors):
+def page(request: pytest.FixtureRequest, browser: Browser, server: Server) -> Iterator[Page]:
+    """The server's page, loaded and ready, cut off from any other address. The test fails on an uncaught page error.
+
+    Its parameter, if any: whether nodes are drawn by the newer design (Nodes 2.0).
+    """
+    with open_page(browser, server, Comfy_VueNodes_Enabled=getattr(request, "param", False)) as (opened, errors):
         yield opened
     assert not errors, errors
 

@@ -38,11 +38,13 @@ WORDS = {
     "learn a concept": BLUEPRINT,
 }
 
+BOTH_DESIGNS = pytest.mark.parametrize("page", [False, True], ids=["classic", "nodes 2.0"], indirect=True)
+
 
 def search_box(page: Page) -> Locator:
     """The box that a double click on the empty canvas opens."""
     page.evaluate("app.graph.clear()")
-    box = page.locator(".comfy-vue-node-search-container input").first
+    box = page.locator(".comfy-vue-node-search-container .p-autocomplete input").first
     for _ in range(10):  # a busy page takes a double click for two clicks
         page.mouse.dblclick(700, 250)
         try:
@@ -53,6 +55,7 @@ def search_box(page: Page) -> Locator:
     raise AssertionError("the search box does not open")
 
 
+@BOTH_DESIGNS
 def test_the_search_box_finds_nodes_by_words_that_people_type(page: Page, screenshots: Path) -> None:
     box = search_box(page)
     missed = []
@@ -69,6 +72,7 @@ def test_the_search_box_finds_nodes_by_words_that_people_type(page: Page, screen
     page.locator(".p-autocomplete-option", has_text="Concept").first.wait_for(state="detached", timeout=LIMIT)
 
 
+@BOTH_DESIGNS
 def test_every_help_page_shows_its_picture_and_what_can_go_wrong(page: Page, screenshots: Path) -> None:
     for node_type in sorted(path.stem for path in DOCS.glob("*.md")):
         assert (DOCS / f"{node_type}.jpg").stat().st_size < 100_000
@@ -114,6 +118,7 @@ def test_a_title_on_the_canvas_is_the_name_without_the_words_for_the_search_box(
     assert titles == ["Pure Learning", "Train Extractor"]
 
 
+@BOTH_DESIGNS
 def test_a_wrong_input_shows_its_message(page: Page, screenshots: Path) -> None:
     page.evaluate("""() => {
         app.graph.clear();
@@ -133,6 +138,7 @@ def test_a_wrong_input_shows_its_message(page: Page, screenshots: Path) -> None:
     page.screenshot(path=screenshots / "message.png")
 
 
+@BOTH_DESIGNS
 def test_the_blueprint_is_dropped_wired_and_run(page: Page, screenshots: Path) -> None:
     search_box(page).fill(BLUEPRINT)
     page.locator(".p-autocomplete-option", has_text=BLUEPRINT).first.click()
