@@ -10,6 +10,7 @@ refuses all else; before torch 2.6 that could be got round (CVE-2025-32434), so 
 """
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,10 @@ def read_learned_embeds(path: Path, torch_version: str = torch.__version__) -> T
         held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"{path.name} holds more than tensors and plain values, or is broken, and was not loaded: {_first(error)}"
+            f"{path.name} holds more than tensors and plain values, or is broken, and was not loaded{_named(error)}."
         ) from error
     except Exception as error:  # torch raises as it likes on a broken archive
-        raise ValueError(f"{path.name} is not a readable file of torch's: {_first(error)}") from error
+        raise ValueError(f"{path.name} is not a readable file of torch's: {error or type(error).__name__}") from error
     if not isinstance(held, Mapping):
         raise ValueError(f"{path.name} holds a {type(held).__name__}, not a token embedding.")
     token, word = held.get(_TOKEN), held.get(_WORD) or ""
@@ -92,6 +93,7 @@ def _rows(held: Mapping[Any, Any], key: str, width: int, name: str) -> Tensor:
     return rows
 
 
-def _first(error: Exception) -> str:
-    """The first sentence: torch goes on to say how to switch the protection off."""
-    return str(error).strip().split("\n")[0].split(". ")[0][:200] or type(error).__name__
+def _named(error: Exception) -> str:
+    """What a refused pickle asked for. The rest of torch's message tells how to switch the protection off."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f": it asks for {found[1]}" if found else ""

@@ -27,6 +27,7 @@ from purecc.flow import add_noise, mean_time, spread_times
 from purecc.network import EXTRACTOR
 from purecc.settings import METHODS, PureSettings, as_plain
 from purecc.stages import Job
+from purecc.terms import Objective, Terms, Velocities
 
 STOPS = replace(SETTINGS, steps=12, stop_patience=2, stop_every=2, stop_gain=0.5, checkpoint_every=5)
 GOES_ON = replace(STOPS, stop_patience=99, stop_gain=0.0)
@@ -96,6 +97,19 @@ def test_the_loss_is_l_cc_over_the_held_draws() -> None:
     assert len(squares) == 4 * len(job.data.examples)
     found = validation_loss(job.network, job.objective(), job.data, job.settings, SCALING)
     assert found == pytest.approx(sum(squares) / len(squares), rel=1e-5)
+
+
+def test_a_look_keeps_no_graph() -> None:
+    job, asked = extractor_job(Path("unused")), []
+    job.prepare()
+
+    def term(velocities: Velocities) -> Terms:
+        loss = velocities.learning(EXTRACTOR, "complete").square().mean()
+        asked.append(loss.requires_grad)
+        return Terms(loss, {})
+
+    validation_loss(job.network, Objective((EXTRACTOR,), (term,)), job.data, job.settings, SCALING)
+    assert asked == [False] * 4  # two pictures at four times, two samples at once
 
 
 @pytest.mark.parametrize("method", METHODS)

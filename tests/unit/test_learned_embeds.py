@@ -92,7 +92,8 @@ def test_a_program_in_the_file_is_not_run(torchs: bool, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="e.pt (holds more than tensors|is not a readable)") as refused:
         read_learned_embeds(path)
     assert not mark.exists()
-    assert "weights_only=False" not in str(refused.value)  # torch's own advice
+    assert "succeed" not in str(refused.value)  # torch's own advice: switch the protection off
+    assert not torchs or "it asks for posix.mkdir" in str(refused.value) or "it asks for nt.mkdir" in str(refused.value)
     torch.load(path, weights_only=False) if torchs else pickle.loads(path.read_bytes())
     assert mark.exists()  # it would have run
 

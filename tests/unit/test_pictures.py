@@ -63,3 +63,13 @@ def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
         assert made.pixels.shape[:2] == made.mask.shape == size
         torch.testing.assert_close(made.pixels[..., 0], made.mask)
     assert (made.name, picture.mask.shape) == ("a.png", (200, 300))
+
+
+def test_a_picture_turned_by_its_camera_stands_upright_and_alpha_is_left_out(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: a quarter turn
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "a.jpg", exif=exif)
+    Image.new("RGBA", (30, 20), (255, 0, 0, 10)).save(tmp_path / "b.png")
+    turned, clear = read_folder(tmp_path)
+    assert turned.pixels.shape == (30, 20, 3) and clear.pixels.shape == (20, 30, 3)
+    assert clear.pixels[0, 0].tolist() == [1, 0, 0]

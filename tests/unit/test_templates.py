@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CHANNELS, SCALING, SETTINGS, SIDE, Words, extractor_job, noise, run
+from tiny import CHANNELS, SCALING, SETTINGS, SIDE, Words, extractor_job, network, noise, run
 
 from purecc.batches import draw_batch, drawn, held_draws
+from purecc.class_pictures import class_pictures
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.prompts import KINDS, Texts
+from purecc.settings import PureSettings
 from purecc.templates import TEMPLATES, require_templates, texts_of_template
 
 OWN = ("a photo of a {concept}", "here is the {concept}", "{concept}")
@@ -114,6 +116,12 @@ def test_texts_of_two_lengths_are_not_mixed_in_a_batch() -> None:
     assert len(lengths) == 2 and min(lengths.values()) > 5
 
 
+def test_class_pictures_of_the_captions_have_the_base_texts_of_all_templates(tmp_path) -> None:
+    pure = PureSettings("LoRA + prior preservation", class_texts="base", class_pictures=4, class_steps=1)
+    made = class_pictures(network(), templated(), pure, "base", 0, tmp_path)
+    assert made.texts == ("a photo of a dog", "dog", "here is the dog", "a photo of a dog")
+
+
 # Flip
 
 
@@ -174,3 +182,14 @@ def test_a_run_with_both_goes_on_bit_for_bit_after_a_stop(tmp_path) -> None:
     goes_on = extractor_job(tmp_path / "stopped", settings, templated(flip=True, masks=True))
     assert len(run(goes_on)) == 1
     assert goes_on.run.result.read_bytes() == whole.run.result.read_bytes()
+
+
+def test_the_modulation_table_gives_the_same_bytes_with_templates_flips_and_an_early_stop(tmp_path) -> None:
+    settings = replace(SETTINGS, stop_patience=1, stop_every=2, stop_gain=0.9)
+    jobs = [
+        extractor_job(tmp_path / str(on), replace(settings, modulation_table=on), templated(flip=True))
+        for on in (False, True)
+    ]
+    for job in jobs:
+        run(job)
+    assert jobs[0].run.result.read_bytes() == jobs[1].run.result.read_bytes()
