@@ -40,11 +40,11 @@ class ApplyConcept(io.ComfyNode):
                     "with, or picture where it was trained without.",
                 ),
                 io.Float.Input(
-                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
+                    "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
                     tooltip="Where in the sampling the concept begins to act. 0: from the start. 0.1 to 0.3 leave the layout to the base model.",
                 ),
                 io.Float.Input(
-                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
+                    "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
                     tooltip="Where in the sampling it ends. 1: at the end. 0.6 to 0.9 leave the finest detail to the base model.",
                 ),
             ],

@@ -1,14 +1,19 @@
 """Export Concept and Import LoRA: plain LoRA files, out and in."""
 
+from dataclasses import replace
+
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
 from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
 from ..purecc.files import save_tensors
+from ..purecc.learned_embeds import read_learned_embeds
 from ..purecc.prompts import KINDS
 from ..purecc.public_code import read_lora
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
+
+NO_TOKEN = "none"
 
 loras, session, token_text = when_needed("loras"), when_needed("session"), when_needed("token_text")
 
@@ -93,6 +98,11 @@ class ImportLora(io.ComfyNode):
                     tooltip="The LoRA's change is multiplied by alpha / rank. 0: what the file, or adapter_config.json beside it, says, "
                     "else the rank, as the public code has it.",
                 ),
+                io.Combo.Input(
+                    "learned_token", options=[NO_TOKEN, *loras.token_files()], default=NO_TOKEN, optional=True,
+                    tooltip="The public code's learned_embeds.pt in models/loras, where its LoRA learnt beside a token of its own: the "
+                    "trigger then reads as that token in CLIP-L and CLIP-G. Read as plain tensors; nothing in it is run.",
+                ),
             ],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
@@ -112,13 +122,22 @@ class ImportLora(io.ComfyNode):
         return repr(loras.lora_path(file).stat().st_mtime_ns) if file in loras.lora_files() else ""
 
     @classmethod
-    def execute(cls, file: str, trigger: str, class_word: str, kind: str, alpha: float) -> io.NodeOutput:
+    def execute(
+        cls, file: str, trigger: str, class_word: str, kind: str, alpha: float, learned_token: str = NO_TOKEN
+    ) -> io.NodeOutput:
         trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
         if not trigger or not class_word:
             raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
         concept = read_lora(loras.lora_path(file), trigger, class_word, kind, alpha)
-        lora = concept.lora
-        text = f"{len(lora.matrices)} modules, rank {lora.rank}, alpha {lora.alpha:g}; its base is not known"
+        if learned_token != NO_TOKEN:
+            rows = read_learned_embeds(loras.lora_path(learned_token)).rows
+            concept = replace(concept, token_embeddings=rows)
+        lora, parts = concept.lora, []
+        if lora:
+            parts.append(f"{len(lora.matrices)} modules, rank {lora.rank}, alpha {lora.alpha:g}")
+        if concept.token_embeddings:
+            parts.append(f"a token in {' and '.join(concept.token_embeddings)}")
+        text = f"{', '.join(parts)}; its base is not known"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
 
 

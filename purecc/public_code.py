@@ -1,6 +1,6 @@
 """What the paper's public code reads and writes: its LoRA files as concepts, its csv data sets as pictures with captions.
 
-Its token embeddings (`learned_embeds.pt`) are read by learned_embeds.py.
+Its token embeddings (`learned_embeds.pt`) are read by learned_embeds.py, and become a concept's too.
 """
 
 import csv
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .concept import Concept, LoraWeights
 from .files import load_tensors
+from .learned_embeds import read_learned_embeds
 from .pictures import Picture, read_picture
 from .prompts import Kind
 
@@ -73,15 +74,16 @@ def _inside(folder: Path, name: str) -> Path | None:
 
 
 def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: float = 0.0) -> Concept:
-    """A LoRA file over an SD3 transformer, by peft or diffusers, as a concept without embeddings and without a known base.
+    """A LoRA file over an SD3 transformer, by peft or diffusers, as a concept without embeddings and without a known base;
+    or `learned_embeds.pt`, as one of input embeddings alone.
 
     `alpha` 0: what the file or an adapter_config.json beside it says, else the rank. Raises ValueError for other files.
     """
     if path.suffix.lower() in PICKLES:
-        raise ValueError(
-            f"{path.name} is a pickle, and no LoRA of the public code: that is adapter_model.safetensors or "
-            "pytorch_lora_weights.safetensors. Its learned_embeds.pt holds a token embedding, which is not imported here."
-        )
+        return Concept(
+            trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=None, embeddings=None,
+            token_embeddings=read_learned_embeds(path).rows, settings={"imported": path.name},
+        )  # fmt: skip
     try:
         tensors, metadata = load_tensors(path)
     except Exception as error:

@@ -133,7 +133,12 @@ class Bench:
         extractor = None
         if arm.needs_extractor:
             job = ExtractorJob(
-                self.network(concept, arm.tokens), data, arm.extractor_settings(seed, **changes), self.scaling, runs, self.base
+                self.network(concept, arm.tokens),
+                data,
+                arm.extractor_settings(seed, **changes),
+                self.scaling,
+                runs,
+                self.base,
             )
             for _ in job:
                 pass

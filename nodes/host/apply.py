@@ -49,6 +49,7 @@ def apply_concept(
         return model, with_triggers(clip, {concept.trigger: Placeholder(0, concept.placeholder.words)})
     carried: dict[int, Applied] = model.model_options["transformer_options"].get(CONCEPTS, {})
     check_fits(model, concept, carried)
+    check_encoders(clip, concept)
     warning = base_warning(model, concept)
     if warning:
         log.warning("PureCC: %s", warning)
@@ -83,6 +84,18 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
         f'"{concept.trigger} {concept.class_word}" was trained on another base model ({concept.base}; this one is {here}): '
         "the likeness may be weaker, and prompts without the trigger may change."
     )
+
+
+def check_encoders(clip: comfy.sd.CLIP, concept: Concept) -> None:
+    """Raises ValueError where the CLIP has not the encoders of the concept's input embeddings, or in another width."""
+    for name, vectors in (concept.token_embeddings or {}).items():
+        part = getattr(clip.cond_stage_model, name, None)
+        width = None if part is None else part.transformer.get_input_embeddings().weight.shape[1]
+        if width != vectors.shape[1]:
+            here = "none in this CLIP: load it too" if width is None else f"of width {width} in this CLIP"
+            raise ValueError(
+                f'"{concept.trigger} {concept.class_word}" has an embedding of width {vectors.shape[1]} for {name}, which is {here}.'
+            )
 
 
 def check_fits(model: ModelPatcher, concept: Concept, carried: dict[int, Applied]) -> None:

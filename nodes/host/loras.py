@@ -31,6 +31,11 @@ def lora_files() -> list[str]:
     return folder_paths.get_filename_list("loras")
 
 
+def token_files() -> list[str]:
+    """Names of the `learned_embeds.pt` of the public code, in the folders of LoRAs."""
+    return [name for name in lora_files() if Path(name).suffix.lower() == ".pt"]
+
+
 def lora_path(name: str) -> Path:
     """The file of a name from `lora_files`. Raises ValueError where there is none: the host does not check combos."""
     if name not in lora_files():

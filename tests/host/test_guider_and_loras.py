@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from graph import Prompt
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -163,6 +164,25 @@ def test_a_lora_of_the_public_code_is_read_where_the_stock_loader_reads_nothing(
     assert found["stock"] == found["base"]  # it only warns
     assert found["imported"] == found["own"] != found["base"]
     assert found["gated"] == found["base"] != found["called"]
+
+
+def test_the_public_codes_token_comes_along_and_is_told_where_it_does_not_fit(
+    server: Server, exported: tuple[Path, str]
+) -> None:
+    path, _ = exported
+    held = {"new_concept_token": "<new1>", "initializer_token": "dog"}
+    held |= {"embedding_one": torch.ones(768), "embedding_two": torch.ones(1280)}
+    torch.save(held, path.parent / "learned_embeds.pt")
+    p = Prompt()
+    pocket = p.pocket()
+    names = {"file": "tests/a poodle.safetensors", "learned_token": "tests/learned_embeds.pt"}
+    read = p.add("PureCCImportLora", **names, trigger="[v]", class_word="dog", kind="instance", alpha=0.0)
+    p.show([read, 1])
+    told = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][read]["text"][0]
+    assert "modules, rank 4" in told and "a token in clip_l and clip_g" in told
+    p.show([p.apply(pocket, [read, 0]), 2])
+    with pytest.raises(HostError, match="width 768 for clip_l, which is of width 128 in this CLIP"):
+        server.client.run(p.nodes, timeout=DEADLINE)
 
 
 def test_a_data_set_of_the_public_code_is_read(server: Server) -> None:

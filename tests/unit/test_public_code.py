@@ -64,8 +64,21 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     path.write_bytes(b"not a file of tensors")
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         read_lora(path, "[v]", "dog", "instance")
-    with pytest.raises(ValueError, match=r"learned_embeds.pt is a pickle, and no LoRA .* holds a token embedding"):
+    with pytest.raises(ValueError, match=r"There is no file learned_embeds.pt"):
         read_lora(tmp_path / "learned_embeds.pt", "[v]", "dog", "instance")
+    held = {
+        "new_concept_token": "<new1>",
+        "initializer_token": "dog",
+        "embedding_one": torch.ones(768),
+        "embedding_two": torch.ones(1280),
+    }
+    torch.save(held, tmp_path / "learned_embeds.pt")
+    concept = read_lora(tmp_path / "learned_embeds.pt", "[v]", "dog", "instance")
+    assert {name: tuple(v.shape) for name, v in concept.token_embeddings.items()} == {
+        "clip_l": (1, 768),
+        "clip_g": (1, 1280),
+    }
+    assert concept.lora is None and concept.tokens == 1
 
 
 @pytest.fixture
