@@ -122,15 +122,17 @@ def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainS
         plain -= taken
         host += s * taken + WINDOW * rows * row
         outputs = ON_DEVICE * rows * row // 3  # a step has about three forwards
-    by_block, largest = [0.0] * len(transformer.transformer_blocks), 0
+    by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
     for name, linear in linears(transformer):
         count = linear.weight.numel()
         plain -= count
-        by_block[int(name.split(".")[1])] += bytes_of(count, linear.out_features, settings.frozen_weights, s)
+        size = bytes_of(count, linear.out_features, settings.frozen_weights, s)
+        by_block[int(name.split(".")[1])] += size
         largest = max(largest, count)
+        pinned += 1 << (int(size) - 1).bit_length()  # PyTorch rounds pinned memory up to powers of two
     stored = sum(by_block)
     if settings.stream_blocks:
-        host, stored = host + stored, max(by_block)
+        host, stored = host + pinned, max(by_block)
     each = {"whole": 0, "float8": s, "nf4": s + 2}[settings.frozen_weights]  # NF4: beside it two bytes of an index
     return _Frozen(int(plain * s + stored), outputs, largest * each, int(host))
 

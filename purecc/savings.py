@@ -24,6 +24,8 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 _LOST = 1.05  # of what is asked for, by an allocator in pieces that are too small
 _LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
+_FLOAT8 = ("cpu", "cuda", "xpu")  # devices that store it
+_SHARED = ("cpu", "mps")  # devices whose memory is the main one
 _NAMES = {
     "checkpointing": "checkpointing", "modulation_table": "modulation_table", "stream_blocks": "blocks in main memory",
 }  # fmt: skip
@@ -48,8 +50,8 @@ class Room:
         return replace(self, free=min(self.free, int(float(memory.split()[0]) * 1e9)))
 
     def holds(self, needed: Estimate) -> bool:
-        if not self.is_gpu:
-            return needed.peak <= self.free
+        if self.device in _SHARED:
+            return needed.peak + needed.host <= self.free
         return needed.peak * _LOST + _LIBRARIES <= self.free and needed.host <= self.main
 
 
@@ -81,12 +83,13 @@ def plan(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, room:
 def _rungs(settings: TrainSettings, device: str) -> Iterator[TrainSettings]:
     yield settings
     for changes in LADDER[1:] if settings.memory != "as set" else ():
-        rung = _with(settings, changes)
-        # on a CPU main memory is all there is; Apple's GPUs have no float8, and their memory is the main one
-        moves = changes.get("stream_blocks") or changes == {"modulation_table": True}
-        if device == "cpu" and moves or device == "mps" and (moves or changes.get("frozen_weights") == "float8"):
+        if device in _SHARED:  # nothing is won by moving weights
+            if "stream_blocks" in changes:
+                continue
+            changes = {name: value for name, value in changes.items() if name != "modulation_table"}
+        if changes.get("frozen_weights") == "float8" and device not in _FLOAT8:
             continue
-        if rung != settings:
+        if (rung := _with(settings, changes)) != settings:
             yield rung
 
 

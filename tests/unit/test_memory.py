@@ -169,6 +169,6 @@ def test_what_a_base_in_float8_and_one_in_main_memory_leave_on_the_gpu() -> None
     blocks = 2 * (whole.weights - float8.weights)  # bfloat16: twice float8's
     assert blocks == pytest.approx(2 * 1.39e9, rel=0.05)
     assert float8.weights - streamed.weights == pytest.approx(blocks / 2 * 23 / 24, rel=0.05)  # one of 24 is there
-    assert streamed.host - float8.host == pytest.approx(blocks / 2, rel=0.02)
+    assert blocks / 2 <= streamed.host - float8.host < blocks  # pinned: rounded up
     assert whole.host == pytest.approx(2 * 0.767e9, rel=0.3)  # the layers, and their outputs to come
     assert of(SETTINGS).host == 0

@@ -112,9 +112,18 @@ def test_weights_go_to_main_memory_only_where_it_has_room() -> None:
 def test_a_cpu_gets_what_helps_there_and_is_never_refused() -> None:
     assert chosen(4e9, device="cpu").settings.checkpointing
     least = chosen(1e9, device="cpu")
-    assert not least.settings.stream_blocks and least.settings.frozen_weights == "nf4"
+    assert least.settings == TrainSettings(checkpointing=True, frozen_weights="nf4")  # moving weights wins nothing
     assert "main memory" in least.line
 
 
-def test_apples_gpus_have_no_float8() -> None:
-    assert chosen(3.5e9, device="mps").settings.frozen_weights == "nf4"
+@pytest.mark.parametrize("device", ["mps", "privateuseone"])  # Apple's, DirectML's
+def test_some_gpus_have_no_float8(device: str) -> None:
+    found = chosen(3.5e9, device=device)
+    assert found.settings.frozen_weights == "nf4" and not found.settings.stream_blocks
+
+
+def test_adalns_layers_count_where_they_are() -> None:
+    own = TrainSettings(modulation_table=True, memory="as set")
+    peak = of(own).peak
+    assert Room("cuda", int(1.1 * peak + 3e8), AMPLE).holds(of(own))
+    assert not Room("cpu", int(1.1 * peak), AMPLE).holds(of(own))

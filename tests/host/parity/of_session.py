@@ -9,6 +9,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
+from comfy.cli_args import args
 from common import Result, check, host
 from PIL import Image
 from purecc_pack.nodes.host import session
@@ -28,6 +29,15 @@ def session_of_training() -> Result:
         shown = session.decode_latents(vae, latents)
     result.sentences["pictures come back"] = shown.shape == (2, 128, 128, 3) and float(shown.max()) <= 1
     result.sentences["float32 on a CPU"] = session.training_dtype() == torch.float32
+    for option, dtype in {
+        "fp16_unet": torch.float32,
+        "fp8_e4m3fn_unet": torch.float32,
+        "bf16_unet": torch.bfloat16,
+    }.items():
+        setattr(args, option, True)
+        found = session.training_dtype()
+        setattr(args, option, False)
+        result.sentences[f"--{option} trains in {found}"] = found == dtype
 
     sent: list[tuple] = []
     server, before = PromptServer.instance, PromptServer.instance.send_sync
