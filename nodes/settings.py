@@ -9,6 +9,7 @@ from ..purecc.objective import TARGET_TEXTS
 from ..purecc.presets import PRESETS
 from ..purecc.settings import (
     CLASS_TEXTS,
+    DTYPES,
     ETA_SCHEDULES,
     MEMORIES,
     RATE_SCHEDULES,
@@ -204,6 +205,11 @@ def _inputs() -> list:
             "validation_seeds", default="0",
             tooltip="Noise of the preview and validation pictures, any whole numbers: 0, or 0, 1, 2. Every prompt is drawn with each, so "
             "two seeds take twice the time. 1 to 3 of them.",
+        ),
+        io.Combo.Input(
+            "dtype", options=list(DTYPES), default=train.dtype,
+            tooltip="Number format of the frozen model while it trains; what learns is always float32. auto: bfloat16 where the device has "
+            "it, a good choice. float32: twice the memory and slower, to the last digit. float16 is not offered: small gradients vanish in it.",
         ),
         io.Combo.Input(
             "memory", options=list(MEMORIES), default=train.memory,

@@ -19,6 +19,8 @@ RateSchedule = Literal["constant", "cosine"]
 RATE_SCHEDULES: tuple[RateSchedule, ...] = get_args(RateSchedule)
 Times = Literal["logit-normal", "diffusers grid"]
 TIMES: tuple[Times, ...] = get_args(Times)
+Dtype = Literal["auto", "bfloat16", "float32"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 Memory = Literal["auto", "24 GB", "16 GB", "12 GB", "8 GB", "6 GB", "as set"]
 MEMORIES: tuple[Memory, ...] = get_args(Memory)
 ClassTexts = Literal["class", "base"]
@@ -56,6 +58,7 @@ class TrainSettings:
     stop_patience: int = 0  # evaluations without gain that end a run, see `early_stop`; 0: all steps are done
     stop_every: int = 25  # steps between two evaluations
     stop_gain: float = 0.01  # share of the loss that an evaluation must fall by, to count as gain
+    dtype: Dtype = "auto"  # of the frozen weights; what learns is float32. "auto": the host's choice for the device
     memory: Memory = "auto"  # what `savings` may turn on of the savings here: as much as the device needs, or none
     frozen_weights: Storage = (
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
@@ -82,7 +85,7 @@ class TrainSettings:
             raise ValueError(
                 "modulation_table is computed ahead from texts that stay; with token_embeddings they change in each step. Turn one off."
             )
-        _require_one_of(self, memory=MEMORIES, frozen_weights=STORAGES)
+        _require_one_of(self, dtype=DTYPES, memory=MEMORIES, frozen_weights=STORAGES)
         needs = "False where checkpointing is off: else every block's copy would wait for the backward pass"
         _require(self.checkpointing or not self.stream_blocks, "stream_blocks", self.stream_blocks, needs)
 
@@ -152,7 +155,8 @@ class PureSettings:
         return {name: getattr(self, name) for name in names}
 
 
-_SAME_RESULT = ("modulation_table", "memory", "stream_blocks")
+# dtype too: a run's identity has the network's own
+_SAME_RESULT = ("modulation_table", "memory", "stream_blocks", "dtype")
 
 
 def as_plain(settings: TrainSettings) -> dict[str, Any]:

@@ -36,12 +36,14 @@ def training_device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
 
-def training_dtype(device: torch.device | None = None) -> torch.dtype:
-    """The dtype of the frozen weights: what the host would take on this device, bfloat16 or float32.
+def training_dtype(device: torch.device | None = None, wanted: str = "auto") -> torch.dtype:
+    """The dtype of the frozen weights: the wanted one, or for "auto" what the host would take on this device, bfloat16 or float32.
 
     Never float16 or float8, whatever the command line says: gradients need bfloat16's range.
     """
     device = device or training_device()
+    if wanted != "auto":
+        return getattr(torch, wanted)
     allowed = [torch.bfloat16, torch.float32]
     chosen = comfy.model_management.unet_dtype(device=device, model_params=0, supported_dtypes=allowed)
     return chosen if chosen in allowed else torch.float32

@@ -53,7 +53,7 @@ def prepared(
     if settings.token_embeddings or (extractor is not None and extractor.token_embeddings):
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
     session.free_for_training()
-    dtype = session.training_dtype(device)
+    dtype = session.training_dtype(device, settings.dtype)
     config = convert.configuration(model)
     inputs = Inputs.of(data, config["patch_size"])
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))

@@ -25,7 +25,7 @@ DEFAULTS = {
     "times": "logit-normal", "shift": 3.0, "accumulate": 1, "checkpointing": False, "modulation_table": False, "max_grad_norm": 1.0,
     "weight_decay": 1e-4, "checkpoint_every": 50, "validation_prompts": "", "validation_every": 0,
     "stop_patience": 0, "stop_every": 25, "stop_gain": 0.01, "token_embeddings": False, "validation_seeds": "0",
-    "memory": "auto",
+    "dtype": "auto", "memory": "auto",
 }  # fmt: skip
 
 
@@ -65,6 +65,12 @@ def test_at_its_defaults_it_changes_no_run(server: Server) -> None:
     with_, _, _ = trained(server, of={})
     told = lambda text: [line for line in text.splitlines() if not line.startswith("memory")]  # noqa: E731 what is free moves
     assert told(with_) == told(without)  # the same run, returned from disk: even the seconds
+
+
+def test_the_dtype_is_the_runs(server: Server) -> None:
+    of_16, _, _ = trained(server, of={"dtype": "bfloat16"})
+    of_32, _, _ = trained(server, of={})
+    assert [identity(server, report)["dtype"] for report in (of_16, of_32)] == ["torch.bfloat16", "torch.float32"]
 
 
 def test_what_it_sets_reaches_both_stages(server: Server) -> None:

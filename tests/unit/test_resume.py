@@ -139,7 +139,13 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
         "times": "diffusers grid", "last_block": 0, "warmup": 1, "background_weight": 0.5,
     }  # fmt: skip
     masked = replace(concept_set(), masks=(torch.ones(8, 8), torch.eye(8)))
-    saving = {"modulation_table": True, "checkpointing": True, "stream_blocks": True, "memory": "as set"}
+    saving = {
+        "modulation_table": True,
+        "checkpointing": True,
+        "stream_blocks": True,
+        "memory": "as set",
+        "dtype": "float32",
+    }
     assert folder(settings=replace(SETTINGS, **saving)) == folder()  # the result is the same
     assert folder(settings=replace(SETTINGS, stop_every=3, stop_gain=0.5)) == folder()  # early stop is off
     stop = {"stop_patience": 2, "stop_every": 25, "stop_gain": 0.01}

@@ -28,6 +28,7 @@ def session_of_training() -> Result:
         result.sentences["latents can be trained on"] = weight.grad is not None and not latents.is_inference()
         shown = session.decode_latents(vae, latents)
     result.sentences["pictures come back"] = shown.shape == (2, 128, 128, 3) and float(shown.max()) <= 1
+    result.sentences["as asked"] = session.training_dtype(wanted="bfloat16") == torch.bfloat16
     result.sentences["float32 on a CPU"] = session.training_dtype() == torch.float32
     for option, dtype in {
         "fp16_unet": torch.float32,
