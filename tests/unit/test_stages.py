@@ -24,10 +24,11 @@ from tiny import (
 )
 
 from purecc.concept import load_concept
+from purecc.initial import initial_embeddings
 from purecc.measures import drift, probes
 from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.settings import PureSettings
-from purecc.stages import PureJob, initial_embeddings
+from purecc.stages import PureJob
 
 PURE_FIGURES = {"pure_loss", "scale", "scale_spread", "squared_cosine", "representation"}
 FIGURES = {

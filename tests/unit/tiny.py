@@ -20,12 +20,13 @@ from purecc.batches import Batch, LatentScaling, draw_batch
 from purecc.concept import T5_SLOT, Concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import EncodedText, TextBatch
+from purecc.initial import initial_embeddings
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.objective import Original
 from purecc.prompts import Placeholder, mark_tokens, substitute
 from purecc.runs import StepRecord
 from purecc.settings import TARGETS, PureSettings, TrainSettings
-from purecc.stages import ExtractorJob, Job, PureJob, initial_embeddings
+from purecc.stages import ExtractorJob, Job, PureJob
 
 CHANNELS, SIDE, WIDTH, ROWS, TEXT_WIDTH = 4, 8, 128, 8, 32
 TRIGGER, BASE_ID = "[V]", "tiny base"

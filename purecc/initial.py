@@ -1,0 +1,37 @@
+"""Where the layer-wise embeddings of eq. 7 start."""
+
+import torch
+from torch import Tensor
+
+from .batches import LatentScaling
+from .concept import T5_SLOT, ConceptEmbeddings
+from .concept_set import ConceptSet
+from .measures import probes
+from .network import AdaptedNetwork
+
+
+def initial_embeddings(
+    network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, mode: str
+) -> ConceptEmbeddings | None:
+    """Where eq. 7's embeddings start: "replace" from what the base's stream holds there (a class word), "offset" from 0."""
+    if mode == "none":
+        return None
+    held = []
+    for x_t, t, texts in probes(data, scaling, network.device):
+        held.append(network.stream_at_marks(x_t, t, texts["complete"]))
+    by_slot = {slot: torch.stack([one[slot] for one in held]).mean(0) for slot in held[0]}  # [blocks, width] each
+
+    def table(first: int, end: int) -> Tensor | None:
+        """[blocks, tokens, width]; a class word of several pieces shares a vector, as `ConceptEmbeddings.slot` does."""
+        of_token = [
+            [v for s, v in by_slot.items() if first <= s < end and (s - first) % data.tokens == j]
+            for j in range(data.tokens)
+        ]
+        if not any(of_token):
+            return None
+        rows = torch.stack([torch.stack(vectors).mean(0) for vectors in of_token], dim=1).cpu()
+        return torch.zeros_like(rows) if mode == "offset" else rows
+
+    if table(0, T5_SLOT) is None:
+        raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
+    return ConceptEmbeddings(table(0, T5_SLOT), table(T5_SLOT, 2 * T5_SLOT), mode)
