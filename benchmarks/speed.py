@@ -1,6 +1,6 @@
 """Time, FLOPs and memory of one stage-2 step, side by side: the reference's plumbing and the product's.
 
-    python -m benchmarks.speed [--repeats 10] [--size small|real] [--out FILE.json]
+    python -m benchmarks.speed [--repeats 10] [--size small|real] [--text-rows 154|333] [--out FILE.json]
 
 R   reference plumbing with the paper's arithmetic: texts and pictures are encoded at every step, a second whole transformer
     holds the extractor, the gradient goes through the base branch (eq. 9), the loss is fetched at every step. It does not
@@ -8,6 +8,7 @@ R   reference plumbing with the paper's arithmetic: texts and pictures are encod
 P   the product with the same gradient (original "trainable"): encoded once, one transformer with two adapters
 S   the product with v_original detached
 D   the product's default: v_original of the frozen base
+B   S with the transformer in bfloat16, on a processor that has it
 
 All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
 ratio to R, of which the median, the least and the most are told. small: 4 layers of width 256 on any machine, float32, with
@@ -22,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -266,16 +267,22 @@ class Bench:
         return 2 * n**3 / min(self.seconds(lambda: a @ a) for _ in range(5))
 
 
-def measured(bench: Bench, repeats: int) -> dict:
-    """Every figure of one run."""
-    arms = ["R", *ARMS]
-    flops, peaks = {arm: bench.flops(arm) for arm in arms}, {arm: bench.peak(arm) for arm in arms}
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def measured(bench: Bench, repeats: int, half: Bench | None = None) -> dict:
+    """Every figure of one run; `half`: the same in bfloat16."""
+    by_arm = {arm: (bench, arm) for arm in ("R", *ARMS)} | ({"B": (half, "S")} if half else {})
+    arms = list(by_arm)
+    flops, peaks = ({arm: getattr(of, name)(own) for arm, (of, own) in by_arm.items()} for name in ("flops", "peak"))
     rounds = []
     order = random.Random(0)
     for _ in range(repeats):
         shuffled = order.sample(arms, len(arms))
-        rounds.append({arm: bench.seconds(lambda arm=arm: bench.step(arm)) for arm in shuffled})
-    rate = bench.matrix_rate()
+        rounds.append({arm: bench.seconds(lambda of=by_arm[arm]: of[0].step(of[1])) for arm in shuffled})
+    rates = {arm: of.matrix_rate() for arm, (of, _) in by_arm.items()}
     r, p = bench.gradient("R"), bench.gradient("P")
     of_arms = {}
     for arm in arms:
@@ -283,10 +290,10 @@ def measured(bench: Bench, repeats: int) -> dict:
         seconds = statistics.median(one[arm] for one in rounds)
         of_arms[arm] = {
             "seconds": seconds, "speed": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
-            "flops": flops[arm], "of the matrix rate": flops[arm] / seconds / rate, "peak bytes": peaks[arm],
+            "flops": flops[arm], "of the matrix rate": flops[arm] / seconds / rates[arm], "peak bytes": peaks[arm],
         }  # fmt: skip
     return {
-        "size": bench.size.name, "device": device_name(bench.size), "dtype": str(bench.size.dtype), "repeats": repeats,
+        "size": bench.size.name, "text rows": bench.size.clip_tokens + bench.size.t5_tokens, "device": device_name(bench.size), "dtype": str(bench.size.dtype), "repeats": repeats,
         "threads": torch.get_num_threads(), "arms": of_arms, "gradient of P against R": float((p - r).norm() / r.norm()),
         "shares": bench.shares(), "real shares": REAL_SHARES,
     }  # fmt: skip
@@ -299,7 +306,7 @@ def device_name(size: Size) -> str:
 def table(found: dict) -> str:
     """For people: what was measured, what was counted, what was not measured."""
     rows = [
-        f"{found['size']} size, {found['device']}, {found['dtype']}, {found['repeats']} rounds, {found['threads']} threads",
+        f"{found['size']} size, {found['text rows']} rows of text, {found['device']}, {found['dtype']}, {found['repeats']} rounds, {found['threads']} threads",
         "",
         "arm   speed against R      s a step   TFLOP a step   of the matrix rate   peak beside the weights",
     ]
@@ -319,7 +326,7 @@ def table(found: dict) -> str:
     ]  # fmt: skip
     if not cuda:
         rows.append(
-            "not measured: the real size, a GPU, bfloat16. The encoders of R are stand-ins; their FLOPs for each "
+            "not measured: the real size, a GPU. The encoders of R are stand-ins; their FLOPs for each "
             f"transformer forward: {shares}"
         )
     return "\n".join(rows)
@@ -329,6 +336,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10, help="rounds; each runs every arm once")
     parser.add_argument("--size", choices=["small", "real"], help="real needs CUDA; the default where there is one")
+    parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args()
     size = arguments.size or ("real" if torch.cuda.is_available() else "small")
@@ -336,7 +344,9 @@ def main() -> None:
         sys.exit("The real size needs a CUDA GPU with 40 GB, and none was found. Use --size small.")
     if arguments.repeats < 1:
         sys.exit("--repeats must be 1 or more.")
-    found = measured(Bench(REAL if size == "real" else SMALL), arguments.repeats)
+    chosen = replace(REAL if size == "real" else SMALL, t5_tokens=arguments.text_rows - 77)
+    half = Bench(replace(chosen, dtype=torch.bfloat16)) if size == "small" and has_bfloat16() else None
+    found = measured(Bench(chosen), arguments.repeats, half)
     print(table(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1), encoding="utf-8")
