@@ -32,6 +32,11 @@ INPUTS = {  # of the nodes that are trained with, and what their pictures show
     "PureCCPureLearning": {**_WIRES, "extractor": ["3", 0], **_PURE, **_COMMON},
 }
 
+SHOWN = {  # and of others, whose lists are empty here
+    "PureCCLoadDiffusersSD3": {"folder": "stable-diffusion-3.5-medium"},
+    "PureCCImportLora": {"file": "pytorch_lora_weights.safetensors"},
+}
+
 
 def train(server: Server) -> dict[str, str]:
     """A small run of both stages, or what is on disk of it: node type -> the run's name."""
@@ -42,7 +47,7 @@ def train(server: Server) -> dict[str, str]:
 
 
 def show(page: Page, node_type: str, run: str | None) -> None:
-    """The node alone on the canvas, with the values of INPUTS."""
+    """The node alone on the canvas, with the values of INPUTS or SHOWN."""
     page.evaluate(
         """([type, inputs, run]) => {
             app.graph.clear();
@@ -52,7 +57,7 @@ def show(page: Page, node_type: str, run: str | None) -> None:
             node.setSize([Math.max(node.size[0], 340), node.computeSize()[1]]);
             if (run) node.configure({ ...node.serialize(), properties: { purecc_run: run } });
         }""",
-        [node_type, INPUTS.get(node_type, {}), run],
+        [node_type, (INPUTS | SHOWN).get(node_type, {}), run],
     )
     if run:
         page.wait_for_function("() => document.querySelector('.purecc-chart canvas')?.dataset.state === 'finished'")

@@ -118,6 +118,31 @@ def test_a_title_on_the_canvas_is_the_name_without_the_words_for_the_search_box(
     assert titles == ["Pure Learning", "Train Extractor"]
 
 
+@pytest.mark.parametrize("page", [True], ids=["nodes 2.0"], indirect=True)
+def test_a_small_learning_rate_is_shown_and_can_be_typed(page: Page) -> None:
+    page.evaluate("""() => {
+        app.graph.clear();
+        const node = LiteGraph.createNode('PureCCTrainExtractor');
+        node.pos = [300, 250];
+        app.graph.add(node);
+        app.canvas.ds.scale = 1;
+        app.canvas.ds.offset = [0, 0];
+    }""")
+    rate = page.get_by_role("spinbutton", name="learning_rate")
+    rate.wait_for(timeout=LIMIT)
+    stored = "() => app.graph.nodes[0].widgets.find((w) => w.name === 'learning_rate').value"
+    assert rate.input_value() == "0.0001"
+    rate.click()
+    rate.press("Tab")
+    assert page.evaluate(stored) == 1e-4  # a click alone leaves it as it is
+    rate.click()
+    rate.press("ControlOrMeta+a")
+    page.keyboard.type("0.00025")
+    rate.press("Tab")
+    page.wait_for_function(f"value => ({stored})() === value", arg=2.5e-4, timeout=LIMIT)
+    assert rate.input_value() == "0.00025"
+
+
 @BOTH_DESIGNS
 def test_a_wrong_input_shows_its_message(page: Page, screenshots: Path) -> None:
     page.evaluate("""() => {

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from .sockets import SOCKETS
 
-WINDOW = (1700, 850)  # pixels of a page in which the whole graph shall be seen at first
+SCALE = 0.62  # of the graph when it opens: below 0.58 the page leaves out all texts
 PAGE_EDGE = (90, 110)  # pixels of the page's own bars, left and above
-NODES_2 = 1.2  # the newer node design spreads a graph by this
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,11 @@ class Graph:
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
-        """Writes the file with a view of the whole graph.
+        """Writes the file with a view of the graph's beginning, large enough to be read.
 
         Without a stored view the page fits one by itself, and frontend 1.32.9 with "Nodes 2.0" then tears the nodes apart.
         """
-        right, below = (max(g["bounding"][i] + g["bounding"][i + 2] for g in self.groups) for i in (0, 1))
-        scale = round(min(WINDOW[0] / right, WINDOW[1] / below) / NODES_2, 3)
-        view = {"scale": scale, "offset": [round(edge / scale) for edge in PAGE_EDGE]}
+        view = {"scale": SCALE, "offset": [round(edge / SCALE) for edge in PAGE_EDGE]}
         plain = {
             "last_node_id": len(self.nodes), "last_link_id": len(self.links), "nodes": self.nodes, "links": self.links,
             "groups": self.groups, "config": {}, "extra": {"ds": view}, "version": 0.4,

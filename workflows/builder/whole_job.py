@@ -6,6 +6,7 @@ from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
 
 ROOM = 860  # for a training node: its chart, its line of text and its preview come while it runs
+START = 500  # below the note that says what to do: the model
 _BRANCHES = 1720  # where the sampling branches begin
 
 
@@ -100,14 +101,14 @@ SD35 = Plan(
 
 def pocket_whole_job() -> Graph:
     g = Graph()
-    model = g.add("PureCCPocketModel", 20, 60, 380, 70)
+    model = g.add("PureCCPocketModel", 20, START, 380, 70)
     return _whole_job(g, model, POCKET)
 
 
 def sd35_whole_job() -> Graph:
     g = Graph()
     model = g.add(
-        "CheckpointLoaderSimple", 20, 60, 380, 110, CHECKPOINT,
+        "CheckpointLoaderSimple", 20, START, 380, 110, CHECKPOINT,
         properties={"models": [{"name": CHECKPOINT, "url": CHECKPOINT_URL, "directory": "checkpoints"}]},
     )  # fmt: skip
     return _whole_job(g, model, SD35)
@@ -115,11 +116,11 @@ def sd35_whole_job() -> Graph:
 
 def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     g.group("1  Model and pictures", 0, 0, 420, plan.tall)
+    g.note(20, 60, 380, START - 110, *plan.notes["start"])
     data = g.add(
-        "PureCCConceptSet", 20, 220, 380, 600, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
+        "PureCCConceptSet", 20, START + 160, 380, 600, plan.folder, plan.trigger, plan.class_word, "instance", "", plan.resolution, 1,
         "buckets", False, "captions", clip=model["CLIP"], vae=model["VAE"],
     )  # fmt: skip
-    g.note(20, 900, 380, 460, *plan.notes["start"])
     pure, lora = _training(g, model, data, plan)
 
     g.group("3  Apply", 1320, 0, 360, plan.tall)
@@ -133,7 +134,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
             )  # fmt: skip
             arms.append((name, applied))
-    g.note(1340, 540, 320, 170, *plan.notes["gate"])
+    g.note(1340, 590, 320, 140, *plan.notes["gate"])
 
     how = Sampling(
         latent["LATENT"], model["VAE"], plan.seed, plan.steps, plan.cfg, plan.scheduler, negative=plan.negative
@@ -156,7 +157,7 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
-        title = "The same without pure learning: plain LoRA"
+        title = "To compare: a plain LoRA"
         lora = g.add("PureCCPureLearning", 880, 120 + ROOM, 400, 660, "LoRA", *settings, title=title, **wires)
     g.add("PureCCSaveConcept", 460, 60 + ROOM, 400, 100, plan.file, concept=pure["concept"])
     title = "Base without the trigger, customised with it"
