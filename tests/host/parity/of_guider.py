@@ -124,6 +124,8 @@ def guider_beside_concepts_and_messages() -> Result:
     matrices = {"transformer_blocks.7.attn.to_q": next(iter(extractor.lora.matrices.values()))}
     foreign = replace(extractor, embeddings=None, lora=replace(extractor.lora, matrices=matrices))
     result.raises("of another model", "fit no weight", lambda: guider(foreign, Scale(1, 1)))
+    narrow = replace(extractor, token_embeddings={"clip_l": noise(1, 4)})
+    result.raises("of another CLIP", "of width 4 for clip_l", lambda: guider(narrow, Scale(1, 1)))
     plain = picture(model, encode(clip, PLAIN), encode(clip, ""))
     gated = predict(beside, encode(marking, PLAIN), encode(marking, ""))
     result.sentences["the given MODELs work on"] = bool(plain.isfinite().all() and gated.positive.isfinite().all())
