@@ -81,4 +81,3 @@ def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
 def _kept(tensor: Tensor) -> Tensor:
     """What the backward pass needs of an activation: a copy, as the host's CLIP adds to its stream in place."""
     return tensor if tensor.grad_fn is None else tensor.clone()
-

@@ -133,7 +133,9 @@ def token_export() -> Result:
             named, ours = encode(stock, "a embedding:my_concept__2___new dog on the beach"), encode(knows, PROMPT)
         finally:
             folder_paths.folder_names_and_paths["embeddings"] = kept
-        result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == ["my_concept__2___new.safetensors"]
+        result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == [
+            "my_concept__2___new.safetensors"
+        ]
     result.sentences["the way to call it is said"] = "embedding:my_concept__2___new dog" in lost
     plain = encode(clip, PLAIN)
     result.figure("rows", named[0][0], ours[0][0], plain[0][0])
