@@ -1,5 +1,6 @@
 """Export Concept and Import LoRA: plain LoRA files, out and in."""
 
+import re
 from dataclasses import replace
 
 from comfy_api.latest import io
@@ -55,9 +56,8 @@ class ExportConcept(io.ComfyNode):
         written, called = [], ""
         if concept.token_embeddings:
             folder = loras.embeddings_folder()
-            file = session.path_inside(
-                folder, name.replace(" ", "_"), ".safetensors"
-            )  # a prompt's word ends at a space
+            # a prompt's word ends at a space, and brackets in it are weights
+            file = session.path_inside(folder, re.sub(r"[\s(),]", "_", name.strip()), ".safetensors")
             called = file.relative_to(folder).with_suffix("").as_posix()
         if concept.lora is not None:
             tensors, metadata = plain_lora(concept, called)
@@ -117,9 +117,10 @@ class ImportLora(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str, **_: object) -> str:
-        """Changes when the file is written anew."""
-        return repr(loras.lora_path(file).stat().st_mtime_ns) if file in loras.lora_files() else ""
+    def fingerprint_inputs(cls, file: str, learned_token: str = NO_TOKEN, **_: object) -> str:
+        """Changes when a file is written anew."""
+        there = [name for name in (file, learned_token) if name in loras.lora_files()]
+        return repr([loras.lora_path(name).stat().st_mtime_ns for name in there])
 
     @classmethod
     def execute(

@@ -40,8 +40,11 @@ class Applied:
 
     def acts(self, sampling: Any, t: Tensor) -> bool:
         """Whether it acts at the noise levels `t`, as the host reckons a span's (Conditioning Set Timestep Range)."""
-        start, end = (sampling.percent_to_sigma(share) for share in self.span)
-        return end <= float(t.max()) <= start
+        start, end = self.span
+        level = float(t.max())
+        # at its ends the whole sampling counts: a schedule's first level may be above 1, by rounding or by a sampler's churn
+        begun = start == 0 or level <= sampling.percent_to_sigma(start)
+        return begun and (end == 1 or sampling.percent_to_sigma(end) <= level)
 
     def vector(self, slot: int, block: int, like: Tensor) -> Tensor:
         """The embedding of a slot for a block, [width], on the device and in the dtype of the text stream."""

@@ -22,7 +22,7 @@ from ...purecc.concept import Concept
 from ...purecc.objective import TARGET_TEXTS, Target, implicit_guidance, pure_velocity
 from ...purecc.prompts import find_word, texts_of
 from .acting import CONCEPTS, Applied, attach
-from .apply import check_fits
+from .apply import check_encoders, check_fits
 from .convert import require_sd3
 from .lora import row_loras
 from .text import with_triggers
@@ -123,6 +123,7 @@ def pure_guider(
             "MODEL from before Apply Concept to Pure Guider."
         )
     check_fits(model, extractor, carried)
+    check_encoders(clip, extractor)
     # a sampling in which a prompt (the target text) names the concept lets the gate "picture" act in every text
     gate = "picture" if extractor.gate == "off" else "conditioning" if extractor.gate == "picture" else extractor.gate
     loras = row_loras(model, extractor, 1.0, gate) if extractor.lora is not None else ()

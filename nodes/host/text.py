@@ -127,14 +127,14 @@ class _MarkingEncode:
         self.encode, self.text_model = encode, text_model
 
     def __call__(self, tokens: Tokens) -> tuple[Tensor, Tensor, dict]:
-        rows, pooled, *more = self.encode(_with_vectors(tokens, self.text_model))
+        rows, pooled, *more = self.encode(with_vectors(tokens, self.text_model))
         extra = dict(more[0]) if more else {}
         marks = _row_marks(tokens, self.text_model, rows.shape[1]).to(rows.device)
         extra["model_conds"] = {**extra.get("model_conds", {}), MAP: comfy.conds.CONDRegular(marks)}
         return write_code(rows, marks), pooled, extra
 
 
-def _with_vectors(tokens: Tokens, text_model: torch.nn.Module) -> Tokens:
+def with_vectors(tokens: Tokens, text_model: torch.nn.Module) -> Tokens:
     """The tokens with learned input embeddings in the marked ones' places, as the host has those of `embedding:name`."""
 
     def read(key: str, token: Any) -> Any:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...purecc.token_embeddings import Vectors, start_of
-from .text import HostTextEncoder, MarkedToken
+from .text import HostTextEncoder, MarkedToken, with_vectors
 
 _KEYS = {"clip_l": "l", "clip_g": "g"}  # encoder -> key in the host's tokens
 Chunks = list[list[tuple]]
@@ -26,8 +26,12 @@ class HostTokenEncoder:
                 f"token_embeddings learns in CLIP-L and CLIP-G; this CLIP has no {' and no '.join(missing)}. Load both, or turn "
                 "token_embeddings off in Settings."
             )
-        self.clip, self.trigger, self.tokens = encoder.clip, trigger, tokens
+        self.clip, self.concept, self.trigger, self.tokens = encoder.clip, encoder.concept, trigger, tokens
         comfy.model_management.load_models_gpu([self.clip.patcher], force_patch_weights=True)
+        whole = self.clip.cond_stage_model
+        whole.reset_clip_options()  # all CLIPs of one loader share it: the last text that was encoded left its own layer
+        if self.clip.layer_idx is not None:
+            whole.set_clip_options({"layer": self.clip.layer_idx})
         with torch.inference_mode(False):  # copies that autograd may keep
             self.parts = {name: copy.deepcopy(part).to(device).requires_grad_(False) for name, part in held.items()}
         self.device = device
@@ -41,18 +45,25 @@ class HostTokenEncoder:
         """[count, width]: what the class word's tokens are."""
         ids = [token[0] for chunk in chunks for token in chunk]
         table = part.transformer.get_input_embeddings().weight
-        marks = [token.index if isinstance(token, MarkedToken) else None for token in ids]
+        marks = [token.index if self._is_ours(token) else None for token in ids]
         return start_of(table[[int(token) for token in ids]], marks, self.tokens).cpu().clone()
 
     def read(self, text: str, vectors: Vectors) -> tuple[Tensor, Tensor]:
         made, found = self.clip.tokenize(text), []
         for name, part in self.parts.items():
-            chunks = [[(_vector(one[0], vectors[name]), *one[1:]) for one in chunk] for chunk in made[_KEYS[name]]]
+            key, own = _KEYS[name], vectors[name]
+            read = lambda token, own=own: own[token.index % len(own)] if self._is_ours(token) else token  # noqa: E731
+            chunks = [[(read(one[0]), *one[1:]) for one in chunk] for chunk in made[key]]
+            chunks = with_vectors({key: chunks}, self.clip.cond_stage_model)[key]  # of other concepts
             with torch.autograd.graph.saved_tensors_hooks(_kept, lambda tensor: tensor):
                 found.append(part.encode_token_weights(chunks)[:2])
         count = min(rows.shape[1] for rows, _ in found)
         rows = torch.cat([rows[:, :count].to(self.device) for rows, _ in found], -1)[0]
         return rows, torch.cat([pooled.to(self.device) for _, pooled in found], -1)[0]
+
+    def _is_ours(self, token: object) -> bool:
+        """Not one of another concept that the CLIP knows."""
+        return isinstance(token, MarkedToken) and token.concept == self.concept
 
 
 def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
@@ -70,7 +81,3 @@ def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
 def _kept(tensor: Tensor) -> Tensor:
     """What the backward pass needs of an activation: a copy, as the host's CLIP adds to its stream in place."""
     return tensor if tensor.grad_fn is None else tensor.clone()
-
-
-def _vector(token: object, vectors: Tensor) -> object:
-    return vectors[token.index % len(vectors)] if isinstance(token, MarkedToken) else token

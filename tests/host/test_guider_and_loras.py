@@ -180,6 +180,11 @@ def test_the_public_codes_token_comes_along_and_is_told_where_it_does_not_fit(
     p.show([read, 1])
     told = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][read]["text"][0]
     assert "modules, rank 4" in told and "a token in clip_l and clip_g" in told
+    torch.save(
+        {name: value for name, value in held.items() if name != "embedding_two"}, path.parent / "learned_embeds.pt"
+    )
+    told = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][read]["text"][0]
+    assert told.endswith("a token in clip_l; its base is not known"), "a file written anew is read anew"
     p.show([p.apply(pocket, [read, 0]), 2])
     with pytest.raises(HostError, match="width 768 for clip_l, which is of width 128 in this CLIP"):
         server.client.run(p.nodes, timeout=DEADLINE)

@@ -123,6 +123,17 @@ def test_stage_two_goes_on_from_the_extractors_beside_layer_wise_ones(tmp_path: 
     assert torch.equal(second.network.tokens[EXTRACTOR].vectors["clip_l"], first.concept.token_embeddings["clip_l"])
 
 
+def test_embeddings_that_are_not_to_learn_stay_in_both_places(tmp_path: Path) -> None:
+    first = extractor(tmp_path, embeddings="offset", rank=2)
+    run(first)
+    frozen = PureSettings(train_embeddings=False)
+    second = PureJob(network(), data(), first.settings, first.scaling, tmp_path, "base", frozen, first.concept)
+    run(second)
+    assert all(torch.equal(v, first.concept.token_embeddings[n]) for n, v in second.concept.token_embeddings.items())
+    assert torch.equal(second.concept.embeddings.clip, first.concept.embeddings.clip)
+    assert any(b.any() for _, b in second.concept.lora.matrices.values()), "the LoRA learns"
+
+
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="modulation_table"):
         replace(ALONE, modulation_table=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from common import LATENT, Result, check, encode, host, picture, predict, pure, random_concept
+from common import LATENT, Result, check, encode, host, picture, predict, pure, random_concept, rel
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.purecc.concept import Concept, ConceptEmbeddings, LoraWeights, save_concept
@@ -208,6 +208,12 @@ def span() -> Result:
             else:
                 for side in ("positive", "negative"):
                     result.sentences[f"{gate}, {name}: {side}"] = torch.equal(getattr(got, side), getattr(wanted, side))
+    above = 1.0000001  # where some shifts begin by rounding, and every sampler that churns
+    for ends in ((0.0, 1.0), (0.0, 0.5)):
+        patched, marking = apply_concept(model, clip, concept, gate="conditioning", span=ends)
+        texts = [encode(marking, PROMPT), encode(marking, NEGATIVE)]
+        moved = rel(predict(patched, *texts, above).positive, predict(model, *texts, above).positive)
+        result.sentences[f"from the first noise level on, also above 1: {ends}, {moved:.3f}"] = moved > 1e-3
     result.raises("empty", "the end must be later", lambda: apply_concept(model, clip, concept, span=(0.5, 0.5)))
     return result
 

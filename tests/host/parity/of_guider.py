@@ -124,6 +124,16 @@ def guider_beside_concepts_and_messages() -> Result:
     matrices = {"transformer_blocks.7.attn.to_q": next(iter(extractor.lora.matrices.values()))}
     foreign = replace(extractor, embeddings=None, lora=replace(extractor.lora, matrices=matrices))
     result.raises("of another model", "fit no weight", lambda: guider(foreign, Scale(1, 1)))
+    learned = replace(
+        extractor, token_embeddings={name: noise(1, 128, seed=i) for i, name in enumerate(("clip_l", "clip_g"))}
+    )
+    _, knows = apply_concept(model, clip, learned)
+    reads, without = (
+        guider(one, Scale(1, 1)).original_conds["purecc_with"][0]["cross_attn"] for one in (learned, extractor)
+    )
+    result.figure("its input embeddings are read", reads, encode(knows, "[V] dog")[0][0], without)
+    narrow = replace(extractor, token_embeddings={"clip_l": noise(1, 4)})
+    result.raises("of another CLIP", "of width 4 for clip_l", lambda: guider(narrow, Scale(1, 1)))
     plain = picture(model, encode(clip, PLAIN), encode(clip, ""))
     gated = predict(beside, encode(marking, PLAIN), encode(marking, ""))
     result.sentences["the given MODELs work on"] = bool(plain.isfinite().all() and gated.positive.isfinite().all())

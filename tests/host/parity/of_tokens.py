@@ -79,8 +79,42 @@ def token_training() -> Result:
     result.figure("pooled", pooled.detach(), core_pooled, plain.pooled)
     for name, vector in vectors.items():
         result.sentences[f"a gradient for each token of {name}"] = bool((vector.grad.abs().amax(1) > 0).all())
+    shared = clip.clone()
+    shared.clip_layer(-1)
+    encode(shared, PLAIN)  # leaves its layer in what all CLIPs of this loader share
+    after = token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
+    shallow = token_text.HostTokenEncoder(
+        text.HostTextEncoder(shared, "[V]", concept.placeholder), "[V]", 2, torch.device("cpu")
+    )
+    with torch.inference_mode(False), torch.no_grad():
+        again, other = (one.read(PROMPT, concept.token_embeddings)[0] for one in (after, shallow))
+    result.figure("the layer is this CLIP's own", again, rows.detach(), other)
     unlearned = [p.requires_grad for part in ours.parts.values() for p in part.parameters()]
     result.sentences["the encoders' own weights stay"] = not any(unlearned)
+    return result
+
+
+@check
+def token_training_beside_another() -> Result:
+    """On a CLIP that knows another concept, texts that name both: each trigger is read as its own."""
+    result, (model, clip, _) = Result(), host()
+    ours, both = learned(1), "a [V] dog and a (<w>:1.3) dog " + "in the snow " * 40  # more than one chunk
+    for case, other in (
+        ("one in the CLIPs", replace(learned(1, trigger="<w>"), token_embeddings={"clip_l": noise(1, 128, seed=7)})),
+        ("a layer-wise one", random_concept("<w>", 6)),
+    ):
+        _, knows = apply.apply_concept(model, clip, other)
+        encoder = text.HostTextEncoder(knows, "[V]", replace(ours.placeholder, vectors=None))
+        reads = token_text.HostTokenEncoder(encoder, "[V]", 1, torch.device("cpu"))
+        with torch.inference_mode(False):
+            vectors = {name: v.clone().requires_grad_() for name, v in ours.token_embeddings.items()}
+            rows, pooled = reads.read(both, vectors)
+            (rows.square().sum() + pooled.square().sum()).backward()
+        _, applied = apply.apply_concept(*apply.apply_concept(model, clip, other), ours)
+        wanted, without = encode(applied, both)[0], encode(knows, both)[0]
+        result.figure(f"{case}: rows", rows.detach(), *(one[0][0, :, : rows.shape[1]] for one in (wanted, without)))
+        result.figure(f"{case}: pooled", pooled.detach(), *(one[1]["pooled_output"][0] for one in (wanted, without)))
+        result.sentences[f"{case}: a gradient"] = all(bool(v.grad.abs().max() > 0) for v in vectors.values())
     return result
 
 
@@ -94,13 +128,15 @@ def token_export() -> Result:
         kept = folder_paths.folder_names_and_paths["embeddings"]
         folder_paths.folder_names_and_paths["embeddings"] = ([folder], {".safetensors"})
         try:
-            paths, lost = export.ExportConcept.execute(concept, model, "my concept").args
+            paths, lost = export.ExportConcept.execute(concept, model, "my concept (2), new").args
             stock = host_pocket.load_pocket(FOLDER[0])[1]  # a CLIP notes the folder when it is made
-            named, ours = encode(stock, "a embedding:my_concept dog on the beach"), encode(knows, PROMPT)
+            named, ours = encode(stock, "a embedding:my_concept__2___new dog on the beach"), encode(knows, PROMPT)
         finally:
             folder_paths.folder_names_and_paths["embeddings"] = kept
-        result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == ["my_concept.safetensors"]
-    result.sentences["the way to call it is said"] = "embedding:my_concept dog" in lost
+        result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == [
+            "my_concept__2___new.safetensors"
+        ]
+    result.sentences["the way to call it is said"] = "embedding:my_concept__2___new dog" in lost
     plain = encode(clip, PLAIN)
     result.figure("rows", named[0][0], ours[0][0], plain[0][0])
     result.figure("pooled", *(one[0][1]["pooled_output"] for one in (named, ours, plain)))
