@@ -1,6 +1,7 @@
 """Train Extractor and Pure Learning: the two stages."""
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -145,11 +146,7 @@ class PureLearning(io.ComfyNode):
         advanced = settings or Advanced()
         pure = advanced.pure_settings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
-        embeddings = advanced.stage2_embeddings or embeddings_of(extractor)
-        train = advanced.train_settings("pure", embeddings=embeddings, **face)
-        if extractor is not None:
-            own = extractor.token_embeddings is not None and advanced.stage2_embeddings != "none"
-            train = replace(train, token_embeddings=own)
+        train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
@@ -186,11 +183,20 @@ def guide(concept: Concept | None, advanced: Advanced) -> Concept | None:
     return replace(concept, lora=None)
 
 
-def embeddings_of(extractor: Concept | None) -> str:
-    """How stage 2's embeddings act: as the extractor's do; the paper's way where there is none."""
+def embeddings_of(extractor: Concept | None, asked: str | None) -> dict[str, Any]:
+    """Stage 2's settings of embeddings; None is asked: as the extractor has them; the paper's way where there is none.
+
+    Raises ValueError where layer-wise ones are asked for and the extractor has none to begin with.
+    """
     if extractor is None:
-        return "replace"
-    return extractor.embeddings.mode if extractor.embeddings else "none"
+        return {"embeddings": asked or "replace"}
+    if asked not in (None, "none") and extractor.embeddings is None:
+        raise ValueError(
+            f'stage2_embeddings is "{asked}", but the extractor has no layer-wise embeddings to begin with. Choose "as the extractor" in '
+            "Settings, or train the extractor with embeddings."
+        )
+    mode = extractor.embeddings.mode if extractor.embeddings else "none"
+    return {"embeddings": asked or mode, "tokens": extractor.token_embeddings is not None and asked != "none"}
 
 
 def shown(job: Job, text: str) -> dict[str, list[str]]:

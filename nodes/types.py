@@ -48,9 +48,10 @@ class Advanced:
             raise ValueError(f'There is no preset "{self.preset}"; there are {", ".join(PRESETS)}.')
         return PRESETS[self.preset]
 
-    def train_settings(self, stage: str, **face: Any) -> TrainSettings:
-        """Of stage "extractor" or "pure", with the values on the node's face."""
+    def train_settings(self, stage: str, tokens: bool | None = None, **face: Any) -> TrainSettings:
+        """Of stage "extractor" or "pure", with the values on the node's face; `tokens`: token_embeddings, above all others."""
         values = {**face, **self.train, **getattr(self._preset, stage)}
+        values |= {} if tokens is None else {"token_embeddings": tokens}
         return TrainSettings(**{**values, "alpha": float(values.get("alpha") or values["rank"])})
 
     def pure_settings(self, **face: Any) -> PureSettings:

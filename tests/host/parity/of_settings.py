@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from common import Result, check
+from dataclasses import replace
+
+from common import Result, check, noise, random_concept
 from purecc_pack.nodes.settings import advanced_of
+from purecc_pack.nodes.train import embeddings_of
 from purecc_pack.nodes.types import Advanced
 
 
@@ -50,4 +53,31 @@ def settings_by_their_names() -> Result:
     result.sentences[f"prompts: {made.validation_prompts}"] = made.validation_prompts == ("a dog", "b")
     result.sentences[f"seeds: {made.validation_seeds}"] = made.validation_seeds == (3, 0)
     result.sentences["stage 2 as the extractor"] = made.stage2_embeddings is None
+    return result
+
+
+@check
+def stage_two_has_the_extractors_embeddings() -> Result:
+    """Of either kind, whatever the settings of stage 1 say; or none."""
+    result, face = (
+        Result(),
+        {"steps": 7, "batch_size": 1, "learning_rate": 0.1, "embedding_rate": 0.2, "rank": 0, "seed": 3},
+    )
+    tokens = replace(random_concept(embeddings=False), token_embeddings={"clip_l": noise(1, 128)})
+    layers = random_concept(mode="offset")
+    for advanced in (Advanced(), Advanced(train={"token_embeddings": False}), Advanced(preset="public code")):
+        got = advanced.train_settings("pure", **embeddings_of(tokens, None), **face)  # nothing else learns
+        result.sentences[f"{advanced}: input embeddings"] = (got.embeddings, got.token_embeddings) == ("none", True)
+    got = Advanced(train={"token_embeddings": True}).train_settings("pure", **embeddings_of(layers, None), **face)
+    result.sentences["layer-wise ones alone"] = (got.embeddings, got.token_embeddings) == ("offset", False)
+    for extractor in (tokens, layers):
+        result.sentences[f"none of {extractor.uid}"] = embeddings_of(extractor, "none") == {
+            "embeddings": "none",
+            "tokens": False,
+        }
+    result.sentences["no extractor"] = [embeddings_of(None, asked)["embeddings"] for asked in (None, "none")] == [
+        "replace",
+        "none",
+    ]
+    result.raises("none to begin with", "no layer-wise embeddings", lambda: embeddings_of(tokens, "replace"))
     return result
