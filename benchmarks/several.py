@@ -134,7 +134,8 @@ def main() -> None:
         server.wait_until_ready()
         host = Host(server, options.steps)
         # base pictures: what fidelity 0 is
-        floors = {name: host.draw([], SCENES[name].replace("{} ", ""), "off") for name in TRIGGERS}
+        plain = {name: SCENES[name].replace(" in {} style", "").replace("{} ", "") for name in TRIGGERS}
+        floors = {name: host.draw([], plain[name], "off") for name in TRIGGERS}
 
         def row(what: str, name: str, gate: str, carried: list[tuple[str, bool]], text: str) -> Tensor:
             pictures = host.draw(carried, text, gate)

@@ -180,6 +180,7 @@ class ConceptSetNode(io.ComfyNode):
                 masks=[p.mask for p in shown if p.mask is not None],
                 templates=templates,
                 flip=flip[0],
+                stated=[p.texts for p in found],
             )
         summary = describe(concept_set, found)
         preview = ui.PreviewText(summary)

@@ -1,8 +1,8 @@
 """A concept set: the pictures and texts that a concept is learnt from, encoded once, before training."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -140,11 +140,13 @@ def build_concept_set(
     masks: list[Tensor] | None = None,
     templates: tuple[str, ...] = (),
     flip: bool = False,
+    stated: list[Mapping[str, str]] | None = None,
 ) -> ConceptSet:
     """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
 
     With `templates`, each picture has the texts of all of them (`templates.texts_of_template`) and captions are left
-    aside. With `flip`, each picture is encoded mirrored too.
+    aside. With `flip`, each picture is encoded mirrored too. `stated`: of each picture, the texts ("base", "target") that stand in
+    place of those made of its caption.
 
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
     class word, a caption that holds neither, or a template without its place for the concept.
@@ -167,7 +169,8 @@ def build_concept_set(
         # each begins at another, so that what reads the first text alone (probes, previews) has seen several
         of_pictures = [[*every[i % len(every) :], *every[: i % len(every)]] for i in range(len(pictures))]
     else:
-        of_pictures = [[texts_of(caption, trigger, class_word, kind)] for caption in captions]
+        made = [texts_of(caption, trigger, class_word, kind) for caption in captions]
+        of_pictures = [[replace(t, **own)] for t, own in zip(made, stated or [{}] * len(made), strict=True)]
     texts = [t for of_picture in of_pictures for t in of_picture]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL, class_word, class_text(class_word, kind) or NULL}

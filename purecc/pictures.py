@@ -1,6 +1,7 @@
 """Reading a folder of pictures as people keep them: captions and masks beside the files, any sizes."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ class Picture:
     caption: str  # of <name>.txt, or empty
     mask: Tensor | None  # [height, width] in 0..1, 1 on the concept
     name: str = ""  # of its file
+    texts: Mapping[str, str] = field(default_factory=dict)  # "base", "target": those that a data set states itself
 
     def fitted(self, resolution: int, shape: Shape) -> "Picture":
         """At the size that it is trained at (`shapes.size_of`), its mask with it; `resolution` in pixels."""

@@ -15,9 +15,10 @@ from .concept import Concept, LoraWeights
 from .files import load_tensors
 from .learned_embeds import read_learned_embeds
 from .pictures import Picture, read_picture
-from .prompts import Kind
+from .prompts import Kind, find_word
 
 COLUMNS = ("image_path", "prompt")  # and target_prompt, base_prompt, instance_word
+_TEXTS = {"complete": "prompt", "base": "base_prompt", "target": "target_prompt"}
 PLACEHOLDER = "[v]"  # stands for the concept in its texts
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _PREFIXES = ("transformer.", "base_model.model.")
@@ -35,10 +36,11 @@ def csv_file(folder: Path) -> Path | None:
 
 
 def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
-    """All pictures that a csv names, with its prompts as captions, `[v]` replaced by the trigger.
+    """All pictures that a csv names, with its prompts as captions and its own base and target texts, `[v]` replaced by the trigger.
 
     A picture is looked for inside the csv's folder: by its path, or by its name alone where the path leads elsewhere.
-    Raises ValueError, with the line, for a missing column or picture, and where `instance_word` is another class word.
+    Raises ValueError, with the line, for a missing column or picture, where `instance_word` is another class word, for a base text
+    with the concept and a target text without.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -58,10 +60,18 @@ def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
                 f'{path.name}, line {line}: the instance_word is "{word}", the class word "{class_word}". Write "{word}" as '
                 "the class word."
             )
-        caption = (row["prompt"] or "").replace(PLACEHOLDER.upper(), PLACEHOLDER).replace(PLACEHOLDER, trigger)
-        read = read_picture(picture)
-        pictures.append(replace(read, caption=" ".join(caption.split())))
+        said = {name: _with_trigger(row.get(column), trigger) for name, column in _TEXTS.items()}
+        texts = {name: text for name, text in said.items() if text and name != "complete"}
+        if find_word(trigger, texts.get("base", "")):
+            raise ValueError(f'{path.name}, line {line}: the base_prompt "{texts["base"]}" holds the concept.')
+        if "target" in texts and not find_word(trigger, texts["target"]):
+            raise ValueError(f'{path.name}, line {line}: the target_prompt "{texts["target"]}" lacks {PLACEHOLDER}.')
+        pictures.append(replace(read_picture(picture), caption=said["complete"], texts=texts))
     return pictures
+
+
+def _with_trigger(text: str | None, trigger: str) -> str:
+    return " ".join((text or "").replace(PLACEHOLDER.upper(), PLACEHOLDER).replace(PLACEHOLDER, trigger).split())
 
 
 def _inside(folder: Path, name: str) -> Path | None:

@@ -24,8 +24,11 @@ class TokenEncoder(Protocol):
         """Where learning starts: what the class word's tokens are, [tokens, width] for each encoder, float32, on the CPU."""
         ...
 
-    def read(self, text: str, vectors: Vectors) -> tuple[Tensor, Tensor]:
-        """The CLIP part of a text's rows [rows, width of the CLIPs] and its pooled text, with `vectors` for the trigger."""
+    def read(self, text: str, vectors: Vectors, strength: float) -> tuple[Tensor, Tensor]:
+        """The CLIP part of a text's rows [rows, width of the CLIPs] and its pooled text.
+
+        In the place of each of the trigger's tokens stands lerp(the class word's token, vector, strength).
+        """
         ...
 
 
@@ -36,20 +39,15 @@ class TokenEmbeddings(nn.Module):
         super().__init__()
         self.vectors = nn.ParameterDict({name: nn.Parameter(v.float().clone()) for name, v in sorted(vectors.items())})
         self._encoder = encoder
-        self._start = encoder.initial()
 
     def read(self, text: TextBatch, strength: float = 1.0) -> TextBatch:
-        """The texts that hold the trigger encoded anew, with lerp(class word, vector, strength) in the trigger's place.
+        """The texts that hold the trigger encoded anew, with the vectors at a strength in the trigger's place.
 
         Raises ValueError where an encoded text does not say which text it is.
         """
         held = (text.marks > 0).any(1).tolist()
         if not any(held) or strength == 0:
             return text
-        vectors = {
-            name: v if strength == 1 else torch.lerp(self._start[name].to(v), v, strength)
-            for name, v in self.vectors.items()
-        }
         rows, pooled, read = list(text.rows), list(text.pooled), {}
         for i, words in enumerate(text.words):
             if not held[i]:
@@ -57,7 +55,7 @@ class TokenEmbeddings(nn.Module):
             if not words:
                 raise ValueError("This encoded text does not say which text it is, so it cannot be read anew.")
             if words not in read:
-                read[words] = self._encoder.read(words, vectors)
+                read[words] = self._encoder.read(words, self.vectors, strength)
             part, pooled[i] = (made.to(text.rows) for made in read[words])
             count, width = part.shape
             rows[i] = torch.cat([torch.cat([part, rows[i][:count, width:]], 1), rows[i][count:]])
@@ -80,14 +78,14 @@ class PocketTokenEncoder:
         tables = {name: encoder.get_input_embeddings().weight.detach() for name, encoder in self.encoders.items()}
         return {name: start_of(table[ids], marks, self.tokens) for name, table in tables.items()}
 
-    def read(self, text: str, vectors: Vectors) -> tuple[Tensor, Tensor]:
+    def read(self, text: str, vectors: Vectors, strength: float = 1.0) -> tuple[Tensor, Tensor]:
         plain, _ = substitute(text, self.triggers)
         _, marks = self._tokens(text)
         handles = []
 
         def put(of_encoder: Tensor):
             def hook(module: nn.Module, args: tuple, held: Tensor) -> Tensor:
-                return torch.stack([in_place(one, marks, of_encoder) for one in held])
+                return torch.stack([in_place(one, marks, of_encoder, strength) for one in held])
 
             return hook
 
@@ -118,10 +116,11 @@ def start_of(held: Tensor, marks: list[int | None], count: int) -> Tensor:
     ).float()
 
 
-def in_place(held: Tensor, marks: list[int | None], vectors: Tensor) -> Tensor:
-    """`held` [rows, width] with the vectors [count, width] where the marks say; tokens beyond the last repeat from the first."""
+def in_place(held: Tensor, marks: list[int | None], vectors: Tensor, strength: float) -> Tensor:
+    """`held` [rows, width] with lerp(held, vector, strength) where the marks say, of the vectors [count, width]; tokens beyond the
+    last repeat from the first."""
     rows = list(held)
     for i, mark in enumerate(marks[: len(rows)]):
         if mark is not None:
-            rows[i] = vectors[mark % len(vectors)].to(held)
+            rows[i] = torch.lerp(held[i], vectors[mark % len(vectors)].to(held), strength)  # exact at 1
     return torch.stack(rows)

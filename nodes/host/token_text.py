@@ -48,11 +48,17 @@ class HostTokenEncoder:
         marks = [token.index if self._is_ours(token) else None for token in ids]
         return start_of(table[[int(token) for token in ids]], marks, self.tokens).cpu().clone()
 
-    def read(self, text: str, vectors: Vectors) -> tuple[Tensor, Tensor]:
+    def read(self, text: str, vectors: Vectors, strength: float = 1.0) -> tuple[Tensor, Tensor]:
         made, found = self.clip.tokenize(text), []
         for name, part in self.parts.items():
             key, own = _KEYS[name], vectors[name]
-            read = lambda token, own=own: own[token.index % len(own)] if self._is_ours(token) else token  # noqa: E731
+            table = part.transformer.get_input_embeddings().weight
+
+            def read(token: object, own: Tensor = own, table: Tensor = table) -> object:
+                if not self._is_ours(token):
+                    return token
+                return torch.lerp(table[int(token)].to(own), own[token.index % len(own)], strength)  # exact at 1
+
             chunks = [[(read(one[0]), *one[1:]) for one in chunk] for chunk in made[key]]
             chunks = with_vectors({key: chunks}, self.clip.cond_stage_model)[key]  # of other concepts
             with torch.autograd.graph.saved_tensors_hooks(_kept, lambda tensor: tensor):

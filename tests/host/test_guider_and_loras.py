@@ -197,12 +197,15 @@ def test_a_data_set_of_the_public_code_is_read(server: Server) -> None:
     for number in range(1, 4):
         picture = (PROJECT / "workflows" / "pictures" / "pink poodle" / f"{number}.png").read_bytes()
         (folder / "images" / f"{number}.png").write_bytes(picture)
-        rows.append(f'images/{number}.png,"a [v] dog, picture {number}",[v] dog,"a dog, picture {number}",dog')
+        rows.append(f'images/{number}.png,"a [v] dog, picture {number}",a [v] dog,"one dog, picture {number}",dog')
     (folder / "robot_toy.csv").write_text("\n".join(rows), encoding="utf-8")
     p = Prompt()
     shown = p.show([p.concept_set(p.pocket(), folder="robot toy", trigger="ohwx"), 1])
     (text,) = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][shown]["text"]
-    assert "3 pictures" in text and "a ohwx dog, picture 2   |   base: a dog, picture 2" in text
+    assert (
+        "3 pictures" in text and "a ohwx dog, picture 2   |   base: one dog, picture 2" in text
+    )  # its own, not one made of the prompt
+    assert "target: a ohwx dog" in text
 
 
 @pytest.mark.parametrize(

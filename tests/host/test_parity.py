@@ -22,7 +22,9 @@ CHECKS = {
     "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
     "of_settings": (
-        "settings_win_over_faces_and_presets_over_both", "settings_by_their_names", "stage_two_has_the_extractors_embeddings",
+        "settings_win_over_faces_and_presets_over_both",
+        "settings_by_their_names",
+        "stage_two_has_the_extractors_embeddings",
     ),
     "of_wiring": ("other_nodes", "messages"),
     "of_session": ("session_of_training", "folders"),
