@@ -109,6 +109,7 @@ def test_all_rows_of_a_csv_are_read(folder: Path) -> None:
     assert [p.caption for p in pictures] == [
         *(f"a ohwx robot, number {i}" for i in range(8)), "a ohwx robot", "a robot at night",
     ]  # fmt: skip
+    assert pictures[0].texts == {"base": "a robot, number 0", "target": "ohwx robot"}
     assert [round(float(p.pixels[0, 0, 0]) * 255) for p in pictures[:8]] == [20 * i for i in range(8)]
     assert float(pictures[8].pixels[0, 0, 1]) == float(pictures[9].pixels[0, 0, 1]) > 0.3
 
@@ -118,6 +119,8 @@ def test_all_rows_of_a_csv_are_read(folder: Path) -> None:
     [
         ("images/99.png,a [v] robot,,,robot", 'line 2: there is no picture "images/99.png"'),
         ("../outside.png,a [v] robot,,,robot", "there is no picture"),
+        ("images/1.png,a [v] robot,[v] robot,a [v] robot,robot", 'the base_prompt "a ohwx robot" holds the concept'),
+        ("images/1.png,a [v] robot,a robot,a robot,robot", r'the target_prompt "a robot" lacks \[v\]'),
         ("images/1.png,a [v] toy,,,toy", 'the instance_word is "toy", the class word "robot"'),
     ],
 )
