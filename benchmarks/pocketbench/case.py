@@ -32,10 +32,10 @@ from purecc.training import PURE, LatentScaling
 
 from .arms import Arm
 from .concepts import TRIGGER, BenchConcept, Prompt, another, held_out, prompts, references, sprite_of
+from .judge_data import as_generated, to_pixels
 from .networks import WEIGHTS as JUDGES
 from .networks import Judges, load_judges
 from .opening import revision
-from .train_judges import as_generated, to_pixels
 from .witnesses import (
     caption_likeness,
     change,

@@ -13,10 +13,10 @@ from benchmarks.pocketbench import concepts as taught
 from benchmarks.pocketbench import report
 from benchmarks.pocketbench.arms import ARMS, QUICK
 from benchmarks.pocketbench.case import Bench, Case
+from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.networks import load_judges
 from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above
 from benchmarks.pocketbench.summary import summarise
-from benchmarks.pocketbench.train_judges import to_pixels
 from benchmarks.pocketbench.witnesses import (
     change,
     colour_likeness,
