@@ -173,7 +173,7 @@ def write(folder: Path, out: Path, protocol: str) -> str:
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"
         "Tables shaped as the paper's: dCLIP-T and Seg-Cons x 100 and against the base's picture, CLIP-I, DINO and CSD cosines, KID x 1000 "
         "on prompts without the concept (not in the paper; in place of dHPS and dPick, for which the pocket has nothing). A dash: not run, "
-        "or no such figure. The lambda and eta arms have v_original from the frozen base. All witnesses are the pocket's own."
+        "or no such figure. *patches*: 1 less the distance to the nearest patch of the references. The lambda and eta arms have v_original from the frozen base. All witnesses are the pocket's own."
     )
     text = f"# PocketBench: {out.stem}\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))

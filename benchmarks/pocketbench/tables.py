@@ -6,6 +6,7 @@ The paper's columns and what stands for them here (all the pocket's own witnesse
     dHPS, dPick  nothing: the pocket has no model of what people prefer
     Seg-Cons   overlap (IoU) of the scene judge's object masks with the base picture's, x 100
     CLIP-I, DINO, CSD  cosine with the references in the scene, drawing and style judges
+    patches    not in the paper: a look's learning-free witness (`patch_likeness`), beside CSD, which misses some looks
     KID        not in the paper: distance of pictures *without* the concept to the base's, x 1000; 0 is best
 """
 
@@ -35,14 +36,15 @@ FIGURES: dict[str, tuple[str, Figure]] = {
     "CLIP-I": ("pocket CLIP-I", _witness("pocket CLIP-I")),
     "DINO": ("pocket DINO", _witness("pocket DINO")),
     "CSD": ("pocket CSD", _witness("pocket CSD")),
+    "patches": ("patches", _witness("patches")),
     "KID": ("pocket KID", lambda c: 1000 * c.kid["1"] if "1" in c.kid else None),
 }
-_DIGITS = {"CLIP-I": 3, "DINO": 3, "CSD": 3}
+_DIGITS = {"CLIP-I": 3, "DINO": 3, "CSD": 3, "patches": 3}
 _WHOLE = {
     "instance": ("dCLIP-T", "dHPS", "dPick", "Seg-Cons", "CLIP-I", "DINO", "KID"),
-    "style": ("dCLIP-T", "dHPS", "dPick", "CSD", "KID"),
+    "style": ("dCLIP-T", "dHPS", "dPick", "CSD", "patches", "KID"),
 }
-_SHORT = {"instance": ("dCLIP-T", "CLIP-I", "KID"), "style": ("dCLIP-T", "CSD", "KID")}
+_SHORT = {"instance": ("dCLIP-T", "CLIP-I", "KID"), "style": ("dCLIP-T", "CSD", "patches", "KID")}
 
 #: title -> columns by kind, and rows: what the paper has -> the arm that stands for it ("" for none)
 TABLES: dict[str, tuple[dict[str, tuple[str, ...]], dict[str, str]]] = {
