@@ -1,12 +1,15 @@
 """The shipped judges' own accuracy, on art they were trained on and on art they never saw; nothing is trained.
 
     python -m benchmarks.pocketbench.judge_accuracy
+    python -m benchmarks.pocketbench.judge_accuracy --looks    # how well each witness of a look tells the development looks
 
 Never seen: the drawings and looks of the development split (another vendor than all that the judges learnt from).
 """
 
+import argparse
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +20,9 @@ from purecc.pocket.autoencoder import PocketAutoencoder
 from purecc.pocket.model import load_pocket
 from purecc.pocket.scenes import Scene, random_scene, render
 
+from .arms import STRENGTHS
+from .case import Bench
+from .concepts import another, concept, held_out
 from .judge_data import (
     HELD_OUT,
     VIEWS,
@@ -107,9 +113,38 @@ def measured(name: str, judge: torch.nn.Module, autoencoder: PocketAutoencoder, 
     }
 
 
+def looks(work: Path) -> None:
+    """Prints, for each development look and witness, scores of the base model's pictures, the other look, the look itself.
+
+    Composites go through the autoencoder with noise. Then by how many standard deviations (of both, pooled) the look is above
+    the base and above the other look, and its lowest picture less the highest of the rest: above 0 none overlaps.
+    """
+    bench = Bench(work, strengths=STRENGTHS)
+    for name in LOOKS["development"]:
+        taught = concept(name)
+        rng = np.random.default_rng(taught.seed)
+        sets = [bench.originals(taught)[2]]
+        for composites in (another(taught), held_out(taught)):
+            sets.append(as_generated(to_pixels([r.picture for r in composites]), bench.pocket.vae, rng, 0.15))
+        scores = [bench.likeness(taught, pictures) for pictures in sets]
+        for witness in scores[0]:
+            base, other, own = (s[witness] for s in scores)
+            apart = [float((own.mean() - o.mean()) / ((own.var() + o.var()) / 2).sqrt()) for o in (base, other)]
+            means = ", ".join(f"{float(s.mean()):.3f}" for s in (base, other, own))
+            gap = float(own.min() - torch.cat([base, other]).max())
+            print(f"{name}, {witness}: {means}; apart {apart[0]:.1f}, {apart[1]:.1f}; gap {gap:+.3f}", flush=True)
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--looks", action="store_true")
+    parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"))
+    args = parser.parse_args()
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO)
+    if args.looks:
+        looks(args.work)
+        return
     autoencoder, judges = load_pocket().vae, load_judges()
     for name, judge in vars(judges).items():
         held = "drawings held out" in load_tensors(WEIGHTS / f"{name}.safetensors")[1]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from benchmarks.base_quality import wilson_lower
+from benchmarks.pocketbench import along, judge_data, report
 from benchmarks.pocketbench import concepts as taught
-from benchmarks.pocketbench import report
 from benchmarks.pocketbench.arms import ARMS, QUICK
 from benchmarks.pocketbench.case import Bench, Case
 from benchmarks.pocketbench.judge_data import to_pixels
@@ -25,6 +25,7 @@ from benchmarks.pocketbench.witnesses import (
     ssim,
     template_likeness,
 )
+from purecc.network import BASE
 from purecc.pocket.specification import TEXT_ROWS
 
 SMALL = [taught.concept(name) for name in taught.SMALL]
@@ -200,3 +201,31 @@ def test_patches_tell_a_look_from_the_plain_scenes_and_from_another(name: str) -
     own, other = (to_pixels([r.picture for r in f(concept, 1)]) for f in (taught.held_out, taught.another))
     own, other, plain = (patch_likeness(pictures, wanted) for pictures in (own, other, plain))
     assert own.min() > max(other.max(), plain.max())
+
+
+def test_the_held_out_drawings_are_an_eighth_that_no_batch_shows() -> None:
+    kept, held = judge_data.drawings(False), judge_data.drawings(True)
+    assert not {id(s) for s in kept} & {id(s) for s in held}
+    assert len(kept) + len(held) == len(judge_data.sprites("base") + judge_data.sprites("judges"))
+    assert 0.08 < len(held) / (len(kept) + len(held)) < 0.18
+    assert not {s.image.tobytes() for s in kept} & {s.image.tobytes() for s in held}
+    pictures, kinds = judge_data.drawing_batch(np.random.default_rng(0), 3)
+    assert len(pictures) == len(kinds) == 3 * judge_data.VIEWS
+
+
+def test_predictions_along_training_are_those_of_the_objective(tmp_path: Path) -> None:
+    """One real step: x0 = x_t - t v; v_original is the base's or the model's own; v_PureCC lies on the line along R_tar."""
+    run = along.AlongTraining(Bench(tmp_path, sampling_steps=2), taught.concept("poodle"), "PureCC", steps=2)
+    x0, sampled = run.run()
+    assert {name: len(pixels) for name, pixels in x0.items()} == dict.fromkeys(
+        ("v_original", "v_PureCC", "v_complete"), 1
+    )
+    assert {pixels.shape for pixels in sampled.values()} == {(4, 3, 128, 128)}
+    x_t, t, texts = run.noised()
+    network = run.bench.network()
+    with torch.no_grad():
+        v_base = network.velocity(x_t, t, texts["base"], BASE)
+    assert torch.allclose(run.decode(x_t - t * v_base), x0["v_original"], atol=1e-4)
+    assert (x0["v_PureCC"] - x0["v_original"]).abs().max() > 1e-3
+    predicted = along.Predicted(v_base, v_base + 1, v_base + 2).clean(x_t, t)
+    assert torch.allclose(predicted["v_PureCC"] - predicted["v_original"], -t.expand_as(v_base), atol=1e-5)
