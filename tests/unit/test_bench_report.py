@@ -85,6 +85,8 @@ def test_the_family_tells_what_holds() -> None:
         assert f"| {figure}: " in tables.family_table(cases)
     worse = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.74, 0)}
     assert {o.hypothesis.key: holds for o, holds in family(worse)}["H1"] is False  # 0.06 is beyond the margin
+    halved = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.8, 10)}  # less than LoRA's, more than a fifth
+    assert {o.hypothesis.key: holds for o, holds in family(halved)}["H2"] is False
     few = {arm: [c for c in of_arm if c.concept < "c4"] for arm, of_arm in cases.items()}
     assert all(holds is None for _, holds in family(few))
 
