@@ -24,8 +24,8 @@ from purecc.pocket.contact_sheet import draw
 from purecc.pocket.model import WEIGHTS, Pocket, load_pocket
 from purecc.pocket.scenes import Scene, describe, random_scene, render
 
+from .pocketbench.judge_data import HELD_OUT, as_generated, to_pixels, truth_of
 from .pocketbench.networks import HEADS, SceneJudge, load_judges
-from .pocketbench.train_judges import HELD_OUT, as_generated, to_pixels, truth_of
 
 BARS = {"class": 0.90, "background": 0.95, "size": 0.90, "place": 0.90}
 _BATCH = 40

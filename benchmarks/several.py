@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.pocketbench.case import Bench
 from benchmarks.pocketbench.concepts import BenchConcept, concept, references
-from benchmarks.pocketbench.train_judges import to_pixels
+from benchmarks.pocketbench.judge_data import to_pixels
 from purecc.files import save_json
 from purecc.launch.install import make_base
 from purecc.launch.layout import choose_layout

@@ -3,6 +3,8 @@
 python -m benchmarks.pocketbench --quick
 python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seeds 3] [--workers 2]
 python -m benchmarks.pocketbench --report
+python -m benchmarks.pocketbench --split test      # the comparison of PROTOCOL.md; closed unless openings.json records an opening
+python -m benchmarks.pocketbench --sheets          # contact sheets of one drawing, from runs in the work folder (sheets.py)
 """
 
 import argparse
@@ -15,14 +17,20 @@ from . import report
 from .arms import ARMS, QUICK, STRENGTHS
 from .case import Case, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
-from .concepts import SMALL
+from .concepts import SMALL, concepts
+from .hypotheses import TEST_ARMS, TEST_SEEDS
+from .opening import Closed, require_opening
 from .worker import result_path, run_cases
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def is_current(path: Path, measured_by: str) -> bool:
-    return path.is_file() and Case.load(path).protocol == measured_by
+    """Whether this case was measured by this protocol, with all the witnesses that there are today."""
+    if not path.is_file():
+        return False
+    case = Case.load(path)
+    return case.protocol == measured_by and case.complete
 
 
 def main() -> None:
@@ -30,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="three concepts, five arms, one seed, fewer steps and pictures"
     )
+    parser.add_argument("--split", default="development", choices=["development", "test"])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--concepts", nargs="+", default=list(SMALL))
     parser.add_argument("--seeds", type=int, default=1)
@@ -37,11 +46,28 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2 * 2))
     parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"), help="runs and pictures")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument("--sheets", action="store_true", help="contact sheets, as JPEG")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    title = "quick" if args.quick else "development"
+    if args.sheets:
+        from .sheets import write_all
+
+        for path in write_all(args.work, RESULTS / "sheets"):
+            print(path)
+        return
+    title = "quick" if args.quick else args.split
     folder, changes, noise_seeds, strengths = RESULTS / title, {}, args.noises, STRENGTHS
-    if args.quick:
+    if args.quick and args.split == "test":
+        parser.error("--quick is of the development split.")
+    if args.split == "test":  # nothing of it is left to the command line
+        if not args.report:
+            try:
+                print("opened:", require_opening())
+            except Closed as reason:
+                parser.error(str(reason))
+        args.arms, args.seeds, noise_seeds = list(TEST_ARMS), TEST_SEEDS, 1
+        args.concepts = [] if args.report else [c.name for c in concepts("test")]
+    elif args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, noise_seeds, strengths = {"steps": 120}, 1, (0.6, 1.0)
     measured_by = protocol(noise_seeds, strengths)
@@ -52,7 +78,7 @@ def main() -> None:
                 for name in args.concepts:
                     open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
                     if open_:
-                        job = (args.work, folder, noise_seeds, strengths, name, seed, open_, changes)
+                        job = (args.work, folder, noise_seeds, strengths, name, seed, open_, changes, args.split)
                         jobs.append(pool.submit(run_cases, *job))
             for job in as_completed(jobs):
                 job.result()

@@ -5,7 +5,7 @@ A case's result is a `Case`: columns of figures, a row for each picture, small e
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,19 +32,28 @@ from purecc.training import PURE, LatentScaling
 
 from .arms import Arm
 from .concepts import TRIGGER, BenchConcept, Prompt, another, held_out, prompts, references, sprite_of
+from .judge_data import as_generated, to_pixels
 from .networks import WEIGHTS as JUDGES
 from .networks import Judges, load_judges
-from .train_judges import as_generated, to_pixels
+from .opening import revision
 from .witnesses import (
     caption_likeness,
     change,
     colour_likeness,
     embedding_likeness,
     histogram_likeness,
+    kernel_distance,
+    patch_likeness,
     template_likeness,
 )  # fmt: skip
 
 _BATCH = 13  # pictures drawn at once
+
+#: kind of concept -> the witnesses of its presence; a case measured with others is measured again
+WITNESSES = {
+    "instance": ("pocket CLIP-I", "pocket DINO", "colours", "template"),
+    "style": ("pocket CSD", "colours", "patches"),
+}
 
 
 @dataclass
@@ -61,6 +70,13 @@ class Case:
     summary: dict[str, float]  # of the training run
     ends: dict[str, list[float]]  # witness -> [floor: base, floor: another instance, ceiling]
     rows: dict[str, list]
+    kid: dict[str, float] = field(default_factory=dict)  # strength -> KID to the base, prompts without the concept
+    revision: str = ""  # of the code, with a + where it was changed
+
+    @property
+    def complete(self) -> bool:
+        """Whether it holds all that is measured today."""
+        return set(self.ends) == set(WITNESSES[self.kind]) and bool(self.kid)
 
     def save(self, path: Path) -> None:
         """One line for each field and column: small, and its changes can be read."""
@@ -95,6 +111,7 @@ class Bench:
         self.work, self.noise_seeds, self.strengths, self.sampling_steps = work, noise_seeds, strengths, sampling_steps
         self.pocket: Pocket = load_pocket()
         self.base = transformer_fingerprint(self.pocket.transformer)
+        self.revision = revision()
         self.protocol = protocol(noise_seeds, strengths, sampling_steps)
         config = self.pocket.vae.config
         self.scaling = LatentScaling(config.scaling_factor, config.shift_factor)
@@ -215,6 +232,7 @@ class Bench:
             return {
                 "pocket CSD": embedding_likeness(self.judges.style, pictures, wanted),
                 "colours": histogram_likeness(pictures, wanted),
+                "patches": patch_likeness(pictures, wanted),
             }
         return {
             "pocket CLIP-I": embedding_likeness(lambda p: self.judges.scene(p).embedding, pictures, wanted),
@@ -230,6 +248,8 @@ class Bench:
         network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
         rows: dict[str, list] = {}
+        without = [i for i, p in enumerate(asked) if p.role != "concept"]
+        kid: dict[str, float] = {}
         for strength in self.strengths:
             drawn = self.draw(network, [p.complete for p in asked], seeds, taught.placeholder, PURE, strength)
             columns: dict[str, list] = {
@@ -245,14 +265,17 @@ class Bench:
             columns |= {key: [round(float(v), 4) for v in values] for key, values in figures.items()}
             for key, values in columns.items():
                 rows.setdefault(key, []).extend(values)
-            self.keep(concept, name, seed, strength, asked, originals, drawn)
+            distance = kernel_distance(self.judges, originals[without], drawn[without], paired=True)
+            kid[f"{strength:g}"] = round(distance, 6)
+            self.keep(concept, name, seed, strength, originals, drawn)
         ends = self.ends(concept, originals[[i for i, p in enumerate(asked) if p.role == "concept"]])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
         return Case(
-            concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows
-        )
+            concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
+            self.revision,
+        )  # fmt: skip
 
-    def keep(self, concept, name, seed, strength, asked, originals, drawn) -> None:
+    def keep(self, concept, name, seed, strength, originals, drawn) -> None:
         """A sheet for eyes: the base's pictures above the arm's."""
         folder = self.work / "pictures" / concept.name
         folder.mkdir(parents=True, exist_ok=True)

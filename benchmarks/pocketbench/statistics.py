@@ -26,16 +26,18 @@ def mean_of(differences: Differences) -> float:
 def bootstrap(differences: Differences, draws: int = 4000, seed: int = 0) -> np.ndarray:
     """Means of resampled differences, [draws]: concepts with replacement, in each its seeds, in each its pictures."""
     rng = np.random.default_rng(seed)
-    units = [[np.asarray(values) for values in seeds.values()] for seeds in differences.values()]
-    means = np.empty(draws)
-    for i in range(draws):
-        of_concepts = []
-        for c in rng.integers(len(units), size=len(units)):
-            chosen = rng.integers(len(units[c]), size=len(units[c]))
-            of_seeds = [np.mean(units[c][s][rng.integers(len(units[c][s]), size=len(units[c][s]))]) for s in chosen]
-            of_concepts.append(np.mean(of_seeds))
-        means[i] = np.mean(of_concepts)
-    return means
+    units = [[np.asarray(values, dtype=float) for values in seeds.values()] for seeds in differences.values()]
+    chosen = rng.integers(len(units), size=(draws, len(units)))
+    of_concepts = np.empty(chosen.shape)
+    for c, seeds in enumerate(units):  # all the times that a concept was chosen, at once
+        times = chosen == c
+        picked = rng.integers(len(seeds), size=(int(times.sum()), len(seeds)))
+        of_seeds = np.empty(picked.shape)
+        for s, values in enumerate(seeds):
+            count = int((picked == s).sum())
+            of_seeds[picked == s] = values[rng.integers(len(values), size=(count, len(values)))].mean(1)
+        of_concepts[times] = of_seeds.mean(1)
+    return of_concepts.mean(1)
 
 
 def interval(differences: Differences, **options: int) -> Interval:

@@ -10,7 +10,8 @@ import torch
 
 from .arms import ARMS
 from .case import Bench
-from .concepts import concept
+from .concepts import Split, concept
+from .opening import require_opening
 
 log = logging.getLogger("pocketbench")
 
@@ -28,11 +29,15 @@ def bench(work: Path, noise_seeds: int, strengths: tuple[float, ...]) -> Bench:
 
 def run_cases(
     work: Path, folder: Path, noise_seeds: int, strengths: tuple[float, ...], name: str, seed: int, arms: list[str],
-    changes: dict[str, Any],
+    changes: dict[str, Any], split: Split = "development",
 ) -> None:  # fmt: skip
     """Measures and saves each case; arms of one concept share its extractor, so they belong into one process."""
+    if split == "test":
+        require_opening()
     measuring = bench(work, noise_seeds, strengths)
     for arm in arms:
         start = time.monotonic()
-        measuring.measure(concept(name), arm, ARMS[arm], seed, **changes).save(result_path(folder, name, arm, seed))
+        measuring.measure(concept(name, split), arm, ARMS[arm], seed, **changes).save(
+            result_path(folder, name, arm, seed)
+        )
         log.warning("%s, %s, seed %d: %.0f s", name, arm, seed, time.monotonic() - start)

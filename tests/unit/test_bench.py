@@ -9,15 +9,23 @@ import pytest
 import torch
 
 from benchmarks.base_quality import wilson_lower
+from benchmarks.pocketbench import along, judge_data, report
 from benchmarks.pocketbench import concepts as taught
-from benchmarks.pocketbench import report
 from benchmarks.pocketbench.arms import ARMS, QUICK
 from benchmarks.pocketbench.case import Bench, Case
+from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.networks import load_judges
 from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above
-from benchmarks.pocketbench.summary import at_fidelity, summarise
-from benchmarks.pocketbench.train_judges import to_pixels
-from benchmarks.pocketbench.witnesses import change, colour_likeness, kernel_distance, ssim, template_likeness
+from benchmarks.pocketbench.summary import summarise
+from benchmarks.pocketbench.witnesses import (
+    change,
+    colour_likeness,
+    kernel_distance,
+    patch_likeness,
+    ssim,
+    template_likeness,
+)
+from purecc.network import BASE
 from purecc.pocket.specification import TEXT_ROWS
 
 SMALL = [taught.concept(name) for name in taught.SMALL]
@@ -168,33 +176,56 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         whole = summarise(case)
         assert all(np.isfinite(value) for value in vars(whole).values())
         assert (whole.drift == 0) == (arm == "PureCC, picture")
+        assert case.complete and set(case.kid) == {"0.5", "1"}
+        assert all((value == 0) == (arm == "PureCC, picture") for value in case.kid.values())
         assert whole.background > 0
     text = report.write(results, tmp_path / "report.md", bench.protocol)
     assert "PureCC, picture" in text and (tmp_path / "report instance.svg").read_text().startswith("<svg")
     assert "nan" not in text.split("### At nine tenths")[0]
 
 
-def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
-    """A case of one witness, whose floor is 0 and ceiling 1, and of one picture of each role."""
-    rows = {"role": [], "strength": [], "pocket DINO": [], "pixels": [], "feature": [], "clip_t": [], "clip_t_base": []}
-    rows |= {name: [] for name in ("background_pixels", "background_ssim", "seg_cons", "layout")}
-    for strength in fidelity:
-        for role in ("concept", "same class", "other", "null"):
-            values = {"role": role, "strength": strength, "pocket DINO": fidelity[strength], "pixels": drift[strength]}
-            for name, column in rows.items():
-                column.append(values.get(name, 0.0))
-    return Case("x", "instance", "LoRA", 0, {}, "base", "protocol", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
+def test_kid_of_pairs_is_zero_where_nothing_changed() -> None:
+    judges = load_judges()
+    pictures = to_pixels([r.picture for r in taught.held_out(taught.concept("poodle"), 2)])
+    assert kernel_distance(judges, pictures, pictures, paired=True) == 0
+    assert kernel_distance(judges, pictures, pictures) < -1e-4  # as if independent: the pairs pull it below 0
+    assert kernel_distance(judges, pictures, -pictures, paired=True) > 0.01
 
 
-def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
-    case = case_with({0.5: 0.4, 1.0: 0.8}, {0.5: 10.0, 1.0: 30.0})
-    assert at_fidelity(case, 0.6, "drift") == pytest.approx(20)
-    assert at_fidelity(case, 0.2, "drift") == pytest.approx(5)  # from the base model on
-    assert at_fidelity(case, 0.2, "seg_cons") == pytest.approx(0.5)  # the base agrees with itself
-    assert at_fidelity(case, 0.9, "drift") is None
+@pytest.mark.parametrize("name", ["poster", "tapestry"])
+def test_patches_tell_a_look_from_the_plain_scenes_and_from_another(name: str) -> None:
+    concept = taught.concept(name)
+    wanted = to_pixels([r.picture for r in taught.references(concept)])
+    scenes = taught._asked(concept, np.random.default_rng(1), None)
+    plain = to_pixels([taught.render(scene) for scene in scenes])
+    own, other = (to_pixels([r.picture for r in f(concept, 1)]) for f in (taught.held_out, taught.another))
+    own, other, plain = (patch_likeness(pictures, wanted) for pictures in (own, other, plain))
+    assert own.min() > max(other.max(), plain.max())
 
 
-def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
-    case = case_with({1.0: 0.7}, {1.0: 1.0})
-    case.ends = {"pocket DINO": [0.1, 0.4, 0.9], "colours": [0.5, 0.5, 0.51]}  # the second tells nothing
-    assert summarise(case).fidelity == pytest.approx(0.6)
+def test_the_held_out_drawings_are_an_eighth_that_no_batch_shows() -> None:
+    kept, held = judge_data.drawings(False), judge_data.drawings(True)
+    assert not {id(s) for s in kept} & {id(s) for s in held}
+    assert len(kept) + len(held) == len(judge_data.sprites("base") + judge_data.sprites("judges"))
+    assert 0.08 < len(held) / (len(kept) + len(held)) < 0.18
+    assert not {s.image.tobytes() for s in kept} & {s.image.tobytes() for s in held}
+    pictures, kinds = judge_data.drawing_batch(np.random.default_rng(0), 3)
+    assert len(pictures) == len(kinds) == 3 * judge_data.VIEWS
+
+
+def test_predictions_along_training_are_those_of_the_objective(tmp_path: Path) -> None:
+    """One real step: x0 = x_t - t v; v_original is the base's or the model's own; v_PureCC lies on the line along R_tar."""
+    run = along.AlongTraining(Bench(tmp_path, sampling_steps=2), taught.concept("poodle"), "PureCC", steps=2)
+    x0, sampled = run.run()
+    assert {name: len(pixels) for name, pixels in x0.items()} == dict.fromkeys(
+        ("v_original", "v_PureCC", "v_complete"), 1
+    )
+    assert {pixels.shape for pixels in sampled.values()} == {(4, 3, 128, 128)}
+    x_t, t, texts = run.noised()
+    network = run.bench.network()
+    with torch.no_grad():
+        v_base = network.velocity(x_t, t, texts["base"], BASE)
+    assert torch.allclose(run.decode(x_t - t * v_base), x0["v_original"], atol=1e-4)
+    assert (x0["v_PureCC"] - x0["v_original"]).abs().max() > 1e-3
+    predicted = along.Predicted(v_base, v_base + 1, v_base + 2).clean(x_t, t)
+    assert torch.allclose(predicted["v_PureCC"] - predicted["v_original"], -t.expand_as(v_base), atol=1e-5)

@@ -1,0 +1,125 @@
+"""The comparisons that are written down before they are run (PROTOCOL.md), and their test: paired, by concept, with Holm's step-down.
+
+On the development set the same table is a rehearsal; only the test set's decides.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from .case import Case
+from .statistics import Differences, Interval, holm, interval, p_above
+from .summary import at_fidelity, drifts, fidelities, summarise
+
+Cases = dict[str, list[Case]]  # arm -> cases
+FEWEST = 5  # concepts for an interval
+MARGIN = 0.05  # of fidelity: the reasons stand in PROTOCOL.md
+MATCHED = 0.9  # of plain LoRA's fidelity, concept by concept: where curves are compared
+REACHED = 0.8  # of the concepts must reach it in both arms, or nothing is decided
+CANDIDATE = "PureCC, picture"  # what the pack ships as its default
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """`arm` is better than `other` in one figure; with a margin, not worse by more than that."""
+
+    key: str
+    arm: str
+    other: str
+    figure: str  # "fidelity" or "drift" at strength 1; "matched ..." a field of `Summary` at matched fidelity
+    share: float = 1.0  # of the other's figure, that the arm is to stay under
+    margin: float = 0.0
+
+    @property
+    def says(self) -> str:
+        if self.margin:
+            return f"{self.figure} of *{self.arm}* is at most {self.margin:g} under that of *{self.other}*"
+        part = f"{self.share:g} of " if self.share != 1 else ""
+        return f"{self.figure} of *{self.arm}* is lower than {part}that of *{self.other}*"
+
+
+HYPOTHESES = (
+    Hypothesis("H1", CANDIDATE, "LoRA", "fidelity", margin=MARGIN),
+    Hypothesis("H2", CANDIDATE, "LoRA", "drift", share=0.2),
+    Hypothesis("H3", CANDIDATE, "LoRA", "matched background"),
+    Hypothesis("H4", CANDIDATE, "LoRA", "matched layout"),
+    Hypothesis("H5", CANDIDATE, "LoRA + DOP", "matched background"),
+    Hypothesis("H6", "PureCC, paper", "LoRA", "drift"),
+    Hypothesis("H7", "PureCC", "PureCC, paper", "drift"),
+)
+TEST_ARMS = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", CANDIDATE)
+TEST_SEEDS = 3  # of training
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the cases say of one hypothesis; `gain` is above 0 where the arm is better."""
+
+    hypothesis: Hypothesis
+    concepts: int
+    gain: float | Interval | None  # None: no concept that both arms have
+    p: float | None  # one-sided; None with fewer than FEWEST concepts
+
+
+def differences(cases: Cases, arm: str, other: str, values, share: float = 1.0) -> Differences:
+    """arm - share * other for each value of `values(case)`, over the concepts and seeds that both have; None is left out."""
+    right = {(c.concept, c.seed): c for c in cases.get(other, [])}
+    found: Differences = {}
+    for case in cases.get(arm, []):
+        match = right.get((case.concept, case.seed))
+        pair = [values(case), values(match)] if match is not None else [None]
+        if not any(v is None for v in pair):
+            found.setdefault(case.concept, {})[case.seed] = [float(v) for v in pair[0] - share * pair[1]]
+    return found
+
+
+def goals(cases: Cases, other: str = "LoRA", share: float = MATCHED) -> dict[str, float]:
+    """Concept -> `share` of the baseline's fidelity at strength 1, the mean over its seeds."""
+    found = defaultdict(list)
+    for case in cases.get(other, []):
+        found[case.concept].append(summarise(case).fidelity)
+    return {concept: share * float(np.mean(values)) for concept, values in found.items()}
+
+
+def gains(cases: Cases, hypothesis: Hypothesis) -> Differences:
+    """By how much the arm is better, paired: by picture at strength 1, by run at matched fidelity."""
+    figure, wanted = hypothesis.figure, goals(cases)
+
+    def values(case: Case) -> np.ndarray | None:
+        if figure == "fidelity":
+            scores = list(fidelities(case, 1.0).values())
+            return np.mean(scores, axis=0) if scores else None  # no witness can tell
+        if figure == "drift":
+            return drifts(case, 1.0)
+        if case.concept not in wanted:
+            return None
+        value = at_fidelity(case, wanted[case.concept], figure.removeprefix("matched "))
+        return None if value is None else np.array([value])
+
+    sign = 1 if figure == "fidelity" else -1
+    found = differences(cases, hypothesis.arm, hypothesis.other, values, hypothesis.share)
+    return {c: {s: [sign * v for v in values] for s, values in seeds.items()} for c, seeds in found.items()}
+
+
+def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000) -> Outcome:
+    pairs = gains(cases, hypothesis)
+    if not pairs:
+        return Outcome(hypothesis, 0, None, None)
+    if len(pairs) < FEWEST:
+        means = [np.mean([np.mean(v) for v in seeds.values()]) for seeds in pairs.values()]
+        return Outcome(hypothesis, len(pairs), float(np.mean(means)), None)
+    both = {c.concept for c in cases[hypothesis.arm]} & {c.concept for c in cases[hypothesis.other]}
+    reached = len(pairs) >= REACHED * len(both)
+    p = p_above(pairs, -hypothesis.margin, draws=draws) if reached else 1.0
+    return Outcome(hypothesis, len(pairs), interval(pairs, draws=draws), p)
+
+
+def family(cases: Cases, hypotheses: tuple[Hypothesis, ...] = HYPOTHESES) -> list[tuple[Outcome, bool | None]]:
+    """Every hypothesis with whether it holds at a family-wise level of 5 % (Holm 1979); None: cannot be told yet.
+
+    One that has no p-value counts as 1: the family is what was written down, not what was run.
+    """
+    outcomes = [judge(cases, hypothesis) for hypothesis in hypotheses]
+    holds = holm({o.hypothesis.key: 1.0 if o.p is None else o.p for o in outcomes})
+    return [(o, None if o.p is None else holds[o.hypothesis.key]) for o in outcomes]

@@ -1,0 +1,163 @@
+"""PocketBench's report: curves, the paper's tables, the family of comparisons, and the test split's lock. No training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.pocketbench import __main__ as command
+from benchmarks.pocketbench import opening, report, tables, worker
+from benchmarks.pocketbench.arms import ARMS
+from benchmarks.pocketbench.case import Case
+from benchmarks.pocketbench.hypotheses import HYPOTHESES, MARGIN, TEST_ARMS, family
+from benchmarks.pocketbench.summary import at_fidelity, summarise
+
+
+def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
+    """A case of one witness, whose floor is 0 and ceiling 1, and of one picture of each role."""
+    rows = {"role": [], "strength": [], "pocket DINO": [], "pixels": [], "feature": [], "clip_t": [], "clip_t_base": []}
+    rows |= {name: [] for name in ("background_pixels", "background_ssim", "seg_cons", "layout")}
+    for strength in fidelity:
+        for role in ("concept", "same class", "other", "null"):
+            values = {"role": role, "strength": strength, "pocket DINO": fidelity[strength], "pixels": drift[strength]}
+            for name, column in rows.items():
+                column.append(values.get(name, 0.0))
+    return Case("x", "instance", "LoRA", 0, {}, "base", "protocol", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
+
+
+def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
+    case = case_with({0.5: 0.4, 1.0: 0.8}, {0.5: 10.0, 1.0: 30.0})
+    assert at_fidelity(case, 0.6, "drift") == pytest.approx(20)
+    assert at_fidelity(case, 0.2, "drift") == pytest.approx(5)  # from the base model on
+    assert at_fidelity(case, 0.2, "seg_cons") == pytest.approx(0.5)  # the base agrees with itself
+    assert at_fidelity(case, 0.9, "drift") is None
+
+
+def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
+    case = case_with({1.0: 0.7}, {1.0: 1.0})
+    case.ends = {"pocket DINO": [0.1, 0.4, 0.9], "colours": [0.5, 0.5, 0.51]}  # the second tells nothing
+    assert summarise(case).fidelity == pytest.approx(0.6)
+
+
+def many_cases(arm: str, fidelity: float, drift: float, concepts: int = 6, kid: float | None = 0.002) -> list[Case]:
+    """Cases of one arm, concepts spread by a little."""
+    found = []
+    for i in range(concepts):
+        for seed in range(2):
+            case = case_with(
+                {0.6: fidelity / 2, 1.0: fidelity + 0.01 * i}, {0.6: drift / 2, 1.0: drift + i * (drift > 0)}
+            )
+            case.concept, case.arm, case.seed = f"c{i}", arm, seed
+            case.kid = {} if kid is None else {"1": kid}
+            found.append(case)
+    return found
+
+
+def test_the_tables_of_the_paper_have_their_columns_and_dashes() -> None:
+    cases = {"LoRA": many_cases("LoRA", 0.8, 20), "PureCC, paper": many_cases("PureCC, paper", 0.7, 10, kid=None)}
+    text = tables.paper_table(cases, "Shaped as the paper's table 1: methods", "instance")
+    header, _, *rows = [line.strip("| ").split(" | ") for line in text.splitlines()]
+    at = {row[1]: dict(zip(header, row, strict=True)) for row in rows}
+    assert at["LoRA"]["pocket DINO"] == "0.825" and at["LoRA"]["pocket KID"] == "2.0"
+    assert at["PureCC, paper"]["pocket KID"] == "-" and at["PureCC, paper"]["pocket DINO"] == "0.725"  # an older case
+    assert at["LoRA"]["dHPS: none"] == "-" and at["PureCC"]["concepts"] == "0"
+    titles = [p for p in tables.paper_tables(cases, "style") if p.startswith("###")]
+    assert [t for t in titles for n in (1, 2, 3, 6) if f"table {n}:" in t] == titles and len(titles) == 4
+
+
+def test_tables_name_arms_that_exist() -> None:
+    named = {arm for _, arms in tables.TABLES.values() for arm in arms.values()} - {""}
+    named |= {arm for h in HYPOTHESES for arm in (h.arm, h.other)} | set(TEST_ARMS)
+    assert named <= set(ARMS)
+
+
+def test_the_family_tells_what_holds() -> None:
+    gate, lora = many_cases("PureCC, picture", 0.79, 0), many_cases("LoRA", 0.8, 20)
+    cases = {"LoRA": lora, "PureCC, picture": gate, "PureCC, paper": many_cases("PureCC, paper", 0.7, 22)}
+    verdicts = {o.hypothesis.key: (o, holds) for o, holds in family(cases)}
+    assert verdicts["H1"][1] and verdicts["H2"][1]  # a hundredth below; no drift
+    assert verdicts["H6"][1] is False and verdicts["H6"][0].gain.mean == pytest.approx(-2)
+    assert verdicts["H5"][1] is None and verdicts["H5"][0].concepts == 0  # that arm was not run
+    for figure in ("H1", "H2"):
+        assert f"| {figure}: " in tables.family_table(cases)
+    worse = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.74, 0)}
+    assert {o.hypothesis.key: holds for o, holds in family(worse)}["H1"] is False  # 0.06 is beyond the margin
+    halved = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.8, 10)}  # less than LoRA's, more than a fifth
+    assert {o.hypothesis.key: holds for o, holds in family(halved)}["H2"] is False
+    few = {arm: [c for c in of_arm if c.concept < "c4"] for arm, of_arm in cases.items()}
+    assert all(holds is None for _, holds in family(few))
+
+
+def test_holm_is_over_the_whole_family() -> None:
+    """A p-value of 0.02 holds alone, and not as one of seven."""
+    rng = np.random.default_rng(4)
+    lora, paper = many_cases("LoRA", 0.8, 20, 8), many_cases("PureCC, paper", 0.8, 20, 8)
+    for case in paper:
+        shift = rng.normal(-0.8, 1.0)
+        case.rows["pixels"] = [v + shift for v in case.rows["pixels"]]
+    cases = {"LoRA": lora, "PureCC, paper": paper}
+    only = tuple(h for h in HYPOTHESES if h.key == "H6")
+    (alone, holds_alone), *_ = family(cases, only)
+    among = {o.hypothesis.key: holds for o, holds in family(cases)}
+    assert 0.05 / 7 < alone.p < 0.05 and holds_alone and among["H6"] is False
+
+
+def test_older_cases_are_judged_by_the_witnesses_that_all_have(tmp_path: Path) -> None:
+    old, new = case_with({1.0: 0.5}, {1.0: 1.0}), case_with({1.0: 0.5}, {1.0: 1.0})
+    new.seed, new.ends["template"] = 1, [0.0, 0.0, 1.0]
+    new.rows["template"] = [1.0] * len(new.rows["role"])
+    for case in (old, new):
+        case.save(tmp_path / f"{case.seed}.json")
+    loaded = report.load(tmp_path, "protocol")["LoRA"]
+    assert [summarise(case).fidelity for case in loaded] == [0.5, 0.5]
+    assert not old.complete and not Case.load(tmp_path / "0.json").kid
+
+
+def test_the_protocol_says_what_the_code_tests() -> None:
+    text = opening.PROTOCOL.read_text(encoding="utf-8")
+    for hypothesis in HYPOTHESES:
+        assert f"| {hypothesis.key} | {hypothesis.says}" in text
+    assert all(f"*{arm}*" in text for arm in TEST_ARMS)
+    assert f"-{MARGIN:g} for H1" in text and "seven" in text and len(HYPOTHESES) == 7
+
+
+def test_the_test_split_is_closed_without_a_record_of_this_text(tmp_path: Path, monkeypatch, capsys) -> None:
+    protocol, openings = tmp_path / "PROTOCOL.md", tmp_path / "openings.json"
+    protocol.write_text("what will be compared", encoding="utf-8")
+    monkeypatch.setattr(opening, "revision", lambda: "0123456789" * 4)
+    monkeypatch.setattr(opening, "unchanged_since", lambda commit: commit == "0123456789" * 4)
+    check = lambda: opening.require_opening(protocol, openings)  # noqa: E731
+    with pytest.raises(opening.Closed, match="no opening"):
+        check()
+    written = opening.record("the comparison", protocol, openings)
+    assert check() == written and written["why"] == "the comparison"
+    for name, value, why in (
+        ("date", "soon", "date"),
+        ("revision", "a" * 40, "the code"),
+        ("protocol", "0", "another text"),
+    ):
+        openings.write_text(json.dumps([{**written, name: value}]), encoding="utf-8")
+        with pytest.raises(opening.Closed, match=why):
+            check()
+    openings.write_text(json.dumps([written]), encoding="utf-8")
+    protocol.write_text("something else", encoding="utf-8")
+    with pytest.raises(opening.Closed, match="another text"):
+        check()
+    opening.record("a fault", protocol, openings)
+    with pytest.raises(opening.Closed, match="2 times"):
+        opening.record("once more", protocol, openings)
+
+
+def test_the_command_refuses_the_test_split(monkeypatch, capsys, tmp_path: Path) -> None:
+    """Before anything of it is read: no opening is recorded in the repository's own file, or in an empty one."""
+    monkeypatch.setattr(opening, "records", lambda openings=None: [])
+    monkeypatch.setattr("sys.argv", ["pocketbench", "--split", "test", "--work", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "closed" in capsys.readouterr().err
+    with pytest.raises(opening.Closed):
+        worker.run_cases(tmp_path, tmp_path, 1, (1.0,), "x", 0, ["LoRA"], {}, "test")
+    assert not list(tmp_path.iterdir())
