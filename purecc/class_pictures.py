@@ -15,12 +15,13 @@ from torch import Tensor
 from .concept_set import NULL, ConceptSet
 from .encoding import TextBatch
 from .files import load_tensors, save_tensors
+from .frozen import storage_of
 from .network import BASE, AdaptedNetwork
 from .sampling import Velocity, euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
-_TOGETHER = 4  # pictures in one sampling
+TOGETHER = 4  # pictures in one sampling
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def class_pictures(
             log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
     log.info("The base model draws %d pictures of the class, %d steps each.", len(texts), settings.class_steps)
     of_text = [texts.count(text) for text in dict.fromkeys(texts)]
-    total = len(sizes) * settings.class_steps * sum(math.ceil(count / _TOGETHER) for count in of_text)
+    total = len(sizes) * settings.class_steps * sum(math.ceil(count / TOGETHER) for count in of_text)
     steps = itertools.count()
     each_step = lambda: drawing(next(steps), total)  # noqa: E731
     latents = {size: _draw(network, data, settings, seed, texts, size, each_step) for size in sizes}
@@ -81,8 +82,8 @@ def _draw(
     device, drawn = network.device, {}
     for text in dict.fromkeys(texts):
         numbers = [i for i, one in enumerate(texts) if one == text]
-        for start in range(0, len(numbers), _TOGETHER):
-            some = numbers[start : start + _TOGETHER]
+        for start in range(0, len(numbers), TOGETHER):
+            some = numbers[start : start + TOGETHER]
             seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
             noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
             words = data.repeated(text, len(some), device), data.null(len(some), device)
@@ -103,6 +104,8 @@ def _key(
 ) -> str:  # fmt: skip
     asked = {"base": base, "dtype": str(network.dtype), "texts": texts, "seed": seed, "sizes": sizes}
     asked |= {name: getattr(settings, f"class_{name}") for name in ("steps", "guidance", "shift")}
+    if (stored := storage_of(network.transformer)) != "whole":
+        asked["frozen_weights"] = stored  # another base draws other pictures
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode())
     for text in sorted({NULL, *texts}):  # another encoder reads the same words otherwise
         for tensor in (data.encoded[text].rows, data.encoded[text].pooled):

@@ -14,6 +14,7 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from .adaln_table import ON_DEVICE, WINDOW, is_modulation
+from .class_pictures import TOGETHER
 from .concept_set import ConceptSet
 from .frozen import bytes_of, linears
 from .settings import PureSettings, TrainSettings
@@ -49,7 +50,7 @@ class Estimate:
     weights: int  # of the frozen transformer
     learnt: int  # LoRAs and embeddings, their gradients and AdamW's moments
     inputs: int  # texts, latents and velocities of a step
-    step: int  # the most that the forwards and the backward pass of a step hold beside these
+    step: int  # the most that the forwards and the backward pass of a step hold beside these, or the drawing of class pictures
     validation: int  # the same of a validation picture, its decoding aside
     host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there
 
@@ -90,13 +91,16 @@ def estimate(
         backward = graphs * sum(layout.kept(i) for i in range(len(layout.blocks)))
     backward += layout.backward()
     no_graph = 0 if pure is None else (2 if pure.is_pure else 1) * layout.forward()
+    drawing = 0.0  # of class pictures before the first step, beside their negatives
+    if pure is not None and pure.method == "LoRA + prior preservation":
+        drawing = 2 * min(TOGETHER, pure.class_pictures) * layout.forward()
     channels = transformer.config.out_channels * transformer.config.patch_size**2
     text = 6 * inputs.rows * transformer.config.joint_attention_dim
     return Estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
         inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels) + frozen.outputs,
-        step=int(batch * max(backward, no_graph) + frozen.widened),
+        step=int(max(batch * max(backward, no_graph), drawing) + frozen.widened),
         validation=int(2 * layout.forward() + frozen.widened),
         host=frozen.host,
     )

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from ...purecc.concept import Concept, Gate
 from .lora import Moved, RowLora, Where
-from .marks import MAP, concept_of, marks_of, slot_of
+from .marks import CONCEPTS, MAP, concept_of, marks_of, slot_of
 from .session import warn_in_node
 
-CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> Applied
 _KEY = "purecc"  # of our wrappers among those of other packs
 _NAMED = "purecc_named"  # key in transformer_options: numbers of the concepts that a prompt of this sampling names
 

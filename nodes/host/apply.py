@@ -9,9 +9,10 @@ from comfy.model_patcher import ModelPatcher
 from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
-from .acting import CONCEPTS, Applied, attach
+from .acting import Applied, attach
 from .convert import fingerprint, require_sd3
 from .lora import add_lora, row_loras
+from .marks import CONCEPTS
 from .text import with_triggers
 
 log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffuse
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from ...purecc.adaln_table import is_modulation
 from ...purecc.fingerprint import fingerprint as _fingerprint
 from ...purecc.frozen import Storage, linears, packed, store, stream
 from ...purecc.positions import centre, set_table, side_for
+from .marks import CONCEPTS
 
 log = logging.getLogger(__name__)
 PREFIX = "diffusion_model."
@@ -211,8 +213,12 @@ def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
 
 
 def loras(model: ModelPatcher) -> int:
-    """How many LoRAs, or other changes of its weights, other nodes put on the MODEL."""
-    return max((len(patches) for patches in model.patches.values()), default=0)
+    """How many LoRAs, or other changes of its weights, other nodes put on the MODEL.
+
+    One LoRA is several patches of a weight that is q, k and v in one: a patch's fourth entry says of which part it is.
+    """
+    parts = (Counter(repr(patch[3:4]) for patch in patches) for patches in model.patches.values())
+    return max((max(of_part.values()) for of_part in parts if of_part), default=0)
 
 
 def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
@@ -229,6 +235,22 @@ def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
         found.append(
             f"{count} LoRA{'s' * (count > 1)} on the model count{'s' * (count == 1)} as part of the base: apply the concept to the same."
         )
+    return found + _left_out(model)
+
+
+def _left_out(model: ModelPatcher) -> list[str]:
+    """What of the concepts on a MODEL a training on it leaves out. LoRAs in the weights take part."""
+    found, carried = [], model.model_options["transformer_options"].get(CONCEPTS, {})
+    for one in carried.values():
+        concept = one.concept
+        name = f'"{concept.trigger} {concept.class_word}"'
+        if one.row_loras:
+            found.append(
+                f"{name} on this MODEL acts in some prompts or for a part of the sampling only, so it is no part of the base here. "
+                "For its LoRA to count, set the gate of Apply Concept to off, start_percent to 0 and end_percent to 1."
+            )
+        elif one.embedding_strength and (concept.embeddings is not None or concept.token_embeddings is not None):
+            found.append(f"The embeddings of {name} on this MODEL are no part of the base here.")
     return found
 
 

@@ -6,6 +6,7 @@ Any of the text encoders may be missing. Only .safetensors files are read: the o
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in chosen:
         weights |= comfy.utils.load_torch_file(str(folder / name), safe_load=True)
-    for index in folder.glob("*.safetensors.index.json"):
+    # of a variant it is called model.safetensors.index.fp16.json
+    for index in folder.glob("*.safetensors.index*.json"):
         files = set(_json(index)["weight_map"].values())
         missing = sorted(file for file in files if files & set(chosen) and file not in chosen)
         if missing:
@@ -85,10 +87,10 @@ def _variant(name: str) -> str:
 def _paths() -> dict[str, Path]:
     roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
     return {
-        index.parent.relative_to(root).as_posix(): index.parent
+        Path(folder).relative_to(root).as_posix(): Path(folder)
         for root in reversed(roots)
-        if root.is_dir()
-        for index in root.rglob("model_index.json")
+        for folder, _, files in os.walk(root, followlinks=True)  # as the host does: models are often linked
+        if "model_index.json" in files
     }
 
 

@@ -21,10 +21,11 @@ from torch import Tensor
 from ...purecc.concept import Concept
 from ...purecc.objective import TARGET_TEXTS, Target, implicit_guidance, pure_velocity
 from ...purecc.prompts import find_word, texts_of
-from .acting import CONCEPTS, Applied, attach
+from .acting import Applied, attach
 from .apply import check_encoders, check_fits
 from .convert import require_sd3
 from .lora import row_loras
+from .marks import CONCEPTS
 from .text import with_triggers
 
 Conditioning = list[list]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...purecc.concept import T5_SLOT
 
+CONCEPTS = "purecc_concepts"  # key in transformer_options: concept's number -> acting.Applied
 MAP = "purecc_map"  # key in model_conds, and so the name of the argument that apply_model gets
 _SLOTS = 2 * T5_SLOT
 _CODE_BITS = 35  # of a number below 2^29 * 64

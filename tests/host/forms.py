@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from purecc_pack.nodes.host import convert, pocket, session, training  # noqa: E402
+from purecc_pack.nodes.types import TrainingData  # noqa: E402
 from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
 from purecc_pack.purecc.encoding import EncodedText  # noqa: E402
 from purecc_pack.purecc.settings import TrainSettings  # noqa: E402
@@ -158,7 +159,8 @@ def trained(model: ModelPatcher, **changed) -> dict:
             [noise(64, 64, 3, seed=7)] * 2, ["a [V] dog", ""], trigger="[V]", class_word="dog", kind="instance", tokens=1,
             encode_picture=lambda picture: noise(CHANNELS, 8, 8, seed=8), text_encoder=lambda word, _: Words(word),
         )  # fmt: skip
-        with training.prepared(model, data, settings) as it:
+        wire = TrainingData(data, pocket.load_pocket()[2], Words(data.trigger))
+        with training.prepared(model, wire, settings) as it:
             job = ExtractorJob(it.network, data, it.settings, it.scaling, Path(tempfile.mkdtemp()), it.base)
             losses = [record.loss for record in job]
     with safe_open(job.run.result, "pt") as file:

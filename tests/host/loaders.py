@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -167,6 +168,8 @@ def folder() -> dict:
     seen["text"] = read(clip)
     seen["latents"] = list(session.encode_pictures(vae, torch.rand(1, 64, 64, 3)).shape)
     seen["outside"] = refused("../checkpoints")
+    seen["linked"] = linked(root)
+    seen["a shard of a variant is missing"] = variant_in_part(root)
     (root / "transformer" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
     seen["a shard is missing"] = refused("sub/my sd3.5")
     for file in (root / "transformer").glob("*"):
@@ -177,6 +180,35 @@ def folder() -> dict:
     seen["another pipeline"] = refused("sub/my sd3.5")
     shutil.rmtree(root)
     return seen
+
+
+def linked(root: Path) -> list[str]:
+    """What is listed where a folder that lies elsewhere is linked into models/diffusers."""
+    link = root.parents[1] / "linked"
+    with tempfile.TemporaryDirectory() as elsewhere:
+        write_json(Path(elsewhere) / "model_index.json", {})
+        try:
+            link.symlink_to(elsewhere, target_is_directory=True)
+        except OSError:  # Windows, without the right to make links
+            return ["linked"]
+        try:
+            return diffusers_folder.folders()
+        finally:
+            link.unlink()
+
+
+def variant_in_part(root: Path) -> str:
+    """The error where of a T5 in float16 the first of two files is there, beside its list."""
+    part = root / "text_encoder_3"
+    part.mkdir()
+    names = [f"model.fp16-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    save_file({"encoder.final_layer_norm.weight": torch.ones(8)}, part / names[0])
+    index = {"encoder.final_layer_norm.weight": names[0], "shared.weight": names[1]}
+    write_json(part / "model.safetensors.index.fp16.json", {"weight_map": index})
+    try:
+        return refused("sub/my sd3.5")
+    finally:
+        shutil.rmtree(part)
 
 
 def refused(name: str) -> str:

@@ -12,9 +12,11 @@ sys.path.append(str(Path(__file__).parent))
 
 import torch  # noqa: E402
 from purecc_pack.nodes import concept_set as concept_set_node  # noqa: E402
-from purecc_pack.nodes.host import pocket, session, text, training  # noqa: E402
+from purecc_pack.nodes.host import apply, pocket, session, text, training  # noqa: E402
+from purecc_pack.nodes.types import TrainingData  # noqa: E402
 from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
 from purecc_pack.purecc.pictures import read_folder  # noqa: E402
+from purecc_pack.purecc.prompts import Placeholder  # noqa: E402
 from purecc_pack.purecc.settings import PureSettings, TrainSettings  # noqa: E402
 from purecc_pack.purecc.shapes import Size, fit  # noqa: E402
 from purecc_pack.purecc.stages import ExtractorJob, PureJob  # noqa: E402
@@ -36,18 +38,20 @@ def bytes_alive() -> int:
     return sum(storages.values())
 
 
-def train(model, data, seed: int, stop: bool = False, **changed) -> dict:
+def train(model, wire, seed: int, stop: bool = False, **changed) -> dict:
     """Both stages, as the nodes do it; `stop`: an error in the middle, whose traceback is kept."""
+    data = wire.concept_set
     settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed, **changed), {}
     with session.outside_inference():
-        with training.prepared(model, data, settings) as it:
+        with training.prepared(model, wire, settings) as it:
             job = ExtractorJob(it.network, data, settings, it.scaling, RUNS, it.base)
             list(job)
+            seen["concept"] = job.concept
             seen["during"], seen["notes"] = bytes_alive(), it.notes
             seen["table"] = it.network.transformer.pos_embed.pos_embed_max_size
         pure = PureSettings()
         try:
-            with training.prepared(model, data, settings, pure) as it:
+            with training.prepared(model, wire, settings, pure) as it:
                 job = PureJob(
                     it.network, data, settings, it.scaling, RUNS, it.base, pure, job.concept
                 )  # fmt: skip
@@ -80,17 +84,24 @@ with torch.inference_mode():
             encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
             text_encoder=lambda word, placeholder: text.HostTextEncoder(clip, word, placeholder),
         )
+wire = TrainingData(data, vae, text.HostTextEncoder(clip, data.trigger, Placeholder(1, data.class_word)))
 before_picture = sample(model, clip)
 seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict().values()), "before": bytes_alive()}
-first = train(model, data, seed=1)
+first = train(model, wire, seed=1)
 seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["notes"], "table": first["table"]}
 seen["picture is as before"] = torch.equal(sample(model, clip), before_picture)
-train(model, data, seed=2, modulation_table=True)
+train(model, wire, seed=2, modulation_table=True)
 seen["after a second run, with the table of adaLN"] = bytes_alive()
 saving = {"checkpointing": True, "frozen_weights": "float8", "stream_blocks": True, "memory": "as set"}
-stored = train(model, data, seed=4, **saving)
+stored = train(model, wire, seed=4, **saving)
 seen["during, in float8"] = stored["during"]
 seen["after a run in float8, blocks waiting"] = bytes_alive()
-kept = train(model, data, seed=3, stop=True)
+kept = train(model, wire, seed=3, stop=True)
 seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
+seen["notes of a concept"] = {}
+for gate in ("off", "picture"):
+    with torch.inference_mode():
+        applied, _ = apply.apply_concept(model, clip, first["concept"], gate=gate)
+    with session.outside_inference(), training.prepared(applied, wire, TrainSettings(steps=1)) as it:
+        seen["notes of a concept"][gate] = it.notes
 print(json.dumps(seen))

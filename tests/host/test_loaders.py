@@ -65,10 +65,15 @@ def test_a_diffusers_folder_becomes_model_clip_and_vae(seen: dict) -> None:
     assert found["latents"] == [1, 16, 8, 8]
 
 
+def test_a_linked_diffusers_folder_is_listed(seen: dict) -> None:
+    assert "linked" in seen["folder"]["linked"]
+
+
 @pytest.mark.parametrize(
     ("case", "words"),
     [
         ("outside", "no diffusers folder"),
+        ("a shard of a variant is missing", "lacks model.fp16-00002-of-00002.safetensors"),
         ("a shard is missing", "lacks diffusion_pytorch_model-00002-of-00002.safetensors"),
         ("bin files", "no .safetensors file"),
         ("another pipeline", "holds a FluxPipeline"),

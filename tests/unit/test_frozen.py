@@ -168,6 +168,16 @@ def test_streaming_holds_one_blocks_weights_at_a_time(storage: str) -> None:
     assert 0.5 * block < copies < 1.5 * block  # of six blocks
 
 
+def test_a_blocks_weights_are_there_whenever_it_computes() -> None:
+    """In the backward pass too, where a checkpointed block computes again: a GPU could not reach those at home."""
+    network, there = stage_two("float8", streamed=True, checkpointing=True), []
+    linear = next(m for m in network.transformer.modules() if isinstance(m, FrozenLinear))
+    linear.register_forward_pre_hook(lambda m, _: there.append((torch._C._current_graph_task_id() >= 0, m.here)))
+    gradient(network)
+    assert {backward for backward, _ in there} == {False, True}
+    assert all(here is not None for _, here in there)
+
+
 @pytest.mark.parametrize(("storage", "bytes_each"), [("float8", 1.0), ("nf4", 0.5625)])
 def test_stored_bytes_are_what_is_told(storage: str, bytes_each: float) -> None:
     one = transformer()

@@ -94,6 +94,19 @@ def test_within_a_tenth_of_a_real_run(
     assert beside_weights == pytest.approx(live.peak, rel=0.1)
 
 
+def test_the_drawing_of_class_pictures_counts(tmp_path: Path, pocket_data: ConceptSet) -> None:
+    """It holds more than a step of one picture whose blocks are computed again."""
+    settings = TrainSettings(steps=1, batch_size=1, checkpointing=True)
+    pure = PureSettings(method="LoRA + prior preservation", class_pictures=4, class_steps=1)
+    adapted = network(torch.float32)
+    job = PureJob(adapted, pocket_data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)
+    told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), settings, pure, torch.float32, "cpu")
+    with LiveBytes() as live:
+        job.class_pictures()
+    print(f"estimated {told.step / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
+    assert told.step == pytest.approx(live.peak, rel=0.1)
+
+
 def network(dtype: torch.dtype, storage: Storage = "whole") -> AdaptedNetwork:
     transformer = load_pocket().transformer.to(dtype)
     if storage != "whole":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,13 @@ from tiny import (
     run,
     same,
     strengthen,
+    transformer,
 )
 
 from purecc.batches import draw_batch
 from purecc.flow import picture_from_velocity
-from purecc.network import BASE, EXTRACTOR, PURE
+from purecc.frozen import store
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.settings import METHODS, PureSettings
 from purecc.stages import PureJob
 from purecc.terms import AnchorTerm, Objective, Velocities
@@ -146,3 +149,18 @@ def test_checkpointing_computes_each_models_blocks_again_as_they_were() -> None:
         assert (kept is None) == (again is None)
         if kept is not None:
             torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-7)
+
+
+def test_a_base_in_fewer_bytes_draws_its_own_class_pictures(tmp_path: Path) -> None:
+    drawn = {}
+    for storage in ("whole", "float8"):
+        adapted = network()
+        if storage != "whole":
+            one = transformer()
+            store(one, storage)
+            adapted = AdaptedNetwork(one)
+        settings = replace(SETTINGS, frozen_weights=storage)
+        pure = PureSettings(method="LoRA + prior preservation", **FEW)
+        job = PureJob(adapted, concept_set(), settings, SCALING, tmp_path, BASE_ID, pure, None)
+        drawn[storage] = job.class_pictures().latents[CHANNELS, SIDE, SIDE]
+    assert not torch.equal(drawn["whole"], drawn["float8"])
