@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from pathlib import Path
 
@@ -78,14 +79,16 @@ def test_strength_zero_is_the_base_model_exactly(server, trained) -> None:
 
 
 def test_a_run_is_a_folder_with_settings_metrics_and_result(server, trained) -> None:
-    stages = {name.split("-")[0]: path for name, path in runs(server).items()}
-    assert set(stages) == {"extractor", "pure"}
-    assert json.loads((stages["pure"] / "settings.json").read_text())["eta"] == 1.0
-    rows = metrics(stages["pure"])
+    record, nodes = trained
+    (text,) = record["outputs"][nodes["report"]]["text"]
+    run = runs(server)[re.search(r"run: (pure-\w+)", text)[1]]
+    assert {name.split("-")[0] for name in runs(server)} >= {"extractor", "pure"}
+    assert json.loads((run / "settings.json").read_text())["eta"] == 1.0
+    rows = metrics(run)
     assert [row["step"] for row in rows] == [1, 2, 3]
     for field in ("loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation"):
         assert all(isinstance(row[field], float) for row in rows), field
-    with safe_open(stages["pure"] / "concept.safetensors", "pt") as file:
+    with safe_open(run / "concept.safetensors", "pt") as file:
         summary = json.loads(file.metadata()["purecc.summary"])
     assert {"drift_base", "drift_null", "squared_cosine", "scale"} <= set(summary)
 
