@@ -140,7 +140,7 @@ class Rung:
         size, side = self.size, self.size.pixels // 8
         of = lambda *shape: torch.randn(size.batch, *shape, device=size.device)  # noqa: E731
         rows = size.clip_tokens + size.t5_tokens
-        marks = torch.zeros(size.batch, rows, dtype=torch.int64, device=size.device)
+        marks = torch.zeros(size.batch, rows, dtype=torch.int64, device="cpu")
         texts = {which: TextBatch(of(rows, size.joint), of(size.pooled), marks) for which in TEXTS}
         t = torch.rand(size.batch, device=size.device)
         return Batch(of(16, side, side), t, of(16, side, side), class_word=texts["target"], **texts)

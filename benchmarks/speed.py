@@ -77,7 +77,7 @@ class Encoders:
 
     def __init__(self, size: Size):
         self.size = size
-        if size is REAL:
+        if size.name == "real":
             clips = [(768, 3072, 12, 12, 768), (1280, 5120, 32, 20, 1280)]  # width, MLP, layers, heads, pooled
             t5 = T5Config(
                 d_model=4096,
@@ -94,7 +94,7 @@ class Encoders:
                 vocab_size=500, d_model=size.joint, d_ff=4 * size.joint, num_layers=size.t5_layers, num_heads=4, d_kv=64
             )
             channels = (8, 16, 32, 32)
-        vocabulary = 49408 if size is REAL else 500
+        vocabulary = 49408 if size.name == "real" else 500
         self.clips = [
             self._placed(
                 CLIPTextModelWithProjection(
@@ -125,7 +125,7 @@ class Encoders:
         rows = nn.functional.pad(rows, (0, size.joint - rows.shape[-1]))
         of_t5 = self.t5(words[:, : size.t5_tokens] % self.t5.config.vocab_size).last_hidden_state
         rows, pooled = torch.cat([rows, of_t5], 1).float(), torch.cat([one.text_embeds for one in made], -1).float()
-        return TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64, device=rows.device))
+        return TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64, device="cpu"))
 
     @torch.no_grad()
     def picture(self, pixels: Tensor) -> Tensor:

@@ -27,7 +27,9 @@ class TextEncoder(Protocol):
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Several encoded texts side by side."""
+    """Several encoded texts side by side. `marks` and `guided` stay on the CPU: what acts is asked before each forward,
+    and asking a GPU would wait for all that it has yet to do.
+    """
 
     rows: Tensor  # [batch, rows, width]
     pooled: Tensor  # [batch, pooled width]
@@ -43,9 +45,10 @@ class TextBatch:
         lengths = sorted({len(text.marks) for text in texts})
         if len(lengths) > 1:
             raise ValueError(f"texts of different lengths cannot be stacked: {lengths} rows")
-        stack = lambda name: torch.stack([getattr(text, name) for text in texts]).to(device)  # noqa: E731
+        stack = lambda name: torch.stack([getattr(text, name) for text in texts])  # noqa: E731
         words = tuple(text.text for text in texts)
-        return TextBatch(stack("rows").to(dtype), stack("pooled").to(dtype), stack("marks"), words=words)
+        rows, pooled = (stack(name).to(device).to(dtype) for name in ("rows", "pooled"))
+        return TextBatch(rows, pooled, stack("marks").cpu(), words=words)
 
     def __add__(self, other: "TextBatch") -> "TextBatch":
         join = lambda name: torch.cat([getattr(self, name), getattr(other, name)])  # noqa: E731

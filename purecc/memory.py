@@ -6,6 +6,7 @@ where s is the size of the compute dtype; tests compare with the bytes alive in 
 allocator loses and what its libraries hold comes on top.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,10 @@ from .adaln_table import ON_DEVICE, WINDOW, is_modulation
 from .class_pictures import TOGETHER
 from .concept_set import ConceptSet
 from .frozen import bytes_of, linears
+from .network import BASE
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
+from .terms import pure_objective
 
 _WIDE = 4  # bytes of float32
 _MLP = 4  # the MLP is so many times as wide as the block
@@ -26,6 +29,7 @@ _QKV = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
 # times s, alive at once in a block whose forward keeps nothing: in the MLP of one stream while the other waits, or in the
 # attention of both, where autocast makes copies
 _OWN_MLP, _OTHER_STREAM, _ATTENTION = 13.0, 3.5, 12.0
+_AT_LINEAR = 0.5  # of what a forward without a graph holds at most: while it multiplies by its largest weight
 _LATENTS = 12  # float32 tensors of a velocity's size that a step holds
 
 
@@ -90,7 +94,8 @@ def estimate(
     else:
         backward = graphs * sum(layout.kept(i) for i in range(len(layout.blocks)))
     backward += layout.backward()
-    no_graph = 0 if pure is None else (2 if pure.is_pure else 1) * layout.forward()
+    no_graph = batch * _together(pure) * layout.forward()
+    no_graph = max(no_graph, _AT_LINEAR * no_graph + frozen.widened)
     drawing = 0.0  # of class pictures before the first step, beside their negatives
     if pure is not None and pure.method == "LoRA + prior preservation":
         drawing = 2 * min(TOGETHER, pure.class_pictures) * layout.forward()
@@ -100,7 +105,7 @@ def estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
         inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels) + frozen.outputs,
-        step=int(max(batch * max(backward, no_graph), drawing) + frozen.widened),
+        step=int(max(batch * backward + frozen.widened, no_graph, drawing + frozen.widened)),
         validation=int(2 * layout.forward() + frozen.widened),
         host=frozen.host,
     )
@@ -125,7 +130,7 @@ def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainS
         taken, row = sum(p.numel() for p in modulation), s * sum(p.numel() for p in modulation if p.ndim == 1)
         plain -= taken
         host += s * taken + WINDOW * rows * row
-        outputs = ON_DEVICE * rows * row // 3  # a step has about three forwards
+        outputs = ON_DEVICE * rows * row // (1 if rows == settings.batch_size else 2)  # forwards of a step
     by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
     for name, linear in linears(transformer):
         count = linear.weight.numel()
@@ -216,6 +221,16 @@ def _graphs(pure: PureSettings | None) -> int:
     base = pure.base_anchor > 0 or pure.method == "LoRA + DOP" or (pure.is_pure and pure.original == "trainable")
     own = pure.method in ("merged stage", "LoRA + prior preservation")
     return 1 + base + (pure.null_anchor > 0) + own
+
+
+def _together(pure: PureSettings | None) -> int:
+    """The most forwards that share one without a graph, as `terms.Velocities.frozen` has it."""
+    if pure is None:
+        return 0
+    objective = pure_objective(pure)
+    asked = set().union(*(term.frozen for term in objective.of))
+    models = [model for model, _ in asked if model is not BASE]
+    return len(asked) if len(set(models)) <= 1 else max(Counter(model for model, _ in asked).values())
 
 
 def _learnt(

@@ -13,7 +13,7 @@ against the base's own null prediction: what LoRA shifts in common no longer can
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -96,15 +96,18 @@ class AdaptedNetwork:
         *,
         strength: float = 1.0,
         embedding_strength: float = 1.0,
+        where: Tensor | None = None,
     ) -> Tensor:
         """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16).
 
         `strength` multiplies the LoRA's change, `embedding_strength` blends the embeddings in (`LayerwiseEmbeddings.act`);
-        0 and 0 are the base.
+        0 and 0 are the base. `where` [batch] bool, on the CPU: the samples that are the model's; the others are the base's.
         """
+        if where is not None:
+            text = replace(text, marks=text.marks * where[:, None])
         if model in self.tokens:
             text = self.tokens[model].read(text, embedding_strength)
-        acting = self._acting(text, model, strength, embedding_strength)
+        acting = self._acting(text, model, strength, embedding_strength, where)
         self._route(acting.lora)
         dtype = self.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
@@ -229,18 +232,22 @@ class AdaptedNetwork:
             if name in layer.lora_A
         ]
 
-    def _acting(self, text: TextBatch, model: str | None, strength: float, embedding_strength: float) -> _Acting:
-        marked = text.marks > 0
+    def _acting(
+        self, text: TextBatch, model: str | None, strength: float, embedding_strength: float, where: Tensor | None
+    ) -> _Acting:
+        marked, device = text.marks > 0, text.rows.device
         gate = self.gates.get(model, "off")
-        holds = text.shows if gate == "picture" else marked.any(1)  # [batch] where the gate is open
-        some = bool(holds.any())
+        opened = marked.any(1)  # [batch] where the LoRA acts
+        if gate in ("picture", "off"):
+            opened = text.shows if gate == "picture" else torch.ones_like(opened)
+            opened = opened if where is None else opened & where
         embeddings = self.embeddings.get(model) if embedding_strength and bool(marked.any()) else None
-        if model not in self._lora or strength == 0 or (gate != "off" and not some):
+        if model not in self._lora or strength == 0 or not bool(opened.any()):
             lora = _NO_LORA
         elif gate == "rows":
-            lora = _Lora(model, 0.0, strength * marked[..., None].float())
-        elif gate in ("picture", "conditioning") and not bool(holds.all()):
-            scale = strength * holds[:, None, None].float()
+            lora = _Lora(model, 0.0, strength * marked[..., None].float().to(device))
+        elif not bool(opened.all()):
+            scale = strength * opened[:, None, None].float().to(device)
             lora = _Lora(model, scale, scale)
         else:
             lora = self._whole.setdefault((model, strength), _Lora(model, strength, strength))

@@ -7,7 +7,9 @@ L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
+import operator
 from dataclasses import dataclass
+from functools import reduce
 from typing import Protocol
 
 import torch
@@ -19,30 +21,41 @@ from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
 
+Asked = tuple[str | None, str]  # a model, and which of the batch's texts
+
 
 class Velocities:
     """v_theta(x_t, y) of one batch for the models and texts (names of Batch's fields) that the terms ask for, each once."""
 
     def __init__(self, network: AdaptedNetwork, batch: Batch):
         self.network, self.batch = network, batch
-        self._frozen: dict[tuple[str | None, str], Tensor] = {}
+        self._frozen: dict[Asked, Tensor] = {}
         self._learning: dict[tuple[str, str], Tensor] = {}
 
     @torch.no_grad()
-    def frozen(self, model: str | None, *texts: str) -> list[Tensor]:
-        """Without a graph; two texts of one length in one forward."""
-        missing = [text for text in dict.fromkeys(texts) if (model, text) not in self._frozen]
-        words = [self._words(text) for text in missing]
-        if len({text.rows.shape[1] for text in words}) == 1:
-            joined = words[0]
-            for text in words[1:]:
-                joined = joined + text
-            x_t, t = torch.cat([self.batch.x_t] * len(words)), torch.cat([self.batch.t] * len(words))
-            found = self.network.velocity(x_t, t, joined, model).chunk(len(words))
-        else:
-            found = [self.network.velocity(self.batch.x_t, self.batch.t, text, model) for text in words]
-        self._frozen |= {(model, text): v for text, v in zip(missing, found, strict=True)}
-        return [self._frozen[model, text] for text in texts]
+    def frozen(self, *asked: Asked) -> list[Tensor]:
+        """Without a graph. Texts of one length share a forward: those of one model, and the base's with them."""
+        missing = [one for one in dict.fromkeys(asked) if one not in self._frozen]
+        for length in dict.fromkeys(self._length(text) for _, text in missing):
+            together = [one for one in missing if self._length(one[1]) == length]
+            models = list(dict.fromkeys(model for model, _ in together if model is not BASE))
+            if len(models) <= 1:
+                self._forward(together, models[0] if models else BASE)
+            else:
+                for own in (BASE, *models):
+                    self._forward([one for one in together if one[0] == own], own)
+        return [self._frozen[one] for one in asked]
+
+    def _forward(self, asked: list[Asked], model: str | None) -> None:
+        """One forward of texts of one length: of a model, and of the base."""
+        if not asked:
+            return
+        batch, count = self.batch, len(asked)
+        words = reduce(operator.add, (self._words(text) for _, text in asked))
+        own = torch.tensor([of == model for of, _ in asked], device="cpu").repeat_interleave(len(batch.t))
+        x_t, t = torch.cat([batch.x_t] * count), torch.cat([batch.t] * count)
+        found = self.network.velocity(x_t, t, words, model, where=own).chunk(count)
+        self._frozen |= dict(zip(asked, found, strict=True))
 
     def learning(self, model: str, text: str) -> Tensor:
         """In the graph of the model's parameters."""
@@ -54,6 +67,9 @@ class Velocities:
     def _words(self, text: str) -> TextBatch:
         return getattr(self.batch, text)
 
+    def _length(self, text: str) -> int:
+        return self._words(text).rows.shape[1]
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -64,6 +80,10 @@ class Terms:
 
 
 class Term(Protocol):
+    @property
+    def frozen(self) -> tuple[Asked, ...]:
+        """The velocities without a graph that it asks for: all terms' are computed first, and together."""
+
     def __call__(self, velocities: Velocities) -> Terms: ...
 
 
@@ -73,6 +93,7 @@ class ConceptTerm:
 
     model: str
     name: str = "concept_loss"  # in the record
+    frozen: tuple[Asked, ...] = ()
 
     def __call__(self, velocities: Velocities) -> Terms:
         v_complete, batch = velocities.learning(self.model, "complete"), velocities.batch
@@ -87,14 +108,20 @@ class PureTerm:
     settings: PureSettings
     mean_t: float = 0.5  # of the times learnt from
 
+    @property
+    def frozen(self) -> tuple[Asked, ...]:
+        original = {"frozen base": ((BASE, "base"),), "trainable, detached": ((PURE, "base"),), "trainable": ()}
+        return (
+            *((EXTRACTOR, text) for text in eq.TARGET_TEXTS[self.settings.target]),
+            *original[self.settings.original],
+        )
+
     def __call__(self, velocities: Velocities) -> Terms:
         settings, batch = self.settings, velocities.batch
-        guidance = eq.implicit_guidance(*velocities.frozen(EXTRACTOR, *eq.TARGET_TEXTS[settings.target]))
-        if settings.original != "trainable":
-            (v_original,) = velocities.frozen(BASE if settings.original == "frozen base" else PURE, "base")
+        v_target, v_null, *frozen = velocities.frozen(*self.frozen)
+        guidance = eq.implicit_guidance(v_target, v_null)
         v_complete = velocities.learning(PURE, "complete")
-        if settings.original == "trainable":
-            v_original = velocities.learning(PURE, "base")
+        v_original = frozen[0] if frozen else velocities.learning(PURE, "base")
 
         representation = eq.learned_representation(v_complete, v_original)
         scale = self._scale(eq.adaptive_scale(representation, guidance, batch.weights))
@@ -125,8 +152,12 @@ class AnchorTerm:
     text: str
     weight: float
 
+    @property
+    def frozen(self) -> tuple[Asked, ...]:
+        return ((BASE, self.text),)
+
     def __call__(self, velocities: Velocities) -> Terms:
-        (v_base,) = velocities.frozen(BASE, self.text)
+        (v_base,) = velocities.frozen(*self.frozen)
         loss = eq.anchor_loss(velocities.learning(PURE, self.text), v_base).mean()
         return Terms(self.weight * loss, {f"{self.text}_anchor": loss})
 
@@ -136,6 +167,7 @@ class PriorTerm:
     """weight * flow matching on pictures of the class that the base model drew (DreamBooth, arXiv 2208.12242)."""
 
     weight: float
+    frozen: tuple[Asked, ...] = ()
 
     def __call__(self, velocities: Velocities) -> Terms:
         prior = velocities.batch.prior
@@ -153,6 +185,7 @@ class Objective:
 
     def terms(self, network: AdaptedNetwork, batch: Batch) -> Terms:
         velocities, loss, measured = Velocities(network, batch), torch.zeros((), device=batch.t.device), {}
+        velocities.frozen(*(asked for term in self.of for asked in term.frozen))
         for term in self.of:
             one = term(velocities)
             loss, measured = loss + one.loss, measured | one.measured
@@ -165,7 +198,7 @@ def extractor_objective() -> Objective:
 
 
 def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
-    """Stage 2, or a baseline. What is needed without a graph comes first, while no graph is kept."""
+    """Stage 2, or a baseline."""
     terms: list[Term] = [PureTerm(settings, mean_t)] if settings.is_pure else []
     anchors = {"base": settings.base_anchor, "null": settings.null_anchor}
     if settings.method == "LoRA + DOP":

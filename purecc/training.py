@@ -4,6 +4,7 @@ One step: pick pictures, draw noise and times (eq. 1), ask the objective for its
 comes from (seed, step) alone, so a run that was stopped goes on bit for bit.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,20 +95,20 @@ def train(
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
                 batch = draw_batch(data, settings, scaling, number, network.device, class_pictures)
                 terms = objective.terms(network, batch)
-                _require_finite(terms.loss, "loss", step, settings)
                 (terms.loss / settings.accumulate).backward()
                 found.append({"loss": terms.loss.detach(), **{n: v.detach() for n, v in terms.measured.items()}})
                 del terms  # and its graph
-            for of_model in parameters.values():
-                norm = torch.nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm)
-                _require_finite(norm, "gradient", step, settings)
+            norms = [nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm) for of_model in parameters.values()]
+            measured, gradient = _fetch(found, norms)
+            _require_finite(measured["loss"], "loss", step, settings)
+            _require_finite(gradient, "gradient", step, settings)
             factor = rate_factor(step, settings.steps, settings.schedule, settings.warmup)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done = step
-            record = StepRecord(step, **_means(found), seconds=round(time.perf_counter() - start, 4))
+            record = StepRecord(step, **measured, seconds=round(time.perf_counter() - start, 4))
             run.add(record)
             look(step)
             if step % settings.checkpoint_every == 0 and step < settings.steps:
@@ -149,8 +150,8 @@ def freeze_all_but(network: AdaptedNetwork, parameters: list[nn.Parameter]) -> N
         parameter.requires_grad_(True)
 
 
-def _require_finite(value: Tensor, what: str, step: int, settings: TrainSettings) -> None:
-    if torch.isfinite(value):
+def _require_finite(value: float, what: str, step: int, settings: TrainSettings) -> None:
+    if math.isfinite(value):
         return
     remedy = f"Lower the learning rate ({settings.learning_rate:g}) or the embedding rate ({settings.embedding_rate:g})"
     if settings.max_grad_norm > 0.1:
@@ -160,8 +161,11 @@ def _require_finite(value: Tensor, what: str, step: int, settings: TrainSettings
     raise FloatingPointError(f"The {what} is not finite at step {step}. {remedy}. The last checkpoint is kept.")
 
 
-def _means(found: list[dict[str, Tensor]]) -> dict[str, float]:
-    """Each measure's mean over the forwards of a step, fetched from the device at once."""
+def _fetch(found: list[dict[str, Tensor]], norms: list[Tensor]) -> tuple[dict[str, float], float]:
+    """Each measure's mean over the forwards of a step, and the sum of the gradients' norms: the one time in a step that the
+    device is waited for.
+    """
     names = list(found[0])
-    values = torch.stack([torch.stack([one[name].float() for name in names]) for one in found]).mean(0).tolist()
-    return dict(zip(names, values, strict=True))
+    means = torch.stack([torch.stack([one[name].float() for name in names]) for one in found]).mean(0)
+    *values, gradient = torch.cat([means, torch.stack(norms).float().sum()[None]]).tolist()
+    return dict(zip(names, values, strict=True)), gradient

@@ -1,0 +1,108 @@
+"""Kernels and FLOPs of a stage-2 step at SD3.5 Medium's real size, counted without weights and without a GPU.
+
+    python -m benchmarks.counted [--text-rows 154|333]
+
+The arms are those of `speed.py`, on tensors without storage, in one dtype. A kernel is an operation that computes: views are none.
+Attention is one, as fused kernels have it; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
+at all shows that nothing in it waits for the device: a tensor without storage has no value to wait for.
+"""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from purecc.network import AdaptedNetwork
+from purecc.targets import lora_modules
+
+from .speed import ARMS, RANK, REAL, Bench, Size
+
+_NO_KERNEL = {"aten._unsafe_view.default", "aten.detach.default", "aten.empty.memory_format", "aten.empty_like.default"}
+
+
+class Kernels(TorchDispatchMode):
+    """`count` of the operations inside that compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        self.count += not (operation.is_view or str(operation) in _NO_KERNEL)
+        return operation(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of one step."""
+
+    kernels: int
+    flops: int
+
+
+class WithoutStorage(Bench):
+    """The arms on meta tensors, which have no random numbers to draw."""
+
+    def _adapted(self, transformer: torch.nn.Module, *models: str) -> AdaptedNetwork:
+        network = AdaptedNetwork(transformer)
+        for model in models:
+            network._add_lora(model, RANK, float(RANK), list(lora_modules(transformer, "attention")))
+        transformer.requires_grad_(False)
+        return network
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+    """One kernel, and one for its backward pass; a mask would change neither count."""
+    return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[0]
+
+
+@contextmanager
+def _one_dtype_and_fused() -> Iterator[None]:
+    """There is no autocast of tensors without storage."""
+    with (
+        mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
+        mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention),
+        torch.device("meta"),
+    ):
+        yield
+
+
+def counted(size: Size) -> dict[str, Counted]:
+    """Arm -> what a step's forwards and its backward pass need; the optimiser's few kernels aside."""
+    found = {}
+    with _one_dtype_and_fused():
+        bench = WithoutStorage(replace(size, device="meta", dtype=torch.float32))
+        for arm in ("R", *ARMS):
+            with FlopCounterMode(display=False) as flops, Kernels() as kernels:
+                bench.loss(arm).backward()
+            bench.optimizer.zero_grad(set_to_none=True)
+            found[arm] = Counted(kernels.count, flops.get_total_flops())
+    return found
+
+
+def table(found: dict[str, Counted]) -> str:
+    """As Markdown."""
+    rows = ["| arm | kernels a step | of R's | TFLOP a step | R's, of the arm's |", "|---|--:|--:|--:|--:|"]
+    r = found["R"]
+    for arm, one in found.items():
+        rows.append(
+            f"| {arm} | {one.kernels} | {one.kernels / r.kernels:.2f} | {one.flops / 1e12:.1f} | {r.flops / one.flops:.2f} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
+    print(table(counted(replace(REAL, t5_tokens=parser.parse_args().text_rows - 77))))
+
+
+if __name__ == "__main__":
+    main()
