@@ -77,9 +77,13 @@ def main() -> None:
             for seed in range(args.seeds):
                 for name in args.concepts:
                     open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
-                    if open_:
-                        job = (args.work, folder, noise_seeds, strengths, name, seed, open_, changes, args.split)
-                        jobs.append(pool.submit(run_cases, *job))
+                    for shared in (
+                        True,
+                        False,
+                    ):  # those that share an extractor, which is in the work folder; the others
+                        if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
+                            job = (args.work, folder, noise_seeds, strengths, name, seed, arms, changes, args.split)
+                            jobs.append(pool.submit(run_cases, *job))
             for job in as_completed(jobs):
                 job.result()
     print(report.write(folder, RESULTS / f"{title}.md", measured_by))

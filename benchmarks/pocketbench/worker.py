@@ -31,7 +31,7 @@ def run_cases(
     work: Path, folder: Path, noise_seeds: int, strengths: tuple[float, ...], name: str, seed: int, arms: list[str],
     changes: dict[str, Any], split: Split = "development",
 ) -> None:  # fmt: skip
-    """Measures and saves each case; arms of one concept share its extractor, so they belong into one process."""
+    """Measures and saves each case; arms of one concept that share its extractor belong into one process."""
     if split == "test":
         require_opening()
     measuring = bench(work, noise_seeds, strengths)

@@ -52,6 +52,16 @@ def test_without_the_trigger_it_is_the_base_bit_for_bit(gate: str, dtype: torch.
     assert not torch.equal(without_gate[1], of_base[1])
 
 
+@pytest.mark.parametrize("gate", ["off", *GATES])
+def test_samples_that_are_said_to_be_the_bases_are_bit_for_bit(gate: str) -> None:
+    """Even where the text holds the trigger, so that no gate would."""
+    adapted, where = gated(gate), torch.tensor([False, True])
+    found = v(adapted, PURE, MARKED, where=where)
+    assert torch.equal(found[0], v(adapted, BASE, MARKED)[0])
+    torch.testing.assert_close(found[1], v(adapted, PURE, MARKED)[1])
+    assert torch.equal(v(adapted, PURE, MARKED, where=~(where | True)), v(adapted, BASE, MARKED))
+
+
 def test_in_a_picture_with_the_trigger_the_negative_has_the_lora_too() -> None:
     adapted, ungated = gated("picture"), gated("off")
     null = text("", count=2)

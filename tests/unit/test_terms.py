@@ -28,6 +28,7 @@ from purecc.flow import mean_time
 from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.objective import ORIGINALS, Original
 from purecc.settings import PureSettings
+from purecc.terms import pure_objective
 
 
 def expected_terms(original: Original, fixed: float | None = None) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -75,6 +76,32 @@ def test_the_loss_and_its_gradient_are_equations_8_to_15(original: Original, fix
     torch.testing.assert_close(
         flat(made_gradient), flat(gradient), rtol=1e-3, atol=1e-4 * float(flat(gradient).abs().max())
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "forwards"),
+    [
+        ({"original": "frozen base", "base_anchor": 1.0, "null_anchor": 1.0}, [(4, EXTRACTOR)]),
+        ({"original": "frozen base"}, [(3, EXTRACTOR)]),
+        ({"original": "trainable, detached"}, [(2, EXTRACTOR), (1, PURE)]),
+        ({"original": "trainable"}, [(2, EXTRACTOR)]),
+        ({"method": "LoRA + DOP"}, [(1, BASE)]),
+        ({"method": "LoRA"}, []),
+    ],
+)
+def test_the_forwards_without_a_graph_are_as_few_as_can_be(monkeypatch, settings, forwards) -> None:
+    """The base's texts go with the extractor's; the LoRA of another model would need a forward of its own."""
+    job, adapted = stage_two("frozen base")
+    batch, seen, ask = batch_of(job), [], adapted.velocity
+
+    def velocity(x_t: Tensor, t: Tensor, text, model: str | None, **options) -> Tensor:
+        if not torch.is_grad_enabled():
+            seen.append((len(t) // len(batch.t), model))
+        return ask(x_t, t, text, model, **options)
+
+    monkeypatch.setattr(adapted, "velocity", velocity)
+    pure_objective(PureSettings(**settings)).terms(adapted, batch)
+    assert seen == forwards
 
 
 def test_the_three_sources_of_v_original_give_three_gradients() -> None:
