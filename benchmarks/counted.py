@@ -3,7 +3,7 @@
     python -m benchmarks.counted [--text-rows 154|333]
 
 The arms are those of `speed.py`, on tensors without storage, in one dtype. A kernel is an operation that computes: views are none.
-Attention is one, as fused kernels have it; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
+Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
 at all shows that nothing in it waits for the device: a tensor without storage has no value to wait for.
 """
 
@@ -63,12 +63,30 @@ def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Ten
     return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, True)[0]
 
 
+class _FusedNorm(torch.autograd.Function):
+    """Stands for CUDA's: one kernel, and one for the gradient of what comes in. Without a device PyTorch takes the norm apart."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor) -> Tensor:
+        context.save_for_backward(weight)
+        return x * weight
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient * context.saved_tensors[0], None
+
+
+def _fused_norm(x: Tensor, shape: tuple[int, ...], weight: Tensor, eps: float) -> Tensor:
+    return _FusedNorm.apply(x, weight)
+
+
 @contextmanager
 def _one_dtype_and_fused() -> Iterator[None]:
     """There is no autocast of tensors without storage."""
     with (
         mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention),
+        mock.patch("torch.nn.functional.rms_norm", _fused_norm),
         torch.device("meta"),
     ):
         yield
@@ -82,7 +100,7 @@ def counted(size: Size) -> dict[str, Counted]:
         for arm in ("R", *ARMS):
             with FlopCounterMode(display=False) as flops, Kernels() as kernels:
                 bench.loss(arm).backward()
-            bench.optimizer.zero_grad(set_to_none=True)
+            bench.optimizers[bench.network(arm)].zero_grad(set_to_none=True)
             found[arm] = Counted(kernels.count, flops.get_total_flops())
     return found
 

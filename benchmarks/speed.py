@@ -16,6 +16,7 @@ stand-in encoders of about the real shares of FLOPs. real: SD3.5 Medium's size w
 """
 
 import argparse
+import itertools
 import json
 import random
 import statistics
@@ -36,6 +37,7 @@ from purecc import objective as eq
 from purecc.batches import Batch
 from purecc.encoding import TextBatch
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
+from purecc.norms import fuse_norms
 from purecc.settings import PureSettings
 from purecc.targets import lora_modules
 from purecc.terms import pure_objective
@@ -163,13 +165,15 @@ class Bench:
         self.words = {text: torch.randint(1, 400, (size.batch, tokens), device=size.device) for text in TEXTS}
         self.noise = torch.randn(size.batch, 16, 2 * side, 2 * side, device=size.device)
         self.t = torch.rand(size.batch, device=size.device)
-        second = deepcopy(transformer)  # R's other transformer
+        second, third = deepcopy(transformer), deepcopy(transformer)
+        fuse_norms(transformer)
         self.product = self._adapted(transformer, EXTRACTOR, PURE)
-        self.reference = self._adapted(second, EXTRACTOR)
-        self.learning = self.product.lora_parameters(PURE)
-        for parameter in self.learning:
+        self.reference = self._adapted(second, EXTRACTOR, PURE)  # R's, of which only PURE acts
+        self.reference_extractor = self._adapted(third, EXTRACTOR)
+        self.learning = {one: one.lora_parameters(PURE) for one in (self.product, self.reference)}
+        for parameter in itertools.chain(*self.learning.values()):
             parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.learning, lr=0.0)  # the weights stay, the work is done
+        self.optimizers = {one: torch.optim.AdamW(p, lr=0.0) for one, p in self.learning.items()}  # the weights stay
         self.cached = self._batch()
 
     def _adapted(self, transformer: SD3Transformer2DModel, *models: str) -> AdaptedNetwork:
@@ -189,14 +193,18 @@ class Bench:
         t = self.t.view(-1, 1, 1, 1)
         return Batch((1 - t) * x0 + t * self.noise, self.t, self.noise - x0, class_word=texts["target"], **texts)
 
+    def network(self, arm: str) -> AdaptedNetwork:
+        """That learns."""
+        return self.reference if arm == "R" else self.product
+
     def loss(self, arm: str) -> Tensor:
         if arm != "R":
             return pure_objective(PureSettings(original=ARMS[arm])).terms(self.product, self.cached).loss
         batch = self._batch()
         x_t, t = torch.cat([batch.x_t] * 2), torch.cat([batch.t] * 2)
-        v_complete, v_base = self.product.velocity(x_t, t, batch.complete + batch.base, PURE).chunk(2)
+        v_complete, v_base = self.reference.velocity(x_t, t, batch.complete + batch.base, PURE).chunk(2)
         with torch.no_grad():
-            target, null = self.reference.velocity(x_t, t, batch.target + batch.null, EXTRACTOR).chunk(2)
+            target, null = self.reference_extractor.velocity(x_t, t, batch.target + batch.null, EXTRACTOR).chunk(2)
         guidance = eq.implicit_guidance(target, null)
         scale = eq.adaptive_scale(eq.learned_representation(v_complete, v_base), guidance)
         pure = eq.pure_loss(eq.pure_velocity(v_base, scale, guidance), v_complete).mean()
@@ -205,16 +213,17 @@ class Bench:
     def step(self, arm: str) -> None:
         loss = self.loss(arm)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.learning, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer = self.optimizers[self.network(arm)]
+        nn.utils.clip_grad_norm_(self.learning[self.network(arm)], 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if arm == "R":
             loss.item()
 
     def gradient(self, arm: str) -> Tensor:
         self.loss(arm).backward()
-        found = torch.cat([parameter.grad.flatten() for parameter in self.learning])
-        self.optimizer.zero_grad(set_to_none=True)
+        found = torch.cat([parameter.grad.flatten() for parameter in self.learning[self.network(arm)]])
+        self.optimizers[self.network(arm)].zero_grad(set_to_none=True)
         return found
 
     def flops(self, arm: str) -> int:

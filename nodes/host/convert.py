@@ -21,6 +21,7 @@ from torch import Tensor
 from ...purecc.adaln_table import is_modulation
 from ...purecc.fingerprint import fingerprint as _fingerprint
 from ...purecc.frozen import Storage, linears, packed, store, stream
+from ...purecc.norms import fuse_norms
 from ...purecc.positions import centre, set_table, side_for
 from .marks import CONCEPTS
 
@@ -171,6 +172,7 @@ def to_diffusers(
             values[name] = value.to(place, dtype, copy=True)
         set_table(transformer.pos_embed, values["pos_embed.pos_embed"])
         transformer.load_state_dict(values, strict=True, assign=True)
+        fuse_norms(transformer)
         if streamed:
             stream(transformer, device)
     return transformer.requires_grad_(False).eval()
