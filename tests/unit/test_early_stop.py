@@ -103,12 +103,15 @@ def test_a_look_keeps_no_graph() -> None:
     job, asked = extractor_job(Path("unused")), []
     job.prepare()
 
-    def term(velocities: Velocities) -> Terms:
-        loss = velocities.learning(EXTRACTOR, "complete").square().mean()
-        asked.append(loss.requires_grad)
-        return Terms(loss, {})
+    class Looking:
+        frozen = ()
 
-    validation_loss(job.network, Objective((EXTRACTOR,), (term,)), job.data, job.settings, SCALING)
+        def __call__(self, velocities: Velocities) -> Terms:
+            loss = velocities.learning(EXTRACTOR, "complete").square().mean()
+            asked.append(loss.requires_grad)
+            return Terms(loss, {})
+
+    validation_loss(job.network, Objective((EXTRACTOR,), (Looking(),)), job.data, job.settings, SCALING)
     assert asked == [False] * 4  # two pictures at four times, two samples at once
 
 
