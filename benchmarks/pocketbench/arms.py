@@ -8,7 +8,7 @@ from purecc.settings import PureSettings, TrainSettings
 
 #: common to all arms. As many pictures as the paper's 400 steps of 2; its learning rate is for a model 200 times as large
 COMMON = {"steps": 200, "batch_size": 4, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "alpha": 4.0}
-STRENGTHS = (0.6, 1.0)
+STRENGTHS = (0.6, 1.0, 1.4)
 
 
 @dataclass(frozen=True)
