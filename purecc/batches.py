@@ -52,6 +52,7 @@ class Batch:
     null: TextBatch
     class_word: TextBatch
     weights: Tensor | None = None  # [batch, 1, height, width] of the loss, mean 1 for each sample
+    outside: Tensor | None = None  # the same of what lies outside the masks, where there are masks
     prior: Prior | None = None
 
 
@@ -101,17 +102,19 @@ def as_batch(
         which: TextBatch.of([data.encoded[text] for text in draw.texts(which)], device)
         for which in ("complete", "base", "target")
     }
-    weights = None
+    weights = outside = None
+    indices, flipped = [view.index for view in views], [view.flipped for view in views]
     if settings.background_weight != 1:
-        flipped = [view.flipped for view in views]
-        weights = data.loss_weights([view.index for view in views], settings.background_weight, flipped).to(device)
+        weights = data.loss_weights(indices, settings.background_weight, flipped).to(device)
+    if data.masked:
+        outside = data.outside_weights(indices, flipped).to(device)
     prior = None
     if class_pictures is not None:
         x0, text = class_pictures.pick(data, len(views), x0.shape[1:], generator, device)
         prior = Prior(*(value.to(device) for value in _noised(x0, settings, generator)), text)
     return Batch(
         x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(views), device),
-        class_word=data.repeated(data.class_word, len(views), device), weights=weights, prior=prior, **texts,
+        class_word=data.repeated(data.class_word, len(views), device), weights=weights, outside=outside, prior=prior, **texts,
     )  # fmt: skip
 
 

@@ -78,15 +78,13 @@ class ConceptSet:
 
         `flipped`: for each of `indices`, whether its picture, and so its mask, is mirrored; empty: none is. Raises ValueError where pictures have no masks, or where everything weighs nothing.
         """
-        if len(self.masks) != len(self.examples):
+        if not self.masked:
             raise ValueError(
                 f"The loss is to weigh {background:g} outside the masks, but there are {len(self.masks)} masks for "
                 f"{len(self.examples)} pictures. Connect a mask for each, or set the background's weight to 1."
             )
         found = []
-        for i, mirrored in zip(indices, flipped or [False] * len(indices), strict=True):
-            mask = self.masks[i].flip(1) if mirrored else self.masks[i]  # [height, width]
-            share = adaptive_avg_pool2d(mask.float()[None], self.examples[i].latent.shape[1:])
+        for i, share in zip(indices, self._shares(indices, flipped), strict=True):
             weights = background + (1 - background) * share
             if not weights.mean() > 0:
                 raise ValueError(
@@ -95,6 +93,24 @@ class ConceptSet:
                 )
             found.append(weights / weights.mean())
         return torch.stack(found)
+
+    def outside_weights(self, indices: list[int], flipped: Sequence[bool] = ()) -> Tensor:
+        """[batch, 1, height, width] as `loss_weights`, the other way round: 0 inside the masks; 0 all over where all is inside."""
+        outside = 1 - self._shares(indices, flipped)
+        return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+    def _shares(self, indices: list[int], flipped: Sequence[bool]) -> Tensor:
+        """How much of each latent's pixel is inside its mask, [batch, 1, height, width]."""
+        found = []
+        for i, mirrored in zip(indices, flipped or [False] * len(indices), strict=True):
+            mask = self.masks[i].flip(1) if mirrored else self.masks[i]  # [height, width]
+            found.append(adaptive_avg_pool2d(mask.float()[None], self.examples[i].latent.shape[1:]))
+        return torch.stack(found)
+
+    @property
+    def masked(self) -> bool:
+        """Whether there is a mask for each picture."""
+        return len(self.masks) == len(self.examples)
 
     @property
     def class_text(self) -> str | None:

@@ -85,12 +85,13 @@ def pure_loss(v_pure: Tensor, v_complete: Tensor, weights: Tensor | None = None)
     return squared_distance(v_pure, v_complete, weights)
 
 
-def anchor_loss(v_model: Tensor, v_base: Tensor) -> Tensor:
+def anchor_loss(v_model: Tensor, v_base: Tensor, weights: Tensor | None = None) -> Tensor:
     """|| v_theta2(x_t, y) - v_theta3(x_t, y) ||^2 for a text without the concept, [batch].
 
     With y_base: differential output preservation. With the null text: what classifier-free guidance multiplies is held.
+    With theta2's y_complete, theta3's y_base and weights that are 0 inside the masks: the concept's surroundings are held.
     """
-    return squared_distance(v_model, v_base)
+    return squared_distance(v_model, v_base, weights)
 
 
 def eta_at(t: Tensor, eta: float, schedule: EtaSchedule, mean_t: float = 0.5) -> Tensor:

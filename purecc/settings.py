@@ -113,6 +113,7 @@ class PureSettings:
     scale_max: float | None = None
     base_anchor: float = 0.0  # weight of || v2(base text) - v3(base text) ||^2, with any method
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
+    background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
     class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
     class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts
@@ -125,7 +126,9 @@ class PureSettings:
             self, method=METHODS, original=ORIGINALS, target=TARGET_TEXTS, eta_schedule=ETA_SCHEDULES,
             class_texts=CLASS_TEXTS,
         )  # fmt: skip
-        for name in ("eta", "base_anchor", "null_anchor", "preservation_weight", "class_guidance"):
+        for name in (
+            "eta", "base_anchor", "null_anchor", "background_anchor", "preservation_weight", "class_guidance",
+        ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         for name in ("class_pictures", "class_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -145,6 +148,7 @@ class PureSettings:
     def used(self) -> dict[str, Any]:
         """What the method reads, so that a setting without effect makes no other run of it."""
         names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
+        names += ["background_anchor"] if self.background_anchor else []  # runs of older versions are found
         if self.is_pure:
             names += ["eta", "original", "fixed_scale", "target", "eta_schedule"]
             names += ["scale_multiplier", "scale_min", "scale_max"] if self.fixed_scale is None else []

@@ -22,6 +22,7 @@ from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import NULL, ConceptSet
 from .early_stop import EarlyStop
 from .flow import mean_time
+from .found_masks import with_found_masks
 from .frozen import storage_of
 from .initial import initial_embeddings
 from .measures import alignment, drift
@@ -34,7 +35,7 @@ from .training import train
 
 _FIGURES = (
     "loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation", "base_anchor",
-    "null_anchor", "prior_loss", "extractor_loss",
+    "null_anchor", "background_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
 FORMAT = 1  # raised by hand when a change of the arithmetic makes older finished runs other runs
@@ -67,7 +68,7 @@ class Job:
             "dtype": str(network.dtype),
         }
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
-        if settings.background_weight != 1:
+        if settings.background_weight != 1 or identity.get("background_anchor"):
             everything["masks"] = data.mask_fingerprint
         self.run = Run(root, self.stage, everything)
         finished = self.run.finished()
@@ -265,11 +266,15 @@ class PureJob(Job):
         embedded = embedded or settings.token_embeddings
         if settings.rank == 0 and not (embedded and pure.train_embeddings):
             raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
+        if data.class_text is None:  # a style is all over the picture
+            pure = replace(pure, background_anchor=0.0)
         self.pure, self.extractor = pure, extractor
         of_extractor = extractor.uid if extractor else None
-        super().__init__(network, data, settings, scaling, root, base, **pure.used(), extractor=of_extractor)
+        super().__init__(network, data, settings, scaling, root, base, **self.pure.used(), extractor=of_extractor)
 
     def prepare(self) -> None:
+        if self.pure.background_anchor and not self.data.masked:
+            self.data = with_found_masks(self.network, self.data, self.scaling)
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()

@@ -4,6 +4,7 @@ L_CC                  ConceptTerm(PURE)                                   plain 
 L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC, eq. 15
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
++ w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
@@ -163,6 +164,19 @@ class AnchorTerm:
 
 
 @dataclass(frozen=True)
+class BackgroundTerm:
+    """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept set's masks: there is nothing to learn there."""
+
+    weight: float
+    frozen: tuple[Asked, ...] = ((BASE, "base"),)
+
+    def __call__(self, velocities: Velocities) -> Terms:
+        (v_base,) = velocities.frozen(*self.frozen)
+        loss = eq.anchor_loss(velocities.learning(PURE, "complete"), v_base, velocities.batch.outside).mean()
+        return Terms(self.weight * loss, {"background_anchor": loss})
+
+
+@dataclass(frozen=True)
 class PriorTerm:
     """weight * flow matching on pictures of the class that the base model drew (DreamBooth, arXiv 2208.12242)."""
 
@@ -204,6 +218,7 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
     if settings.method == "LoRA + DOP":
         anchors["base"] += settings.preservation_weight
     terms += [AnchorTerm(text, weight) for text, weight in anchors.items() if weight]
+    terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
     terms.append(ConceptTerm(PURE))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))

@@ -19,6 +19,7 @@ class Arm:
     common: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
     tokens: int = 1
+    masks: bool = True  # given with the references, where the arm's settings use them
     sampling_gate: Gate | None = (
         None  # put on what was trained without one: training never shows it a text without the trigger
     )
@@ -91,6 +92,21 @@ ARMS: dict[str, Arm] = {
     "input embedding alone": Arm(_LORA, {**_TOKEN, "rank": 0, "embedding_rate": 5e-2}),
     # anchors
     "PureCC + DOP + null anchor": Arm({"base_anchor": 1.0, "null_anchor": 1.0}),
+    # outside the concept the base is held; masks are found by the base, or given
+    "LoRA + background": Arm({**_LORA, "background_anchor": 1.0}, masks=False),
+    "LoRA + background, masks": Arm({**_LORA, "background_anchor": 1.0}),
+    "LoRA + background 3": Arm({**_LORA, "background_anchor": 3.0}, masks=False),
+    "LoRA + background, null anchor": Arm({**_LORA, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False),
+    "PureCC + background": Arm({"background_anchor": 1.0}, masks=False),
+    "PureCC + background, masks": Arm({"background_anchor": 1.0}),
+    "PureCC, eta 0.5 + background": Arm({"eta": 0.5, "background_anchor": 1.0}, masks=False),
+    "PureCC, eta 0.5 + background, null anchor": Arm(
+        {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False
+    ),
+    "PureCC, eta 0.5 + background, anchors": Arm(
+        {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0, "base_anchor": 1.0}, masks=False
+    ),
+    "PureCC, masked": Arm({}, {"background_weight": 0.1}),
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),

@@ -147,6 +147,7 @@ class Bench:
     def teach(self, concept: BenchConcept, arm: Arm, seed: int, **changes: Any) -> Concept:
         """Both stages, or the one that the arm has; runs that were finished before are taken from disk."""
         data, runs = self.concept_set(concept, arm.tokens), self.work / "runs"
+        data = data if arm.masks else replace(data, masks=())
         extractor = None
         if arm.needs_extractor:
             job = ExtractorJob(
