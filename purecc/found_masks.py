@@ -16,22 +16,23 @@ from .flow import add_noise
 from .network import BASE, AdaptedNetwork
 
 _TIMES = torch.linspace(0.3, 0.8, 8)  # below, the picture is there without words; above, nothing of it is left
-_TOGETHER = 4  # samples in a forward
 _SEED = 20_262
 
 
-def with_found_masks(network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling) -> ConceptSet:
+def with_found_masks(network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, together: int) -> ConceptSet:
     """`data` with a mask for each picture on its latent's grid: 1 on the thing and its rim, 0 elsewhere.
+
+    together: samples in a forward, of which each picture needs 16; the masks do not depend on it.
 
     Raises ValueError for a style, which is all over the picture.
     """
     if data.class_text is None:
         raise ValueError("A style is all over its pictures; there is no mask to find.")
-    return replace(data, masks=tuple(_mask(network, data, i, scaling) for i in range(len(data.examples))))
+    masks = (_mask(_energy(network, data, i, scaling, together)) for i in range(len(data.examples)))
+    return replace(data, masks=tuple(masks))
 
 
-def _mask(network: AdaptedNetwork, data: ConceptSet, index: int, scaling: LatentScaling) -> Tensor:
-    energy = _energy(network, data, index, scaling)
+def _mask(energy: Tensor) -> Tensor:
     reach = min(energy.shape) // 16
     smooth = avg_pool2d(energy[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
     inside = (smooth > otsu_threshold(smooth)).float()
@@ -41,13 +42,13 @@ def _mask(network: AdaptedNetwork, data: ConceptSet, index: int, scaling: Latent
 
 
 @torch.no_grad()
-def _energy(network: AdaptedNetwork, data: ConceptSet, index: int, scaling: LatentScaling) -> Tensor:
+def _energy(network: AdaptedNetwork, data: ConceptSet, index: int, scaling: LatentScaling, together: int) -> Tensor:
     """|v3(class) - v3(null)|, root mean square over channels, times and noises, [height, width] on the CPU."""
     latent = data.examples[index].latent.float()
     generator = torch.Generator().manual_seed(_SEED)
     squares = torch.zeros(latent.shape[1:])
-    for t in _TIMES.split(_TOGETHER):
-        noise = torch.randn(len(t), *latent.shape, generator=generator)
+    noises = torch.randn(len(_TIMES), *latent.shape, generator=generator)
+    for t, noise in zip(_TIMES.split(together), noises.split(together), strict=True):
         x_t = add_noise(scaling.to_model(latent).expand_as(noise), noise, t).to(network.device)
         at = t.to(network.device)
         with_, without = (

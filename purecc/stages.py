@@ -274,7 +274,7 @@ class PureJob(Job):
 
     def prepare(self) -> None:
         if self.pure.background_anchor and not self.data.masked:
-            self.data = with_found_masks(self.network, self.data, self.scaling)
+            self.data = with_found_masks(self.network, self.data, self.scaling, self.settings.batch_size)
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()

@@ -166,7 +166,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     for name, other in {
         "eta": 0.5, "original": "trainable", "fixed_scale": 0.0, "train_embeddings": False, "target": "in-context",
         "eta_schedule": "low noise", "scale_multiplier": 2.0, "scale_min": 0.0, "scale_max": 2.0, "base_anchor": 1.0,
-        "null_anchor": 1.0,
+        "null_anchor": 1.0, "background_anchor": 1.0,
     }.items():  # fmt: skip
         folders.append(folder(pure=PureSettings(**{name: other})))
     prior = PureSettings("LoRA + prior preservation")

@@ -1,0 +1,101 @@
+"""The surroundings of the concept: found by the real Pocket SD3, held by the background anchor on a tiny transformer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import SCALING, SETTINGS, SIDE, TRIGGER, asked, concept_set, losses, network, pure_job, run, same
+
+from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.concepts import concept
+from purecc.found_masks import otsu_threshold, with_found_masks
+from purecc.network import BASE, PURE
+from purecc.settings import PureSettings
+
+ANCHORED = PureSettings("LoRA", background_anchor=2.0)
+
+
+@cache
+def bench() -> Bench:
+    return Bench(Path("unused"))
+
+
+def inside(data) -> torch.Tensor:
+    return data._shares(range(len(data.examples)), ()) > 0.5
+
+
+@pytest.mark.parametrize("name", ["poodle", "palm-tree", "racing-car"])
+def test_the_base_finds_the_thing_in_pictures_that_it_has_never_seen(name: str) -> None:
+    """Drawings of an artist that it was not trained on: the found masks cover them, and leave most of the picture."""
+    data = bench().concept_set(concept(name), 1)
+    found = inside(with_found_masks(bench().network(), replace(data, masks=()), bench().scaling, 4))
+    given = inside(data)
+    for mine, true in zip(found, given, strict=True):
+        assert (mine & true).sum() > 0.9 * true.sum()
+        assert true.float().mean() < mine.float().mean() < 0.6
+
+
+def test_the_masks_do_not_depend_on_how_many_samples_share_a_forward() -> None:
+    one, three = (with_found_masks(network(), concept_set(), SCALING, together) for together in (1, 3))
+    assert one.masked and one.masks[0].shape == (SIDE, SIDE)
+    assert all(torch.equal(a, b) for a, b in zip(one.masks, three.masks, strict=True))
+
+
+def test_a_style_has_no_surroundings() -> None:
+    style = replace(concept_set(), kind="style")
+    with pytest.raises(ValueError, match="A style is all over its pictures"):
+        with_found_masks(network(), style, SCALING, 1)
+    assert pure_job(Path("unused"), ANCHORED, data=style).pure.background_anchor == 0
+
+
+def test_otsu_parts_two_groups_between_them() -> None:
+    values = torch.tensor([0.1, 0.9, 0.2, 0.15, 0.8, 0.12, 0.11])
+    assert 0.2 < float(otsu_threshold(values)) < 0.8
+
+
+def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_masks() -> None:
+    masks = tuple(torch.zeros(SIDE, SIDE) for _ in range(2))
+    for mask in masks:
+        mask[2:5, 1:4] = 1
+    _, _, terms, velocity = asked(ANCHORED, data=replace(concept_set(), masks=masks))
+    away = (velocity(PURE, "complete") - velocity(BASE, "base")).square()
+    outside = away[..., masks[0] == 0].mean()
+    torch.testing.assert_close(terms.measured["background_anchor"].detach(), outside, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        terms.loss.detach(), terms.measured["concept_loss"].detach() + 2 * outside, rtol=1e-4, atol=1e-5
+    )
+    assert abs(float(outside - away[..., masks[0] == 1].mean())) > 0.01  # or it could be anywhere
+
+
+def test_a_picture_that_is_all_concept_has_nothing_to_hold() -> None:
+    _, _, terms, _ = asked(ANCHORED, data=replace(concept_set(), masks=(torch.ones(SIDE, SIDE),) * 2))
+    assert terms.measured["background_anchor"] == 0
+
+
+def test_given_masks_are_used_and_without_them_the_found_ones(tmp_path: Path) -> None:
+    plain = concept_set()
+    found = with_found_masks(network(), plain, SCALING, SETTINGS.batch_size)
+    given = replace(plain, masks=(torch.eye(SIDE),) * 2)
+    jobs = [pure_job(tmp_path / str(i), ANCHORED, data=data) for i, data in enumerate((plain, found, given))]
+    records = [losses(run(job)) for job in jobs]
+    assert records[0] == records[1] != records[2]
+    assert same(jobs[0].concept, jobs[1].concept)
+    assert jobs[0].run.folder.name != jobs[1].run.folder.name != jobs[2].run.folder.name
+    assert jobs[0].concept.summary["background_anchor"] > 0
+    assert TRIGGER == jobs[0].concept.trigger
+
+
+def test_an_anchored_run_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    whole, halves = pure_job(tmp_path / "a", ANCHORED), pure_job(tmp_path / "b", ANCHORED)
+    run(whole)
+    steps = iter(halves)
+    for _ in range(3):
+        next(steps)
+    steps.close()
+    again = pure_job(tmp_path / "b", ANCHORED)
+    run(again)
+    assert same(whole.concept, again.concept)
