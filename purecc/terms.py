@@ -31,39 +31,40 @@ class Velocities:
     def __init__(self, network: AdaptedNetwork, batch: Batch):
         self.network, self.batch = network, batch
         self._frozen: dict[Asked, Tensor] = {}
-        self._learning: dict[tuple[str, str], Tensor] = {}
+        self._learning: dict[Asked, Tensor] = {}
 
     @torch.no_grad()
     def frozen(self, *asked: Asked) -> list[Tensor]:
-        """Without a graph. Texts of one length share a forward: those of one model, and the base's with them."""
-        missing = [one for one in dict.fromkeys(asked) if one not in self._frozen]
+        """Without a graph."""
+        return self._found(self._frozen, asked)
+
+    def learning(self, *asked: Asked) -> list[Tensor]:
+        """In the graph of the models' parameters."""
+        return self._found(self._learning, asked)
+
+    def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:
+        """Texts of one length share a forward: those of one model, and the base's with them."""
+        missing = [one for one in dict.fromkeys(asked) if one not in kept]
         for length in dict.fromkeys(self._length(text) for _, text in missing):
             together = [one for one in missing if self._length(one[1]) == length]
             models = list(dict.fromkeys(model for model, _ in together if model is not BASE))
             if len(models) <= 1:
-                self._forward(together, models[0] if models else BASE)
+                kept |= self._forward(together, models[0] if models else BASE)
             else:
                 for own in (BASE, *models):
-                    self._forward([one for one in together if one[0] == own], own)
-        return [self._frozen[one] for one in asked]
+                    kept |= self._forward([one for one in together if one[0] == own], own)
+        return [kept[one] for one in asked]
 
-    def _forward(self, asked: list[Asked], model: str | None) -> None:
+    def _forward(self, asked: list[Asked], model: str | None) -> dict[Asked, Tensor]:
         """One forward of texts of one length: of a model, and of the base."""
         if not asked:
-            return
+            return {}
         batch, count = self.batch, len(asked)
         words = reduce(operator.add, (self._words(text) for _, text in asked))
         own = torch.tensor([of == model for of, _ in asked], device="cpu").repeat_interleave(len(batch.t))
         x_t, t = torch.cat([batch.x_t] * count), torch.cat([batch.t] * count)
-        found = self.network.velocity(x_t, t, words, model, where=own).chunk(count)
-        self._frozen |= dict(zip(asked, found, strict=True))
-
-    def learning(self, model: str, text: str) -> Tensor:
-        """In the graph of the model's parameters."""
-        if (model, text) not in self._learning:
-            batch = self.batch
-            self._learning[model, text] = self.network.velocity(batch.x_t, batch.t, self._words(text), model)
-        return self._learning[model, text]
+        found = self.network.velocity(x_t, t, words, model, where=None if own.all() else own).chunk(count)
+        return dict(zip(asked, found, strict=True))
 
     def _words(self, text: str) -> TextBatch:
         return getattr(self.batch, text)
@@ -85,6 +86,10 @@ class Term(Protocol):
     def frozen(self) -> tuple[Asked, ...]:
         """The velocities without a graph that it asks for: all terms' are computed first, and together."""
 
+    @property
+    def learning(self) -> tuple[Asked, ...]:
+        """Those in the graph, likewise."""
+
     def __call__(self, velocities: Velocities) -> Terms: ...
 
 
@@ -96,8 +101,12 @@ class ConceptTerm:
     name: str = "concept_loss"  # in the record
     frozen: tuple[Asked, ...] = ()
 
+    @property
+    def learning(self) -> tuple[Asked, ...]:
+        return ((self.model, "complete"),)
+
     def __call__(self, velocities: Velocities) -> Terms:
-        v_complete, batch = velocities.learning(self.model, "complete"), velocities.batch
+        (v_complete,), batch = velocities.learning(*self.learning), velocities.batch
         loss = eq.concept_loss(v_complete, batch.v_true, batch.weights).mean()
         return Terms(loss, {self.name: loss})
 
@@ -117,12 +126,16 @@ class PureTerm:
             *original[self.settings.original],
         )
 
+    @property
+    def learning(self) -> tuple[Asked, ...]:
+        return ((PURE, "complete"), *(((PURE, "base"),) if self.settings.original == "trainable" else ()))
+
     def __call__(self, velocities: Velocities) -> Terms:
         settings, batch = self.settings, velocities.batch
         v_target, v_null, *frozen = velocities.frozen(*self.frozen)
         guidance = eq.implicit_guidance(v_target, v_null)
-        v_complete = velocities.learning(PURE, "complete")
-        v_original = frozen[0] if frozen else velocities.learning(PURE, "base")
+        v_complete, *learning = velocities.learning(*self.learning)
+        (v_original,) = frozen or learning
 
         representation = eq.learned_representation(v_complete, v_original)
         scale = self._scale(eq.adaptive_scale(representation, guidance, batch.weights))
@@ -157,9 +170,13 @@ class AnchorTerm:
     def frozen(self) -> tuple[Asked, ...]:
         return ((BASE, self.text),)
 
+    @property
+    def learning(self) -> tuple[Asked, ...]:
+        return ((PURE, self.text),)
+
     def __call__(self, velocities: Velocities) -> Terms:
-        (v_base,) = velocities.frozen(*self.frozen)
-        loss = eq.anchor_loss(velocities.learning(PURE, self.text), v_base).mean()
+        (v_base,), (v,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        loss = eq.anchor_loss(v, v_base).mean()
         return Terms(self.weight * loss, {f"{self.text}_anchor": loss})
 
 
@@ -169,10 +186,11 @@ class BackgroundTerm:
 
     weight: float
     frozen: tuple[Asked, ...] = ((BASE, "base"),)
+    learning: tuple[Asked, ...] = ((PURE, "complete"),)
 
     def __call__(self, velocities: Velocities) -> Terms:
-        (v_base,) = velocities.frozen(*self.frozen)
-        loss = eq.anchor_loss(velocities.learning(PURE, "complete"), v_base, velocities.batch.outside).mean()
+        (v_base,), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        loss = eq.anchor_loss(v_complete, v_base, velocities.batch.outside).mean()
         return Terms(self.weight * loss, {"background_anchor": loss})
 
 
@@ -182,6 +200,7 @@ class PriorTerm:
 
     weight: float
     frozen: tuple[Asked, ...] = ()
+    learning: tuple[Asked, ...] = ()  # its own pictures, in a forward of its own
 
     def __call__(self, velocities: Velocities) -> Terms:
         prior = velocities.batch.prior
@@ -200,6 +219,7 @@ class Objective:
     def terms(self, network: AdaptedNetwork, batch: Batch) -> Terms:
         velocities, loss, measured = Velocities(network, batch), torch.zeros((), device=batch.t.device), {}
         velocities.frozen(*(asked for term in self.of for asked in term.frozen))
+        velocities.learning(*(asked for term in self.of for asked in term.learning))
         for term in self.of:
             one = term(velocities)
             loss, measured = loss + one.loss, measured | one.measured

@@ -104,10 +104,10 @@ def test_a_look_keeps_no_graph() -> None:
     job.prepare()
 
     class Looking:
-        frozen = ()
+        frozen = learning = ()
 
         def __call__(self, velocities: Velocities) -> Terms:
-            loss = velocities.learning(EXTRACTOR, "complete").square().mean()
+            loss = velocities.learning((EXTRACTOR, "complete"))[0].square().mean()
             asked.append(loss.requires_grad)
             return Terms(loss, {})
 

@@ -79,29 +79,30 @@ def test_the_loss_and_its_gradient_are_equations_8_to_15(original: Original, fix
 
 
 @pytest.mark.parametrize(
-    ("settings", "forwards"),
+    ("settings", "frozen", "learning"),
     [
-        ({"original": "frozen base", "base_anchor": 1.0, "null_anchor": 1.0}, [(4, EXTRACTOR)]),
-        ({"original": "frozen base"}, [(3, EXTRACTOR)]),
-        ({"original": "trainable, detached"}, [(2, EXTRACTOR), (1, PURE)]),
-        ({"original": "trainable"}, [(2, EXTRACTOR)]),
-        ({"method": "LoRA + DOP"}, [(1, BASE)]),
-        ({"method": "LoRA"}, []),
+        ({"original": "frozen base", "base_anchor": 1.0, "null_anchor": 1.0}, [(4, EXTRACTOR)], [(3, PURE)]),
+        ({"original": "frozen base"}, [(3, EXTRACTOR)], [(1, PURE)]),
+        ({"original": "frozen base", "background_anchor": 1.0}, [(3, EXTRACTOR)], [(1, PURE)]),
+        ({"original": "trainable, detached"}, [(2, EXTRACTOR), (1, PURE)], [(1, PURE)]),
+        ({"original": "trainable"}, [(2, EXTRACTOR)], [(2, PURE)]),
+        ({"method": "LoRA + DOP"}, [(1, BASE)], [(2, PURE)]),
+        ({"method": "merged stage"}, [(3, EXTRACTOR)], [(1, EXTRACTOR), (1, PURE)]),
+        ({"method": "LoRA"}, [], [(1, PURE)]),
     ],
 )
-def test_the_forwards_without_a_graph_are_as_few_as_can_be(monkeypatch, settings, forwards) -> None:
-    """The base's texts go with the extractor's; the LoRA of another model would need a forward of its own."""
+def test_a_step_has_as_few_forwards_as_can_be(monkeypatch, settings, frozen, learning) -> None:
+    """Texts of a model share one, and the base's go with them; the LoRA of another model would need one of its own."""
     job, adapted = stage_two("frozen base")
-    batch, seen, ask = batch_of(job), [], adapted.velocity
+    batch, seen, ask = batch_of(job), {True: [], False: []}, adapted.velocity
 
     def velocity(x_t: Tensor, t: Tensor, text, model: str | None, **options) -> Tensor:
-        if not torch.is_grad_enabled():
-            seen.append((len(t) // len(batch.t), model))
+        seen[torch.is_grad_enabled()].append((len(t) // len(batch.t), model))
         return ask(x_t, t, text, model, **options)
 
     monkeypatch.setattr(adapted, "velocity", velocity)
     pure_objective(PureSettings(**settings)).terms(adapted, batch)
-    assert seen == forwards
+    assert seen[False] == frozen and sorted(seen[True]) == learning
 
 
 def test_the_three_sources_of_v_original_give_three_gradients() -> None:
