@@ -94,19 +94,19 @@ ARMS: dict[str, Arm] = {
     "PureCC + DOP + null anchor": Arm({"base_anchor": 1.0, "null_anchor": 1.0}),
     # outside the concept the base is held; masks are found by the base, or given
     "LoRA + background": Arm({**_LORA, "background_anchor": 1.0}, masks=False),
-    "LoRA + background, masks": Arm({**_LORA, "background_anchor": 1.0}),
     "LoRA + background 3": Arm({**_LORA, "background_anchor": 3.0}, masks=False),
     "LoRA + background, null anchor": Arm({**_LORA, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False),
     "PureCC + background": Arm({"background_anchor": 1.0}, masks=False),
-    "PureCC + background, masks": Arm({"background_anchor": 1.0}),
+    "PureCC + background 3": Arm({"background_anchor": 3.0}, masks=False),
     "PureCC, eta 0.5 + background": Arm({"eta": 0.5, "background_anchor": 1.0}, masks=False),
+    "PureCC, eta 0.5 + background 3": Arm({"eta": 0.5, "background_anchor": 3.0}, masks=False),
+    "PureCC, eta 0.5 + background 3, masks": Arm({"eta": 0.5, "background_anchor": 3.0}),
     "PureCC, eta 0.5 + background, null anchor": Arm(
         {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False
     ),
-    "PureCC, eta 0.5 + background, anchors": Arm(
-        {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0, "base_anchor": 1.0}, masks=False
+    "PureCC, eta 0.5 + background 3, picture": Arm(
+        {"eta": 0.5, "background_anchor": 3.0}, masks=False, sampling_gate="picture"
     ),
-    "PureCC, masked": Arm({}, {"background_weight": 0.1}),
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
