@@ -120,9 +120,12 @@ def report(title: str, job: Job) -> str:
         rows.append(f"cos2(R_complete, R_tar) {s['squared_cosine']:.3f}, |R_complete| {s['representation']:.3f}")
     others = {"extractor_loss": "L_CC of the extractor", "prior_loss": "loss on class pictures"}
     others |= {"base_anchor": "distance from the base, base texts", "null_anchor": "null text"}
-    others["background_anchor"] = "around the concept"
     terms = [f"{words} {s[name]:.4f}" for name, words in others.items() if name in s]
     rows += [", ".join(terms)] if terms else []
+    if "concept_share" in s:
+        rows.append(
+            f"around the concept, which takes {s['concept_share']:.0%} of the pictures: distance from the base {s['background_anchor']:.4f}"
+        )
     if "end_scale" in s:
         rows.append(
             f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "

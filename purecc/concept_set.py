@@ -108,6 +108,11 @@ class ConceptSet:
         return torch.stack(found)
 
     @property
+    def concept_share(self) -> float:
+        """How much of the pictures is inside the masks, 0..1."""
+        return float(self._shares(list(range(len(self.examples))), ()).mean())
+
+    @property
     def masked(self) -> bool:
         """Whether there is a mask for each picture."""
         return len(self.masks) == len(self.examples)

@@ -288,6 +288,10 @@ class PureJob(Job):
         settings = self.settings
         return pure_objective(self.pure, mean_time(settings.shift, grid=settings.times == "diffusers grid"))
 
+    def summary(self) -> dict[str, float]:
+        anchored = {"concept_share": round(self.data.concept_share, 4)} if self.pure.background_anchor else {}
+        return super().summary() | anchored
+
     def frozen_embeddings(self) -> tuple[str, ...]:
         return () if self.pure.train_embeddings else (PURE,)
 

@@ -86,6 +86,7 @@ def test_given_masks_are_used_and_without_them_the_found_ones(tmp_path: Path) ->
     assert same(jobs[0].concept, jobs[1].concept)
     assert jobs[0].run.folder.name != jobs[1].run.folder.name != jobs[2].run.folder.name
     assert jobs[0].concept.summary["background_anchor"] > 0
+    assert jobs[2].concept.summary["concept_share"] == 1 / SIDE
     assert TRIGGER == jobs[0].concept.trigger
 
 
