@@ -104,12 +104,6 @@ def _inputs() -> list:
             tooltip="The same for the empty prompt, which guidance (cfg) multiplies. 0: none (the paper); 0.5 to 2.",
         ),
         io.Float.Input(
-            "background_anchor", default=pure.background_anchor, min=0.0, max=100.0, step=0.1,
-            tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction, with any method. "
-            "Where: outside the concept set's masks, or, without masks, where the base model itself sees nothing of the class "
-            "(a few seconds before the first step). 0: none (the paper). 0.5 to 3; a style has none.",
-        ),
-        io.Float.Input(
             "preservation_weight", default=pure.preservation_weight, min=0.0, max=100.0, step=0.1,
             tooltip="Weight of what the methods LoRA + prior preservation and LoRA + DOP add to L_CC. 1 is usual.",
         ),

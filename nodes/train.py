@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..purecc.concept import Concept
 from ..purecc.objective import ORIGINALS
-from ..purecc.settings import EMBEDDINGS, METHODS
+from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
 from ..purecc.stages import ExtractorJob, Job, PureJob
 from ..purecc.training import EXTRACTOR, PURE
 from .follow import Validation, follow, report
@@ -112,9 +112,15 @@ class PureLearning(io.ComfyNode):
                     "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
-                    "eta", default=1.0, min=0.0, max=20.0, step=0.1,
-                    tooltip="Weight of purity against likeness. 0 is a plain LoRA, 1 the paper's, 2 to 3 keep more of the base "
-                    "and learn slower. Used by PureCC and merged stage.",
+                    "eta", default=0.5, min=0.0, max=20.0, step=0.1,
+                    tooltip="Weight of purity against likeness. 0 is likeness alone, 0.5 costs next to none of it, 1 is the paper's, "
+                    "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
+                ),
+                io.Float.Input(
+                    "background_anchor", default=3.0, min=0.0, max=100.0, step=0.5,
+                    tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction. Where that is, "
+                    "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
+                    "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
@@ -140,11 +146,14 @@ class PureLearning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None,
-        settings: Advanced | None = None, **face,
+        cls, model, data: TrainingData, method, eta, background_anchor, fixed_lambda, original,
+        extractor: Concept | None = None, settings: Advanced | None = None, **face,
     ) -> io.NodeOutput:  # fmt: skip
         advanced = settings or Advanced()
-        pure = advanced.pure_settings(method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None)
+        pure = advanced.pure_settings(
+            method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
+            background_anchor=background_anchor if method in PURE_METHODS else 0.0,
+        )  # fmt: skip
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():

@@ -29,6 +29,7 @@ BUNDLED_CONCEPT = "example pink poodle.safetensors"  # in workflows/concepts
 TURNED = {
     **{f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.5, 1.0, 2.0, 4.0)},
     **{f"lambda {scale:g}": {"fixed_lambda": scale} for scale in (1.0, 3.0)},
+    "no anchor": {"background_anchor": 0.0},
 }
 
 
@@ -86,7 +87,7 @@ def make_part(part: str, layout: Layout, server: Server, kept: Path) -> None:
 
 
 def make_turned(layout: Layout, server: Server, folder: Path) -> None:
-    """Workflow 01 with eta, or a fixed lambda, turned; the same seeds, data and steps."""
+    """Workflow 01 with eta, a fixed lambda or the background anchor turned; the same seeds, data and steps."""
     whole = to_prompt_of(layout.project, "01", server)
     keep(_run(server, ancestors(whole, saving(whole, ("_original", "_plain_LoRA")))), folder / "reference")
     (node,) = (

@@ -49,7 +49,14 @@ def graph(seed: int, steps: int, pure_steps: int = 0) -> dict:
         "9": ("PreviewAny", "Report", {"source": ["4", 2] if pure_steps else ["3", 1]}),
     }  # fmt: skip
     if pure_steps:
-        own = {"method": "PureCC", "eta": 1.0, "fixed_lambda": 0.0, "original": "frozen base", "steps": pure_steps}
+        own = {
+            "method": "PureCC",
+            "eta": 1.0,
+            "background_anchor": 3.0,
+            "fixed_lambda": 0.0,
+            "original": "frozen base",
+            "steps": pure_steps,
+        }
         nodes["4"] = ("PureCCPureLearning", "Pure Learning", {**wires, "extractor": ["3", 0], **own, **common})
     return {n: {"class_type": t, "inputs": i, "_meta": {"title": title}} for n, (t, title, i) in nodes.items()}
 

@@ -21,6 +21,7 @@ FIGURES = WORKFLOWS / "figures"  # pictures of the README alone
 REFERENCES = WORKFLOWS / "pictures" / "pink poodle"
 BEGIN, END = "<!-- written by `python run.py pictures` -->", "<!-- end -->"
 _SHOWN = 2  # pictures of each kind in a row
+_DEFAULT = "eta 0.5"  # the shipped one
 _COLUMNS = [*["with [V]"] * _SHOWN, *["without"] * _SHOWN]
 
 
@@ -89,18 +90,19 @@ THUMBNAILS = {"01": whole_job, "02": loaded, "03": graph, "04": grid}
 
 
 def turned(kept: Path) -> None:
-    """The rows for eta and for lambda, and their figures into the README."""
+    """The rows for eta and the background anchor, those for lambda, and their figures into the README."""
     base = row(kept / "reference", "original")
     lora = row(kept / "reference", "plain_LoRA")
     of = {folder.name: row(folder, "PureCC") for folder in kept.iterdir() if folder.name != "reference"}
     etas = sorted((name for name in of if name.startswith("eta")), key=lambda name: float(name.split()[1]))
     scales = sorted((name for name in of if name.startswith("lambda")), key=lambda name: float(name.split()[1]))
-    labels = ["base\nmodel", *etas, "plain\nLoRA"]
-    save(draw_grid([base, *(of[name] for name in etas), lora], labels, _COLUMNS), FIGURES / "eta.jpg")
+    labels = ["base\nmodel", *etas, _DEFAULT + "\nno anchor", "plain\nLoRA"]
+    rows = [base, *(of[name] for name in (*etas, "no anchor")), lora]
+    save(draw_grid(rows, labels, _COLUMNS), FIGURES / "eta.jpg")
     labels = ["base\nmodel", "adaptive", *(name.replace(" ", "\n") for name in scales)]
-    rows = [base, of["eta 1"], *(of[name] for name in scales)]
+    rows = [base, of[_DEFAULT], *(of[name] for name in scales)]
     save(draw_grid(rows, labels, _COLUMNS), FIGURES / "lambda.jpg")
-    write_table(kept, [*etas, *scales])
+    write_table(kept, [*etas, "no anchor", *scales])
 
 
 def write_table(kept: Path, names: list[str]) -> None:
@@ -108,15 +110,15 @@ def write_table(kept: Path, names: list[str]) -> None:
     originals = {part: tensor(load(kept / "reference", f"{part}_original")) for part in ("with", "without")}
     references = read_folder(REFERENCES)
     arms = [(name, kept / name, "PureCC") for name in names] + [("plain LoRA", kept / "reference", "plain_LoRA")]
-    lines = ["| | likeness in colour | change without [V] |", "|---|---|---|"]
+    lines = ["| | likeness in colour | change with [V] | change without [V] |", "|---|---|---|---|"]
     for name, folder, arm in arms:
         likeness = colour_fidelity(
             tensor(load(folder, f"with_{arm}")), originals["with"], [p.pixels for p in references],
             [p.mask for p in references],
         )  # fmt: skip
-        change = pixel_drift(originals["without"], tensor(load(folder, f"without_{arm}")))
+        with_, without = (pixel_drift(originals[p], tensor(load(folder, f"{p}_{arm}"))) for p in ("with", "without"))
         shown = "cannot be told" if likeness is None else f"{likeness:.2f}"
-        lines.append(f"| {name} | {shown} | {change:.1f} |")
+        lines.append(f"| {name} | {shown} | {with_:.1f} | {without:.1f} |")
     readme = PROJECT / "README.md"
     text = readme.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN)
