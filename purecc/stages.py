@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .adaln_table import WINDOW, ModulationTable, Rows
-from .batches import LatentScaling, drawn
+from .adaln_rows import tabulate
+from .batches import LatentScaling
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
-from .concept_set import NULL, ConceptSet
+from .concept_set import ConceptSet
 from .early_stop import EarlyStop
 from .flow import mean_time
 from .found_masks import with_found_masks
@@ -39,7 +39,6 @@ _FIGURES = (
 )  # fmt: skip
 
 FORMAT = 1  # raised by hand when a change of the arithmetic makes older finished runs other runs
-_TEXTS = ("complete", "base", "target")  # of an example
 
 
 class Job:
@@ -77,7 +76,7 @@ class Job:
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
-            tabulate(network, data, settings, scaling)
+            tabulate(network, data, settings)
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
@@ -300,19 +299,3 @@ class PureJob(Job):
             return None
         root = self.run.folder.parent
         return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root, self.drawing)
-
-
-def tabulate(
-    network: AdaptedNetwork, data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, window: int = WINDOW
-) -> ModulationTable:
-    """adaLN's outputs for the steps to come, by the texts of their batches."""
-
-    def rows_of(number: int) -> dict[str, Rows]:
-        draw = drawn(data, settings, number)
-        texts = {which: draw.texts(which) for which in _TEXTS}
-        texts |= {which: [text] * len(draw.t) for which, text in (("null", NULL), ("class_word", data.class_word))}
-        return {
-            which: (draw.t, torch.stack([data.encoded[text].pooled for text in own])) for which, own in texts.items()
-        }
-
-    return ModulationTable(network.transformer, rows_of, settings.steps * settings.accumulate, window)

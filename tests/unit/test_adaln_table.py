@@ -9,12 +9,13 @@ import pytest
 import torch
 from tiny import SCALING, SETTINGS, concept_set, extractor, losses, network, same, text, transformer
 
+from purecc.adaln_rows import tabulate
 from purecc.adaln_table import ModulationTable, is_modulation
 from purecc.batches import draw_batch
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
 from purecc.settings import PureSettings
-from purecc.stages import ExtractorJob, Job, PureJob, tabulate
+from purecc.stages import ExtractorJob, Job, PureJob
 
 
 def job(root: Path, tabulated: bool, stage: str, **changed) -> Job:
@@ -53,7 +54,7 @@ def test_the_pockets_velocity_is_the_same_bit_for_bit_foreseen_and_not() -> None
 
 def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
     adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=7)
-    table = tabulate(adapted, data, settings, SCALING, window=3)
+    table = tabulate(adapted, data, settings, window=3)
     ahead = []
     for number in range(1, 8):
         batch = draw_batch(data, settings, SCALING, number, "cpu")
