@@ -104,6 +104,10 @@ ARMS: dict[str, Arm] = {
     "PureCC, eta 0.5 + background, null anchor": Arm(
         {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False
     ),
+    "PureCC, eta 0.25 + background 3": Arm({"eta": 0.25, "background_anchor": 3.0}, masks=False),
+    "PureCC, eta 0.25 + background 3, picture": Arm(
+        {"eta": 0.25, "background_anchor": 3.0}, masks=False, sampling_gate="picture"
+    ),
     "PureCC, eta 0.5 + background 3, picture": Arm(
         {"eta": 0.5, "background_anchor": 3.0}, masks=False, sampling_gate="picture"
     ),
