@@ -112,8 +112,8 @@ class PureLearning(io.ComfyNode):
                     "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
-                    "eta", default=0.5, min=0.0, max=20.0, step=0.1,
-                    tooltip="Weight of purity against likeness. 0 is likeness alone, 0.5 costs next to none of it, 1 is the paper's, "
+                    "eta", default=0.25, min=0.0, max=20.0, step=0.05,
+                    tooltip="Weight of purity against likeness. 0 is likeness alone, 0.25 costs little of it, 1 is the paper's, "
                     "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(

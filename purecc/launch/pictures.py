@@ -27,7 +27,7 @@ BUNDLED_CONCEPT = "example pink poodle.safetensors"  # in workflows/concepts
 
 #: folder -> what differs from workflow 01's Pure Learning node
 TURNED = {
-    **{f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.5, 1.0, 2.0, 4.0)},
+    **{f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.25, 0.5, 1.0, 2.0)},
     **{f"lambda {scale:g}": {"fixed_lambda": scale} for scale in (1.0, 3.0)},
     "no anchor": {"background_anchor": 0.0},
 }

@@ -24,7 +24,7 @@ STEPS = 100  # of each stage
 _WORDS = {"trigger": "[V]", "class_word": "dog", "kind": "instance", "captions": "", "resolution": 128, "tokens": 1}
 _COMMON = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
 _WIRES = {"model": ["1", 0], "data": ["2", 0]}
-_PURE = {"method": "PureCC", "eta": 0.5, "background_anchor": 3.0, "fixed_lambda": 0.0, "original": "frozen base"}
+_PURE = {"method": "PureCC", "eta": 0.25, "background_anchor": 3.0, "fixed_lambda": 0.0, "original": "frozen base"}
 INPUTS = {  # of the nodes that are trained with, and what their pictures show
     "PureCCPocketModel": {},
     "PureCCConceptSet": {"clip": ["1", 1], "vae": ["1", 2], "folder": "example: pink poodle", **_WORDS},

@@ -21,7 +21,7 @@ FIGURES = WORKFLOWS / "figures"  # pictures of the README alone
 REFERENCES = WORKFLOWS / "pictures" / "pink poodle"
 BEGIN, END = "<!-- written by `python run.py pictures` -->", "<!-- end -->"
 _SHOWN = 2  # pictures of each kind in a row
-_DEFAULT = "eta 0.5"  # the shipped one
+_DEFAULT = "eta 0.25"  # the shipped one
 _COLUMNS = [*["with [V]"] * _SHOWN, *["without"] * _SHOWN]
 
 
