@@ -123,4 +123,5 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", "PureCC, picture")
+SHIPPED = "PureCC, eta 0.25 + background 3, picture"  # the pack's defaults
+QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)

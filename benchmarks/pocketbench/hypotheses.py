@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .arms import SHIPPED
 from .case import Case
 from .statistics import Differences, Interval, holm, interval, p_above
 from .summary import at_fidelity, drifts, fidelities, summarise
@@ -17,7 +18,7 @@ FEWEST = 5  # concepts for an interval
 MARGIN = 0.05  # of fidelity: the reasons stand in PROTOCOL.md
 MATCHED = 0.9  # of plain LoRA's fidelity, concept by concept: where curves are compared
 REACHED = 0.8  # of the concepts must reach it in both arms, or nothing is decided
-CANDIDATE = "PureCC, picture"  # what the pack ships as its default
+CANDIDATE = SHIPPED
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from purecc.files import write_atomically
 
-from .arms import ARMS
+from .arms import ARMS, SHIPPED
 from .case import Case
 from .hypotheses import FEWEST, MATCHED, Cases, differences, goals
 from .statistics import Differences, interval, mean_of
@@ -32,9 +32,9 @@ _CURVES = [
     "LoRA + DOP",
     "PureCC, paper",
     "PureCC",
-    "PureCC, conditioning",
     "PureCC + DOP + null anchor",
-    "PureCC, picture",
+    "LoRA + background 3",
+    SHIPPED.removesuffix(", picture"),
 ]
 
 

@@ -20,6 +20,7 @@ from purecc.grid import draw_grid
 from purecc.pocket import specification as spec
 
 from .along import SHOWN, STEPS, TIME, AlongTraining
+from .arms import SHIPPED
 from .case import Bench
 from .concepts import TRIGGER, BenchConcept, concept, prompts
 
@@ -28,7 +29,7 @@ _SIDE = spec.RESOLUTION
 
 #: sheet -> arms, a row each; those that have left no pictures are left out
 SHEETS = {
-    "methods": ("LoRA", "LoRA + prior preservation", "LoRA + DOP", "PureCC, paper", "PureCC", "PureCC, picture"),
+    "methods": ("LoRA", "LoRA + prior preservation", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED),
     "parts and settings": (
         "PureCC, eta 0", "merged stage", "PureCC, lambda 0", "PureCC, lambda 1", "PureCC, lambda 3", "PureCC, lambda 5",
         "PureCC", "PureCC, eta 0.5", "PureCC, eta 1.5", "PureCC, eta 2", "PureCC, in-context",

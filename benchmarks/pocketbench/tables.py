@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .arms import SHIPPED
 from .case import Case
 from .hypotheses import Cases, family
 from .summary import select, summarise
@@ -57,7 +58,7 @@ TABLES: dict[str, tuple[dict[str, tuple[str, ...]], dict[str, str]]] = {
             "not in the paper: DOP": "LoRA + DOP",
             "PureCC": "PureCC, paper",
             "this pack: frozen base": "PureCC",
-            "this pack: frozen base, gate": "PureCC, picture",
+            "this pack, as shipped": SHIPPED,
         },
     ),
     "Shaped as the paper's table 2: what each part does": (
@@ -82,6 +83,7 @@ TABLES: dict[str, tuple[dict[str, tuple[str, ...]], dict[str, str]]] = {
     "Shaped as the paper's table 6: eta": (
         _SHORT,
         {
+            "not in the paper: eta 0": "PureCC, eta 0",
             "eta 0.5": "PureCC, eta 0.5",
             "eta 1": "PureCC",
             "eta 1.5": "PureCC, eta 1.5",

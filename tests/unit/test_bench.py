@@ -157,7 +157,7 @@ def test_arms_are_valid_and_quick_ones_exist() -> None:
     seen = set()
     for name, arm in ARMS.items():
         settings = arm.train_settings(0)
-        key = repr((arm.pure_settings, settings, arm.extractor_settings(0), arm.tokens, arm.sampling_gate))
+        key = repr((arm.pure_settings, settings, arm.extractor_settings(0), arm.tokens, arm.masks, arm.sampling_gate))
         assert key not in seen, f"{name} is another arm again"
         seen.add(key)
 

@@ -12,7 +12,7 @@ from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS
 from benchmarks.pocketbench.case import Case
-from benchmarks.pocketbench.hypotheses import HYPOTHESES, MARGIN, TEST_ARMS, family
+from benchmarks.pocketbench.hypotheses import CANDIDATE, HYPOTHESES, MARGIN, TEST_ARMS, family
 from benchmarks.pocketbench.summary import at_fidelity, summarise
 
 
@@ -75,17 +75,17 @@ def test_tables_name_arms_that_exist() -> None:
 
 
 def test_the_family_tells_what_holds() -> None:
-    gate, lora = many_cases("PureCC, picture", 0.79, 0), many_cases("LoRA", 0.8, 20)
-    cases = {"LoRA": lora, "PureCC, picture": gate, "PureCC, paper": many_cases("PureCC, paper", 0.7, 22)}
+    gate, lora = many_cases(CANDIDATE, 0.79, 0), many_cases("LoRA", 0.8, 20)
+    cases = {"LoRA": lora, CANDIDATE: gate, "PureCC, paper": many_cases("PureCC, paper", 0.7, 22)}
     verdicts = {o.hypothesis.key: (o, holds) for o, holds in family(cases)}
     assert verdicts["H1"][1] and verdicts["H2"][1]  # a hundredth below; no drift
     assert verdicts["H6"][1] is False and verdicts["H6"][0].gain.mean == pytest.approx(-2)
     assert verdicts["H5"][1] is None and verdicts["H5"][0].concepts == 0  # that arm was not run
     for figure in ("H1", "H2"):
         assert f"| {figure}: " in tables.family_table(cases)
-    worse = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.74, 0)}
+    worse = {**cases, CANDIDATE: many_cases(CANDIDATE, 0.74, 0)}
     assert {o.hypothesis.key: holds for o, holds in family(worse)}["H1"] is False  # 0.06 is beyond the margin
-    halved = {**cases, "PureCC, picture": many_cases("PureCC, picture", 0.8, 10)}  # less than LoRA's, more than a fifth
+    halved = {**cases, CANDIDATE: many_cases(CANDIDATE, 0.8, 10)}  # less than LoRA's, more than a fifth
     assert {o.hypothesis.key: holds for o, holds in family(halved)}["H2"] is False
     few = {arm: [c for c in of_arm if c.concept < "c4"] for arm, of_arm in cases.items()}
     assert all(holds is None for _, holds in family(few))

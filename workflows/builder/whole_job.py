@@ -153,7 +153,14 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
         "PureCCTrainExtractor", 460, 60, 400, 620, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
-    settings = (0.25, 3.0, 0.0, "frozen base", *plan.training, 0)  # eta, background anchor, fixed lambda, original; seed
+    settings = (
+        0.25,
+        3.0,
+        0.0,
+        "frozen base",
+        *plan.training,
+        0,
+    )  # eta, background anchor, fixed lambda, original; seed
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
