@@ -95,6 +95,7 @@ ARMS: dict[str, Arm] = {
     # outside the concept the base is held; masks are found by the base, or given
     "LoRA + background": Arm({**_LORA, "background_anchor": 1.0}, masks=False),
     "LoRA + background 3": Arm({**_LORA, "background_anchor": 3.0}, masks=False),
+    "LoRA + background 3, masks": Arm({**_LORA, "background_anchor": 3.0}),
     "LoRA + background, null anchor": Arm({**_LORA, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False),
     "PureCC + background": Arm({"background_anchor": 1.0}, masks=False),
     "PureCC + background 3": Arm({"background_anchor": 3.0}, masks=False),
