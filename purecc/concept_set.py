@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .prompts import Kind, Placeholder, Texts, class_text, texts_of
@@ -95,8 +95,8 @@ class ConceptSet:
         return torch.stack(found)
 
     def outside_weights(self, indices: list[int], flipped: Sequence[bool] = ()) -> Tensor:
-        """[batch, 1, height, width] as `loss_weights`, the other way round: 0 inside the masks; 0 all over where all is inside."""
-        outside = 1 - self._shares(indices, flipped)
+        """[batch, 1, height, width] as `loss_weights`, the other way round: 0 on the masks and their rims; 0 all over where all is inside."""
+        outside = 1 - _with_rim(self._shares(indices, flipped))
         return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
 
     def _shares(self, indices: list[int], flipped: Sequence[bool]) -> Tensor:
@@ -109,8 +109,9 @@ class ConceptSet:
 
     @property
     def concept_share(self) -> float:
-        """How much of the pictures is inside the masks, 0..1."""
-        return float(self._shares(list(range(len(self.examples))), ()).mean())
+        """How much of the pictures is on the masks and their rims, 0..1."""
+        every = range(len(self.examples))  # one by one: they may be of several sizes
+        return sum(float(_with_rim(self._shares([i], ())).mean()) for i in every) / len(every)
 
     @property
     def masked(self) -> bool:
@@ -142,6 +143,15 @@ class ConceptSet:
             for tensor in (encoded.rows, encoded.pooled, encoded.marks):
                 digest.update(_bytes(tensor))
         return digest.hexdigest()[:16]
+
+
+def _with_rim(share: Tensor) -> Tensor:
+    """1 on all that a mask touches and around it as far as a sixteenth of the picture, [batch, 1, height, width].
+
+    A thing's outline is its own: what is held too close to it costs likeness.
+    """
+    reach = min(share.shape[-2:]) // 16
+    return max_pool2d((share > 0).float(), 2 * reach + 1, 1, reach)
 
 
 def _bytes(tensor: Tensor) -> bytes:

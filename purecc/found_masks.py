@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d
 
 from .batches import LatentScaling
 from .concept_set import ConceptSet
@@ -20,7 +20,7 @@ _SEED = 20_262
 
 
 def with_found_masks(network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, together: int) -> ConceptSet:
-    """`data` with a mask for each picture on its latent's grid: 1 on the thing and its rim, 0 elsewhere.
+    """`data` with a mask for each picture on its latent's grid: 1 on the thing, 0 elsewhere.
 
     together: samples in a forward, of which each picture needs 16; the masks do not depend on it.
 
@@ -35,10 +35,7 @@ def with_found_masks(network: AdaptedNetwork, data: ConceptSet, scaling: LatentS
 def _mask(energy: Tensor) -> Tensor:
     reach = min(energy.shape) // 16
     smooth = avg_pool2d(energy[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
-    inside = (smooth > otsu_threshold(smooth)).float()
-    return max_pool2d(inside[None], 2 * reach + 1, 1, reach)[
-        0
-    ]  # the rim is the thing's: an anchor would hold its outline
+    return (smooth > otsu_threshold(smooth)).float()
 
 
 @torch.no_grad()

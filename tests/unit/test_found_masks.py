@@ -24,25 +24,38 @@ def bench() -> Bench:
     return Bench(Path("unused"))
 
 
-def inside(data) -> torch.Tensor:
-    return data._shares(range(len(data.examples)), ()) > 0.5
+def inside(data, rim: bool) -> torch.Tensor:
+    """On the masks; with `rim` all that is not anchored. [pictures, 1, height, width]"""
+    every = list(range(len(data.examples)))
+    return data.outside_weights(every) == 0 if rim else data.loss_weights(every, 0.0) > 0
 
 
 @pytest.mark.parametrize("name", ["poodle", "palm-tree", "racing-car"])
 def test_the_base_finds_the_thing_in_pictures_that_it_has_never_seen(name: str) -> None:
     """Drawings of an artist that it was not trained on: the found masks cover them, and leave most of the picture."""
     data = bench().concept_set(concept(name), 1)
-    found = inside(with_found_masks(bench().network(), replace(data, masks=()), bench().scaling, 4))
-    given = inside(data)
-    for mine, true in zip(found, given, strict=True):
+    found = with_found_masks(bench().network(), replace(data, masks=()), bench().scaling, 4)
+    for mine, true in zip(inside(found, rim=True), inside(data, rim=False), strict=True):
         assert (mine & true).sum() > 0.9 * true.sum()
         assert true.float().mean() < mine.float().mean() < 0.6
+    assert 0.2 < found.concept_share < 0.5
 
 
 def test_the_masks_do_not_depend_on_how_many_samples_share_a_forward() -> None:
     one, three = (with_found_masks(network(), concept_set(), SCALING, together) for together in (1, 3))
     assert one.masked and one.masks[0].shape == (SIDE, SIDE)
     assert all(torch.equal(a, b) for a, b in zip(one.masks, three.masks, strict=True))
+
+
+def test_the_rim_of_a_mask_is_not_anchored() -> None:
+    """A sixteenth of the picture around all that a mask touches: one latent pixel of 16."""
+    mask = torch.zeros(128, 128)
+    mask[36:60, 64:72] = 1  # touches rows 4 to 7 and column 8 of the 16 x 16 latents
+    data = bench().concept_set(concept("poodle"), 1)
+    outside = replace(data, masks=(mask,) * 5).outside_weights([0])[0, 0]
+    expected = torch.ones(16, 16)
+    expected[3:9, 7:10] = 0
+    torch.testing.assert_close(outside, expected / expected.mean())
 
 
 def test_a_style_has_no_surroundings() -> None:
