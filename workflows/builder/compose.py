@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from purecc.evaluation import colour_fidelity, pixel_drift
 from purecc.grid import PAPER, draw_grid
-from purecc.launch.pictures import weights_digest
+from purecc.launch.pictures import TURNED, weights_digest
 from purecc.pictures import read_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -93,7 +93,7 @@ def turned(kept: Path) -> None:
     """The rows for eta and the background anchor, those for lambda, and their figures into the README."""
     base = row(kept / "reference", "original")
     lora = row(kept / "reference", "plain_LoRA")
-    of = {folder.name: row(folder, "PureCC") for folder in kept.iterdir() if folder.name != "reference"}
+    of = {name: row(kept / name, "PureCC") for name in TURNED}
     etas = sorted((name for name in of if name.startswith("eta")), key=lambda name: float(name.split()[1]))
     scales = sorted((name for name in of if name.startswith("lambda")), key=lambda name: float(name.split()[1]))
     labels = ["base\nmodel", *etas, _DEFAULT + "\nno anchor", "plain\nLoRA"]
