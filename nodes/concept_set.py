@@ -98,7 +98,8 @@ class ConceptSetNode(io.ComfyNode):
                 io.Mask.Input(
                     "masks",
                     optional=True,
-                    tooltip="One for each picture: 1 on the concept, 0 elsewhere. Compare measures with them.",
+                    tooltip="One for each picture: 1 on the concept, 0 elsewhere. Compare measures with them, and Pure Learning leaves "
+                    "what is outside to the base model; without them it looks for the concept itself.",
                 ),
                 # new widgets go last, and may be missing: workflows keep widget values by their place
                 io.Combo.Input(

@@ -16,6 +16,8 @@ from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, Training
 
 convert, session, training = when_needed("convert"), when_needed("session"), when_needed("training")
 
+ETA, BACKGROUND_ANCHOR = 0.25, 3.0  # chosen by PocketBench, see benchmarks/README.md
+
 
 def common_inputs(steps: int, embeddings: bool) -> list:
     """The inputs that both stages share; `embeddings`: this stage makes them."""
@@ -112,15 +114,9 @@ class PureLearning(io.ComfyNode):
                     "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
-                    "eta", default=0.25, min=0.0, max=20.0, step=0.05,
+                    "eta", default=ETA, min=0.0, max=20.0, step=0.05,
                     tooltip="Weight of purity against likeness. 0 is likeness alone, 0.25 costs little of it, 1 is the paper's, "
                     "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
-                ),
-                io.Float.Input(
-                    "background_anchor", default=3.0, min=0.0, max=100.0, step=0.5,
-                    tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction. Where that is, "
-                    "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
-                    "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
@@ -133,6 +129,13 @@ class PureLearning(io.ComfyNode):
                     "the paper's equation 9, the model that is learning.",
                 ),
                 *common_inputs(400, embeddings=False),
+                # new widgets go last, and may be missing: workflows keep widget values by their place
+                io.Float.Input(
+                    "background_anchor", default=BACKGROUND_ANCHOR, min=0.0, max=100.0, step=0.5, optional=True,
+                    tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction. Where that is, "
+                    "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
+                    "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
+                ),
             ],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
@@ -146,8 +149,8 @@ class PureLearning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, data: TrainingData, method, eta, background_anchor, fixed_lambda, original,
-        extractor: Concept | None = None, settings: Advanced | None = None, **face,
+        cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None,
+        settings: Advanced | None = None, background_anchor=BACKGROUND_ANCHOR, **face,
     ) -> io.NodeOutput:  # fmt: skip
         advanced = settings or Advanced()
         pure = advanced.pure_settings(

@@ -40,9 +40,8 @@ NODES = {
         "PureCCPureLearning", 920, 0, 420, 620,
         [("model", "MODEL"), ("data", DATA), ("extractor", CONCEPT), ("settings", SETTINGS)],
         [("concept", CONCEPT), ("validation", "IMAGE"), ("report", "STRING")],
-        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", 0.25),
-         ("background_anchor", "FLOAT", 3.0), ("fixed_lambda", "FLOAT", 0.0),
-         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0)],
+        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", 0.25), ("fixed_lambda", "FLOAT", 0.0),
+         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0), ("background_anchor", "FLOAT", 3.0)],
     ),
 }  # fmt: skip
 

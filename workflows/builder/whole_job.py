@@ -155,12 +155,12 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
     settings = (
         0.25,
-        3.0,
         0.0,
         "frozen base",
         *plan.training,
         0,
-    )  # eta, background anchor, fixed lambda, original; seed
+        3.0,
+    )  # eta, fixed lambda, original; seed; background anchor
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
