@@ -80,7 +80,8 @@ def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
     progress = session.Progress(node_id, total)
     if job.concept is not None:
         progress.step(total, "This very run was finished before: taken from disk.")
-    job.drawing = lambda done, of: _drawing(node_id, done, of)
+    job.drawing = lambda done, of: _before(node_id, "The base model draws pictures of the class", done, of)
+    job.looking = lambda done, of: _before(node_id, "The base model looks for the concept in the pictures", done, of)
     every = validation.every or max(1, total // _PREVIEWS)
     # closing: a cancel writes the checkpoint now, not when the traceback is let go
     with LiveChart(node_id, job) as chart, closing(iter(job)) as records:
@@ -93,9 +94,9 @@ def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
         progress.step(total, reason(job.concept.summary, job.settings))
 
 
-def _drawing(node_id: str, done: int, total: int) -> None:
-    """Progress of the class pictures, before the first step."""
-    session.Progress(node_id, total).step(done, f"The base model draws pictures of the class: {done} / {total}")
+def _before(node_id: str, what: str, done: int, total: int) -> None:
+    """Progress before the first step."""
+    session.Progress(node_id, total).step(done, f"{what}: {done} / {total}")
     session.check_interrupted()
 
 

@@ -97,7 +97,7 @@ def _inputs() -> list:
         io.Float.Input(
             "base_anchor", default=pure.base_anchor, min=0.0, max=100.0, step=0.1,
             tooltip="Weight of a loss that holds the captions without the trigger at the base model's prediction (DOP), with any "
-            "method. 0: none (the paper). 0.5 to 2 keep other prompts and learn slower; one more forward a step.",
+            "method. 0: none (the paper). 0.5 to 2 keep other prompts and learn slower; another text to learn by in each step.",
         ),
         io.Float.Input(
             "null_anchor", default=pure.null_anchor, min=0.0, max=100.0, step=0.1,
@@ -127,7 +127,7 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "background_weight", default=train.background_weight, min=0.0, max=1.0, step=0.05,
-            tooltip="Weight of the losses outside the concept set's masks. 1: masks are not used. 0.1 to 0.5 learn less of the "
+            tooltip="Weight of the losses outside the concept set's masks. 1: alike everywhere. 0.1 to 0.5 learn less of the "
             "background; needs a mask for each picture.",
         ),
         io.Combo.Input(

@@ -13,6 +13,8 @@ from .prompts import Kind, Placeholder, Texts, class_text, texts_of
 from .templates import texts_of_template
 
 NULL = ""
+_TOUCHED = 0.05  # share of a latent pixel that a mask must cover: mattes have a little grey everywhere
+_LEAST_OUTSIDE = 0.1  # of the picture: where less is left, it is not weighed up to a whole picture's worth
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class ConceptSet:
     def outside_weights(self, indices: list[int], flipped: Sequence[bool] = ()) -> Tensor:
         """[batch, 1, height, width] as `loss_weights`, the other way round: 0 on the masks and their rims; 0 all over where all is inside."""
         outside = 1 - _with_rim(self._shares(indices, flipped))
-        return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(1e-6)
+        return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
     def _shares(self, indices: list[int], flipped: Sequence[bool]) -> Tensor:
         """How much of each latent's pixel is inside its mask, [batch, 1, height, width]."""
@@ -151,7 +153,7 @@ def _with_rim(share: Tensor) -> Tensor:
     A thing's outline is its own: what is held too close to it costs likeness.
     """
     reach = min(share.shape[-2:]) // 16
-    return max_pool2d((share > 0).float(), 2 * reach + 1, 1, reach)
+    return max_pool2d((share > _TOUCHED).float(), 2 * reach + 1, 1, reach)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -4,6 +4,7 @@ The base reads a noised reference twice, with the class's text and with none. Wh
 the text has something to say: there is the thing.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -19,16 +20,23 @@ _TIMES = torch.linspace(0.3, 0.8, 8)  # below, the picture is there without word
 _SEED = 20_262
 
 
-def with_found_masks(network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, together: int) -> ConceptSet:
+def with_found_masks(
+    network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, together: int,
+    looking: Callable[[int, int], None] = lambda done, total: None,
+) -> ConceptSet:  # fmt: skip
     """`data` with a mask for each picture on its latent's grid: 1 on the thing, 0 elsewhere.
 
-    together: samples in a forward, of which each picture needs 16; the masks do not depend on it.
+    together: samples in a forward, of which each picture needs 16; the masks do not depend on it. `looking(done, total)` is
+    called before each picture; what it raises ends the search.
 
     Raises ValueError for a style, which is all over the picture.
     """
     if data.class_text is None:
         raise ValueError("A style is all over its pictures; there is no mask to find.")
-    masks = (_mask(_energy(network, data, i, scaling, together)) for i in range(len(data.examples)))
+    masks = []
+    for i in range(len(data.examples)):
+        looking(i, len(data.examples))
+        masks.append(_mask(_energy(network, data, i, scaling, together)))
     return replace(data, masks=tuple(masks))
 
 

@@ -86,7 +86,7 @@ def estimate(
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
     batch, graphs = settings.batch_size, _graphs(pure)
-    frozen = _frozen(transformer, inputs, settings, batch * (4 if pure else 1), dtype.itemsize)
+    frozen = _frozen(transformer, inputs, settings, batch * _texts(pure), dtype.itemsize)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -221,6 +221,14 @@ def _graphs(pure: PureSettings | None) -> int:
     base = pure.base_anchor > 0 or pure.method == "LoRA + DOP" or (pure.is_pure and pure.original == "trainable")
     own = pure.method in ("merged stage", "LoRA + prior preservation")
     return 1 + base + (pure.null_anchor > 0) + own
+
+
+def _texts(pure: PureSettings | None) -> int:
+    """Texts that a step's terms read at the concept's x_t."""
+    if pure is None:
+        return 1
+    terms = pure_objective(pure).of
+    return sum(len(set().union(*asked)) for asked in ((t.frozen for t in terms), (t.learning for t in terms)))
 
 
 def _together(pure: PureSettings | None) -> int:

@@ -53,7 +53,7 @@ class TrainSettings:
     accumulate: int = 1  # forwards a step, of batch_size each
     checkpointing: bool = False  # compute activations again in the backward pass: less memory, a third more time
     modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
-    background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: masks are not used
+    background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: alike everywhere
     token_embeddings: bool = False  # the trigger's input embeddings in the CLIPs learn too, see `token_embeddings`
     stop_patience: int = 0  # evaluations without gain that end a run, see `early_stop`; 0: all steps are done
     stop_every: int = 25  # steps between two evaluations

@@ -38,7 +38,9 @@ _FIGURES = (
     "null_anchor", "background_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
-FORMAT = 1  # raised by hand when a change of the arithmetic makes older finished runs other runs
+FORMAT = (
+    1  # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
+)
 
 
 class Job:
@@ -73,6 +75,7 @@ class Job:
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
         self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while class pictures are drawn
+        self.looking: Callable[[int, int], None] = lambda done, total: None  # and while the concept is looked for
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
@@ -267,13 +270,18 @@ class PureJob(Job):
             raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
         if data.class_text is None:  # a style is all over the picture
             pure = replace(pure, background_anchor=0.0)
+        if pure.background_anchor and data.masks and not data.masked:
+            raise ValueError(
+                f"There are {len(data.masks)} masks for {len(data.examples)} pictures. Give a mask for each, or none: then the base "
+                "model looks for the concept. Or set background_anchor to 0."
+            )
         self.pure, self.extractor = pure, extractor
         of_extractor = extractor.uid if extractor else None
         super().__init__(network, data, settings, scaling, root, base, **self.pure.used(), extractor=of_extractor)
 
     def prepare(self) -> None:
         if self.pure.background_anchor and not self.data.masked:
-            self.data = with_found_masks(self.network, self.data, self.scaling, self.settings.batch_size)
+            self.data = with_found_masks(self.network, self.data, self.scaling, self.settings.batch_size, self.looking)
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()

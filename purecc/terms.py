@@ -39,7 +39,10 @@ class Velocities:
         return self._found(self._frozen, asked)
 
     def learning(self, *asked: Asked) -> list[Tensor]:
-        """In the graph of the models' parameters."""
+        """In the graph of the models' parameters. With checkpointing each has its forward: a block computed again is smaller."""
+        if self.network.transformer.gradient_checkpointing:
+            for one in asked:
+                self._found(self._learning, (one,))
         return self._found(self._learning, asked)
 
     def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:
@@ -190,6 +193,8 @@ class BackgroundTerm:
 
     def __call__(self, velocities: Velocities) -> Terms:
         (v_base,), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        if velocities.batch.outside is None:
+            raise ValueError("The background anchor needs a mask for each picture; see found_masks.")
         loss = eq.anchor_loss(v_complete, v_base, velocities.batch.outside).mean()
         return Terms(self.weight * loss, {"background_anchor": loss})
 

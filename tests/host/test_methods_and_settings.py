@@ -11,6 +11,7 @@ import pytest
 from graph import Prompt
 from safetensors import safe_open
 
+from benchmarks.pocketbench.arms import ARMS, SHIPPED
 from purecc.launch.client import HostError
 from purecc.launch.server import Server
 from purecc.settings import METHODS
@@ -58,6 +59,19 @@ def test_the_nodes_defaults_are_the_packs(server: Server) -> None:
     inputs = server.client.object_info()["PureCCSettings"]["input"]["required"]
     assert {name: options["default"] for name, (_, options) in inputs.items()} == DEFAULTS
     assert all(len(options["tooltip"]) > 20 for _, options in inputs.values())
+
+
+def test_pure_learnings_defaults_are_those_that_pocketbench_calls_shipped(server: Server) -> None:
+    inputs = server.client.object_info()["PureCCPureLearning"]["input"]
+    shown = {
+        name: options["default"]
+        for name, (_, options) in (inputs["required"] | inputs["optional"]).items()
+        if "default" in options
+    }
+    arm = ARMS[SHIPPED].pure_settings
+    assert {name: shown[name] for name in ("method", "eta", "background_anchor", "original")} == {
+        "method": arm.method, "eta": arm.eta, "background_anchor": arm.background_anchor, "original": arm.original,
+    }  # fmt: skip
 
 
 def test_at_its_defaults_it_changes_no_run(server: Server) -> None:

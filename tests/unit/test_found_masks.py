@@ -58,6 +58,42 @@ def test_the_rim_of_a_mask_is_not_anchored() -> None:
     torch.testing.assert_close(outside, expected / expected.mean())
 
 
+def test_a_mirrored_picture_has_a_mirrored_mask() -> None:
+    mask = torch.zeros(SIDE, SIDE)
+    mask[1, 0:3] = 1
+    data = replace(concept_set(), masks=(mask, torch.ones(SIDE, SIDE)))
+    one, other = data.outside_weights([0, 0], [False, True])
+    assert torch.equal(one.flip(-1), other) and not torch.equal(one, other)
+
+
+def test_a_mattes_grey_is_not_the_concept_and_little_surroundings_weigh_little() -> None:
+    matte = torch.full((SIDE, SIDE), 1 / 255)
+    matte[2, 3] = 1
+    data = replace(concept_set(), masks=(matte, torch.ones(SIDE, SIDE).tril(SIDE - 2)))  # all but one corner
+    assert data.concept_share == pytest.approx((1 / 64 + 63 / 64) / 2)
+    assert float(data.outside_weights([1]).max()) == pytest.approx(10)  # not 64
+
+
+def test_masks_for_some_pictures_alone_are_refused() -> None:
+    data = replace(concept_set(), masks=(torch.eye(SIDE),))
+    with pytest.raises(ValueError, match="1 masks for 2 pictures. Give a mask for each, or none"):
+        pure_job(Path("unused"), ANCHORED, data=data)
+    pure_job(Path("unused"), PureSettings("LoRA"), data=data)  # nothing reads them
+
+
+def test_looking_for_the_concept_can_be_cancelled() -> None:
+    asked = []
+
+    def looking(done: int, total: int) -> None:
+        asked.append((done, total))
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        with_found_masks(network(), concept_set(), SCALING, 2, looking)
+    assert asked == [(0, 2), (1, 2)]
+
+
 def test_a_style_has_no_surroundings() -> None:
     style = replace(concept_set(), kind="style")
     with pytest.raises(ValueError, match="A style is all over its pictures"):
@@ -97,7 +133,7 @@ def test_given_masks_are_used_and_without_them_the_found_ones(tmp_path: Path) ->
     records = [losses(run(job)) for job in jobs]
     assert records[0] == records[1] != records[2]
     assert same(jobs[0].concept, jobs[1].concept)
-    assert jobs[0].run.folder.name != jobs[1].run.folder.name != jobs[2].run.folder.name
+    assert len({job.run.folder.name for job in jobs}) == 3
     assert jobs[0].concept.summary["background_anchor"] > 0
     assert jobs[2].concept.summary["concept_share"] == 1 / SIDE
     assert TRIGGER == jobs[0].concept.trigger

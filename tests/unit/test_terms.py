@@ -94,6 +94,7 @@ def test_the_loss_and_its_gradient_are_equations_8_to_15(original: Original, fix
 def test_a_step_has_as_few_forwards_as_can_be(monkeypatch, settings, frozen, learning) -> None:
     """Texts of a model share one, and the base's go with them; the LoRA of another model would need one of its own."""
     job, adapted = stage_two("frozen base")
+    job.data = replace(job.data, masks=(torch.eye(SIDE),) * 2)
     batch, seen, ask = batch_of(job), {True: [], False: []}, adapted.velocity
 
     def velocity(x_t: Tensor, t: Tensor, text, model: str | None, **options) -> Tensor:
@@ -103,6 +104,11 @@ def test_a_step_has_as_few_forwards_as_can_be(monkeypatch, settings, frozen, lea
     monkeypatch.setattr(adapted, "velocity", velocity)
     pure_objective(PureSettings(**settings)).terms(adapted, batch)
     assert seen[False] == frozen and sorted(seen[True]) == learning
+    seen[True].clear()
+    adapted.transformer.enable_gradient_checkpointing()  # what is computed again is then one text's
+    pure_objective(PureSettings(**settings)).terms(adapted, batch)
+    adapted.transformer.disable_gradient_checkpointing()
+    assert sorted(seen[True]) == [(1, model) for count, model in learning for _ in range(count)]
 
 
 def test_the_three_sources_of_v_original_give_three_gradients() -> None:
