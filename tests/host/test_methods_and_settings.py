@@ -137,7 +137,7 @@ def test_every_method_trains(server: Server, method: str) -> None:
     assert report.startswith(method)
     assert ("L_PureCC" in report) == (method in ("PureCC", "merged stage"))
     assert ("loss on class pictures" in report) == (method == "LoRA + prior preservation")
-    assert ("distance from the base" in report) == (method == "LoRA + DOP")
+    assert ("distance from the base, base texts" in report) == (method == "LoRA + DOP")
     assert ("L_CC of the extractor" in report) == (method == "merged stage")
     assert ("around the concept" in report) == (method in ("PureCC", "merged stage"))
 
