@@ -39,7 +39,7 @@ class Compare(io.ComfyNode):
         drift = pixel_drift(original, customised)
         text = f"{title}: difference to the base model {drift:.2f} of 255".removeprefix(": ")
         concept_set = data.concept_set if data else None
-        if concept_set and len(concept_set.masks) == len(concept_set.pictures):
+        if concept_set and concept_set.masked:
             fidelity = colour_fidelity(customised, original, list(concept_set.pictures), list(concept_set.masks))
             if fidelity is not None:
                 text += f"; colour fidelity {fidelity:.2f} (0 as the base model's pictures, 1 as the references)"

@@ -38,9 +38,8 @@ _FIGURES = (
     "null_anchor", "background_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
-FORMAT = (
-    1  # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
-)
+# raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
+FORMAT = 1
 
 
 class Job:

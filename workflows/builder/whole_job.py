@@ -153,14 +153,8 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
         "PureCCTrainExtractor", 460, 60, 400, 620, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
-    settings = (
-        0.25,
-        0.0,
-        "frozen base",
-        *plan.training,
-        0,
-        3.0,
-    )  # eta, fixed lambda, original; seed; background anchor
+    # eta, fixed lambda, original; seed, background anchor
+    settings = (0.25, 0.0, "frozen base", *plan.training, 0, 3.0)
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
