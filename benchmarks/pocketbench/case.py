@@ -249,6 +249,7 @@ class Bench:
         network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
         rows: dict[str, list] = {}
+        beside = [p.beside for p in asked]
         without = [i for i, p in enumerate(asked) if p.role != "concept"]
         kid: dict[str, float] = {}
         for strength in self.strengths:
@@ -259,11 +260,11 @@ class Bench:
                 "noise": seeds,
                 "strength": [strength] * len(asked),
             }
-            figures = {**self.likeness(concept, drawn), **vars(change(self.judges, originals, drawn))}
+            figures = {**self.likeness(concept, drawn), **vars(change(self.judges, originals, drawn, beside))}
             base_texts = [p.base for p in asked]
             figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)
             figures["clip_t_base"] = caption_likeness(self.judges, originals, base_texts)
-            columns |= {key: [round(float(v), 4) for v in values] for key, values in figures.items()}
+            columns |= {key: [_rounded(v) for v in values] for key, values in figures.items()}
             for key, values in columns.items():
                 rows.setdefault(key, []).extend(values)
             distance = kernel_distance(self.judges, originals[without], drawn[without], paired=True)
@@ -283,6 +284,11 @@ class Bench:
         every = slice(None, None, self.noise_seeds)
         rows = [as_row(originals[every]), as_row(drawn[every])]
         Image.fromarray(np.concatenate(rows)).save(folder / f"{name}, seed {seed}, strength {strength:g}.png")
+
+
+def _rounded(value: Tensor) -> float | None:
+    """None where there is no figure: JSON has no NaN."""
+    return None if value.isnan() else round(float(value), 4)
 
 
 def as_row(pictures: Tensor) -> np.ndarray:

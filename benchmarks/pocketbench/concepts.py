@@ -50,6 +50,7 @@ class Prompt:
     role: Role
     complete: str
     base: str
+    beside: str = ""  # where a second thing stands that is to stay as it is, one of PLACES
 
 
 def concepts(split: Split) -> list[BenchConcept]:
@@ -159,13 +160,13 @@ def prompts(concept: BenchConcept) -> list[Prompt]:
     """New scenes with the concept (two with a second thing beside it), and texts without it: same class, others, null."""
     word, others, new = _words(concept)
     found = []
-    for scene in _asked(concept, np.random.default_rng(0), None):
+    for (*_, beside), scene in zip(_LAYOUTS, _asked(concept, np.random.default_rng(0), None), strict=True):
         things = sorted(scene.things, key=lambda thing: list(PLACES).index(thing.place))
         base = describe(replace(scene, things=tuple(things)))
         if concept.kind == "style":
             found.append(Prompt("concept", f"{base} in {TRIGGER} style", base))
         else:
-            found.append(Prompt("concept", base.replace(f" {word} ", f" {TRIGGER} {word} ", 1), base))
+            found.append(Prompt("concept", base.replace(f" {word} ", f" {TRIGGER} {word} ", 1), base, beside or ""))
     of = lambda name, rest: f"{'an' if name[0] in 'aeiou' else 'a'} {name} {rest}".strip()  # noqa: E731
     where = lambda place, background: f"{place} {BACKGROUNDS[new[background]]}"  # noqa: E731
     same = (f"a big {word} {where('in the middle', 1)}", of(word, where("on the left", 4)), of(word, ""))

@@ -24,8 +24,17 @@ _COLUMNS: dict[str, Callable[[Summary], float]] = {
     "drift, other": lambda s: s.other,
     "drift, null": lambda s: s.null,
     "background": lambda s: s.background,
+    "second thing": lambda s: s.beside,
     "Seg-Cons": lambda s: s.seg_cons,
     "dCLIP-T": lambda s: s.clip_t,
+}
+#: figures of `Summary` that are read off the curves
+_MATCHED = {
+    "drift": "drift",
+    "background": "background",
+    "beside": "second thing",
+    "background_ssim": "background SSIM",
+    "seg_cons": "Seg-Cons",
 }
 _CURVES = [
     "LoRA",
@@ -88,13 +97,13 @@ def matched(cases: Cases, share: float = MATCHED, other: str = "LoRA") -> str:
         reach = [at_fidelity(c, wanted[c.concept], "drift") for c in of_arm]
         cells = []
         if any(r is None for r in reach):  # a mean over those that do reach it would compare other concepts
-            rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", "", "", "", ""])
+            rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", *("" for _ in _MATCHED)])
             continue
-        for figure in ("drift", "background", "background_ssim", "seg_cons"):
+        for figure in _MATCHED:
             value = mean_over_concepts(of_arm, lambda c, f=figure: at_fidelity(c, wanted[c.concept], f))
-            cells.append(f"{value:.2f}")
+            cells.append("" if np.isnan(value) else f"{value:.2f}")
         rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", *cells])
-    return table(["arm", "runs that reach it", "drift", "background", "background SSIM", "Seg-Cons"], rows)
+    return table(["arm", "runs that reach it", *_MATCHED.values()], rows)
 
 
 def training(cases: Cases) -> str:

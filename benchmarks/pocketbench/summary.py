@@ -23,6 +23,9 @@ class Summary:
     background_ssim: float
     seg_cons: float
     layout: float  # pixels
+    beside: (
+        float  # mean absolute difference to the base's on the second thing in the picture, 0..255; NaN: not measured
+    )
     clip_t: float  # with the concept minus without, both against the base text
     same_class: float  # of prompts without the concept: mean absolute difference to the base's pictures, 0..255
     other: float
@@ -36,9 +39,9 @@ class Summary:
 
 
 def select(case: Case, column: str, strength: float, *roles: str) -> np.ndarray:
-    """One column's figures of the pictures of some roles."""
+    """One column's figures of the pictures of some roles; those that have none are left out."""
     rows = zip(case.rows[column], case.rows["role"], case.rows["strength"], strict=True)
-    return np.array([value for value, role, s in rows if role in roles and s == strength])
+    return np.array([value for value, role, s in rows if role in roles and s == strength and value is not None])
 
 
 def witnesses(case: Case) -> dict[str, tuple[float, float]]:
@@ -74,6 +77,7 @@ def summarise(case: Case, strength: float = 1.0) -> Summary:
         background_ssim=concept("background_ssim"),
         seg_cons=concept("seg_cons"),
         layout=concept("layout"),
+        beside=concept("beside") if "beside" in case.rows else float("nan"),
         clip_t=concept("clip_t") - concept("clip_t_base"),
         same_class=mean(select(case, "pixels", strength, "same class")),
         other=mean(select(case, "pixels", strength, "other")),

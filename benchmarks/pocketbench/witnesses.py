@@ -120,10 +120,12 @@ class Change:
     background_ssim: Tensor  # 1 is equal, outside the objects of both pictures
     seg_cons: Tensor  # IoU of the two pictures' object masks, 0..1
     layout: Tensor  # distance of the two masks' centres, pixels
+    beside: Tensor  # `pixels` on the base picture's second thing; NaN where none was asked for, or none is there
 
 
 @torch.no_grad()
-def change(judges: Judges, originals: Tensor, customised: Tensor) -> Change:
+def change(judges: Judges, originals: Tensor, customised: Tensor, beside: list[str] | None = None) -> Change:
+    """`beside`: for each picture the side that its second thing was asked for ("on the left", "on the right"), or ""."""
     difference = (customised.clamp(-1, 1) - originals.clamp(-1, 1)).abs().mean(1) * 127.5
     logits = [judges.scene(p).mask for p in (originals, customised)]
     a, b = (m > 0 for m in logits)
@@ -131,6 +133,9 @@ def change(judges: Judges, originals: Tensor, customised: Tensor) -> Change:
     outside = 1 - F.interpolate(union, scale_factor=4.0)[:, 0]
     share = outside.sum((1, 2)).clamp_min(1)
     embeddings = [judges.drawing(p) for p in (originals, customised)]
+    second = F.interpolate(a.float()[:, None], scale_factor=4.0)[:, 0] * _sides(
+        beside or [""] * len(a), a.shape[-1] * 4
+    )
     overlap, either = (a & b).sum((1, 2)), (a | b).sum((1, 2))
     return Change(
         difference.mean((1, 2)),
@@ -139,7 +144,15 @@ def change(judges: Judges, originals: Tensor, customised: Tensor) -> Change:
         (ssim(originals, customised) * outside).sum((1, 2)) / share,
         torch.where(either > 0, overlap / either.clamp_min(1), 1.0),
         4 * (_centre(a) - _centre(b)).norm(dim=1),
+        (difference * second).sum((1, 2)) / second.sum((1, 2)),  # 0 / 0: NaN
     )
+
+
+def _sides(places: list[str], width: int) -> Tensor:
+    """1 in the half of the picture that each place names, [batch, 1, width]; nowhere for ""."""
+    left = torch.arange(width) < width // 2
+    halves = {"on the left": left, "on the right": ~left, "": left & ~left}
+    return torch.stack([halves[place] for place in places]).float()[:, None]
 
 
 def _centre(masks: Tensor) -> Tensor:

@@ -104,6 +104,24 @@ def test_a_change_of_the_object_alone_leaves_the_background() -> None:
     assert found.pixels > 10 and found.background_pixels < 0.25 * found.pixels
 
 
+def test_the_second_thing_is_watched_apart_from_the_concept() -> None:
+    """On the drawings of the prompts themselves: only a change on the side that holds the second thing counts."""
+    concept = taught.concept("taxi")
+    scenes = taught._asked(concept, np.random.default_rng(0), None)[4:]
+    originals = to_pixels([taught.render(scene) for scene in scenes])
+    sides = [p.beside for p in taught.prompts(concept)]
+    assert sides == ["", "", "", "", "on the right", "on the left", *[""] * 7]
+    changed = {}
+    for side in (0, 1):  # colours turned over on the left, on the right
+        changed[side] = originals.clone()
+        half = changed[side][..., 64 * side : 64 * (side + 1)]
+        half.neg_()
+    right_on_first, left_on_second = (change(load_judges(), originals, changed[s], sides[4:6]).beside for s in (1, 0))
+    assert right_on_first[0] > 20 and right_on_first[1] == 0
+    assert left_on_second[1] > 20 and left_on_second[0] == 0
+    assert change(load_judges(), originals, originals).beside.isnan().all(), "no second thing was asked for"
+
+
 def test_ssim_of_noise_is_low_and_of_itself_one() -> None:
     picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     assert torch.allclose(ssim(picture, picture), torch.ones(2, 64, 64), atol=1e-4)
