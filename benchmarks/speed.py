@@ -11,8 +11,8 @@ D   the product's default: v_original of the frozen base
 B   S with the transformer in bfloat16, on a processor that has it
 
 All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
-ratio to R, of which the median, the least and the most are told. small: 4 layers of width 256 on any machine, float32, with
-stand-in encoders of about the real shares of FLOPs. real: SD3.5 Medium's size with random weights, bfloat16, on CUDA.
+ratio to R, of which the median, the least and the most are told. small: 4 layers of width 512 on any machine, float32, with
+stand-in encoders of about the real shares of FLOPs; attention has a fifth of what the Linears have, 0.15 at the real size. real: SD3.5 Medium's size with random weights, bfloat16, on CUDA.
 """
 
 import argparse
@@ -67,12 +67,18 @@ class Size:
     dtype: torch.dtype
     device: str
     batch: int = 2
+    heads: int = 24
     t5_layers: int = 24
+    channels: tuple[int, ...] = (128, 256, 512, 512)  # of the autoencoder
 
 
-SMALL = Size("small", 4, 2, 256, 77, 77, 256, 128, torch.float32, "cpu", t5_layers=8)
+SMALL = Size(
+    "small", 4, 2, 256, 77, 77, 512, 256, torch.float32, "cpu", heads=8, t5_layers=8, channels=(16, 32, 96, 96)
+)
 REAL = Size("real", 24, 13, 512, 77, 77, 4096, 2048, torch.bfloat16, "cuda")
-TINY = Size("tiny", 2, 1, 64, 8, 8, 64, 64, torch.float32, "cpu", t5_layers=2)  # of the tests
+TINY = Size(
+    "tiny", 2, 1, 64, 8, 8, 64, 64, torch.float32, "cpu", heads=4, t5_layers=2, channels=(8, 16, 40, 40)
+)  # of the tests
 
 
 class Encoders:
@@ -90,7 +96,6 @@ class Encoders:
                 d_kv=64,
                 feed_forward_proj="gated-gelu",
             )
-            channels = (128, 256, 512, 512)
         else:
             clips = [(64, 256, 1, 2, size.pooled // 2)] * 2
             t5 = T5Config(
@@ -98,10 +103,9 @@ class Encoders:
                 d_model=size.joint,
                 d_ff=9 * size.joint // 2,
                 num_layers=size.t5_layers,
-                num_heads=4,
+                num_heads=size.joint // 64,
                 d_kv=64,
             )
-            channels = (8, 16, 40, 40)
         vocabulary = 49408 if size.name == "real" else 500
         self.clips = [
             self._placed(
@@ -117,7 +121,8 @@ class Encoders:
         self.t5 = self._placed(T5EncoderModel(t5))
         self.vae = self._placed(
             AutoencoderKL(
-                latent_channels=16, block_out_channels=channels, layers_per_block=2, norm_num_groups=min(channels[0], 32),
+                latent_channels=16, block_out_channels=size.channels, layers_per_block=2,
+                norm_num_groups=min(size.channels[0], 32),
                 down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
                 use_quant_conv=False, use_post_quant_conv=False,
             ),
@@ -145,12 +150,12 @@ class Encoders:
 
 def transformer_of(size: Size) -> SD3Transformer2DModel:
     """Random weights."""
-    side, heads = size.pixels // 16, 24 if size.name == "real" else 4
+    side = size.pixels // 16
     with torch.device(size.device):
         transformer = SD3Transformer2DModel(
             sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
-            attention_head_dim=64, num_attention_heads=heads, joint_attention_dim=size.joint,
-            caption_projection_dim=64 * heads, pooled_projection_dim=size.pooled,
+            attention_head_dim=64, num_attention_heads=size.heads, joint_attention_dim=size.joint,
+            caption_projection_dim=64 * size.heads, pooled_projection_dim=size.pooled,
             pos_embed_max_size=384 if size.name == "real" else side, dual_attention_layers=tuple(range(size.dual)),
             qk_norm="rms_norm",
         )  # fmt: skip

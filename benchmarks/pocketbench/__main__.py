@@ -15,10 +15,10 @@ from pathlib import Path
 
 from . import report
 from .arms import ARMS, QUICK, STRENGTHS
-from .case import Case, protocol
+from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL, concepts
-from .hypotheses import TEST_ARMS, TEST_SEEDS
+from .hypotheses import TEST_ARMS, TEST_DRAWING, TEST_SEEDS
 from .opening import Closed, require_opening
 from .worker import result_path, run_cases
 
@@ -56,7 +56,7 @@ def main() -> None:
             print(path)
         return
     title = "quick" if args.quick else args.split
-    folder, changes, noise_seeds, strengths = RESULTS / title, {}, args.noises, STRENGTHS
+    folder, changes, drawing = RESULTS / title, {}, Drawing(STRENGTHS, args.noises)
     if args.quick and args.split == "test":
         parser.error("--quick is of the development split.")
     if args.split == "test":  # nothing of it is left to the command line
@@ -65,12 +65,12 @@ def main() -> None:
                 print("opened:", require_opening())
             except Closed as reason:
                 parser.error(str(reason))
-        args.arms, args.seeds, noise_seeds = list(TEST_ARMS), TEST_SEEDS, 1
+        args.arms, args.seeds, drawing = list(TEST_ARMS), TEST_SEEDS, TEST_DRAWING
         args.concepts = [] if args.report else [c.name for c in concepts("test")]
     elif args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
-        changes, noise_seeds, strengths = {"steps": 120}, 1, (0.6, 1.0)
-    measured_by = protocol(noise_seeds, strengths)
+        changes, drawing = {"steps": 120}, Drawing((0.6, 1.0))
+    measured_by = protocol(drawing)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = []
@@ -82,7 +82,7 @@ def main() -> None:
                         False,
                     ):  # those that share an extractor, which is in the work folder; the others
                         if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
-                            job = (args.work, folder, noise_seeds, strengths, name, seed, arms, changes, args.split)
+                            job = (args.work, folder, drawing, name, seed, arms, changes, args.split)
                             jobs.append(pool.submit(run_cases, *job))
             for job in as_completed(jobs):
                 job.result()

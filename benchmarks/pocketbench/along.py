@@ -123,5 +123,5 @@ class AlongTraining:
             "v_PureCC": guided(lambda p: p.v_pure, BASE),
             "learnt": guided(lambda p: p.v_complete, PURE),
         }
-        steps = self.bench.sampling_steps
+        steps = self.bench.drawing.steps
         return {name: self.decode(euler(velocity, noise, steps, spec.SHIFT)) for name, velocity in along.items()}

@@ -93,9 +93,21 @@ class Case:
         return Case(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def protocol(noise_seeds: int, strengths: tuple[float, ...], sampling_steps: int = spec.STEPS) -> str:
+@dataclass(frozen=True)
+class Drawing:
+    """Which pictures a case draws."""
+
+    strengths: tuple[float, ...] = (1.0,)
+    noises: int = 1  # for each prompt
+    steps: int = spec.STEPS
+    drift_at: tuple[float, ...] | None = None  # the strengths that draw prompts without the concept too; None: all
+
+
+def protocol(drawing: Drawing) -> str:
     """What makes cases comparable, as 12 hexadecimal digits: all weights of the pocket and the judges, and how pictures are drawn."""
-    digest = hashlib.sha256(json.dumps([noise_seeds, list(strengths), sampling_steps]).encode())
+    how = [drawing.noises, drawing.strengths, drawing.steps]
+    how += [] if drawing.drift_at is None else [drawing.drift_at]
+    digest = hashlib.sha256(json.dumps(how).encode())
     for folder in (POCKET, JUDGES):
         for file in sorted(folder.rglob("*.safetensors")):
             digest.update(file.read_bytes())
@@ -105,14 +117,12 @@ def protocol(noise_seeds: int, strengths: tuple[float, ...], sampling_steps: int
 class Bench:
     """The pocket, the judges and a folder for runs and pictures."""
 
-    def __init__(
-        self, work: Path, noise_seeds: int = 1, strengths: tuple[float, ...] = (1.0,), sampling_steps: int = spec.STEPS
-    ):
-        self.work, self.noise_seeds, self.strengths, self.sampling_steps = work, noise_seeds, strengths, sampling_steps
+    def __init__(self, work: Path, drawing: Drawing = Drawing()):  # noqa: B008
+        self.work, self.drawing = work, drawing
         self.pocket: Pocket = load_pocket()
         self.base = transformer_fingerprint(self.pocket.transformer)
         self.revision = revision()
-        self.protocol = protocol(noise_seeds, strengths, sampling_steps)
+        self.protocol = protocol(drawing)
         config = self.pocket.vae.config
         self.scaling = LatentScaling(config.scaling_factor, config.shift_factor)
 
@@ -199,13 +209,13 @@ class Bench:
                 strength=strength,
                 embedding_strength=min(1.0, strength),
             )
-            latent = euler(velocity, torch.stack(noise), self.sampling_steps, spec.SHIFT)
+            latent = euler(velocity, torch.stack(noise), self.drawing.steps, spec.SHIFT)
             pictures.append(self.pocket.vae.decode(self.scaling.to_autoencoder(latent)).sample)
         return torch.cat(pictures).clamp(-1, 1)
 
     def originals(self, concept: BenchConcept) -> tuple[list[Prompt], list[int], Tensor]:
         """The base model's pictures of the base texts: prompts and noise seeds (one entry a picture), pictures."""
-        asked = [p for p in prompts(concept) for _ in range(self.noise_seeds)]
+        asked = [p for p in prompts(concept) for _ in range(self.drawing.noises)]
         seeds = [1000 + 17 * i for i in range(len(asked))]
         texts = [p.base for p in asked]
         key = hashlib.sha256(json.dumps([self.protocol, texts, seeds]).encode()).hexdigest()[:12]
@@ -245,32 +255,37 @@ class Bench:
     def measure(self, concept: BenchConcept, name: str, arm: Arm, seed: int, **changes: Any) -> Case:
         """Teaches, draws, measures."""
         taught = self.teach(concept, arm, seed, **changes)
-        asked, seeds, originals = self.originals(concept)
+        every, seeds, originals = self.originals(concept)
         network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
         rows: dict[str, list] = {}
-        beside = [p.beside for p in asked]
-        without = [i for i, p in enumerate(asked) if p.role != "concept"]
+        with_concept = [i for i, p in enumerate(every) if p.role == "concept"]
         kid: dict[str, float] = {}
-        for strength in self.strengths:
-            drawn = self.draw(network, [p.complete for p in asked], seeds, taught.placeholder, PURE, strength)
+        for strength in self.drawing.strengths:
+            drifts = self.drawing.drift_at is None or strength in self.drawing.drift_at
+            chosen = list(range(len(every))) if drifts else with_concept
+            asked, noises, base = [every[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
+            drawn = self.draw(network, [p.complete for p in asked], noises, taught.placeholder, PURE, strength)
             columns: dict[str, list] = {
                 "role": [p.role for p in asked],
                 "prompt": [p.complete for p in asked],
-                "noise": seeds,
+                "noise": noises,
                 "strength": [strength] * len(asked),
             }
-            figures = {**self.likeness(concept, drawn), **vars(change(self.judges, originals, drawn, beside))}
+            figures = {**self.likeness(concept, drawn)}
+            figures |= vars(change(self.judges, base, drawn, [p.beside for p in asked]))
             base_texts = [p.base for p in asked]
             figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)
-            figures["clip_t_base"] = caption_likeness(self.judges, originals, base_texts)
+            figures["clip_t_base"] = caption_likeness(self.judges, base, base_texts)
             columns |= {key: [_rounded(v) for v in values] for key, values in figures.items()}
             for key, values in columns.items():
                 rows.setdefault(key, []).extend(values)
-            distance = kernel_distance(self.judges, originals[without], drawn[without], paired=True)
-            kid[f"{strength:g}"] = round(distance, 6)
-            self.keep(concept, name, seed, strength, originals, drawn)
-        ends = self.ends(concept, originals[[i for i, p in enumerate(asked) if p.role == "concept"]])
+            if drifts:
+                without = [i for i, p in enumerate(asked) if p.role != "concept"]
+                distance = kernel_distance(self.judges, base[without], drawn[without], paired=True)
+                kid[f"{strength:g}"] = round(distance, 6)
+            self.keep(concept, name, seed, strength, base, drawn)
+        ends = self.ends(concept, originals[with_concept])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
         return Case(
             concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
@@ -281,7 +296,7 @@ class Bench:
         """A sheet for eyes: the base's pictures above the arm's."""
         folder = self.work / "pictures" / concept.name
         folder.mkdir(parents=True, exist_ok=True)
-        every = slice(None, None, self.noise_seeds)
+        every = slice(None, None, self.drawing.noises)
         rows = [as_row(originals[every]), as_row(drawn[every])]
         Image.fromarray(np.concatenate(rows)).save(folder / f"{name}, seed {seed}, strength {strength:g}.png")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .arms import SHIPPED
-from .case import Case
+from .arms import SHIPPED, STRENGTHS
+from .case import Case, Drawing
 from .statistics import Differences, Interval, holm, interval, p_above
 from .summary import at_fidelity, drifts, fidelities, summarise
 
@@ -51,6 +51,7 @@ HYPOTHESES = (
 )
 TEST_ARMS = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", CANDIDATE)
 TEST_SEEDS = 3  # of training
+TEST_DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from purecc.pocket.model import load_pocket
 from purecc.pocket.scenes import Scene, random_scene, render
 
 from .arms import STRENGTHS
-from .case import Bench
+from .case import Bench, Drawing
 from .concepts import another, concept, held_out
 from .judge_data import (
     HELD_OUT,
@@ -119,7 +119,7 @@ def looks(work: Path) -> None:
     Composites go through the autoencoder with noise. Then by how many standard deviations (of both, pooled) the look is above
     the base and above the other look, and its lowest picture less the highest of the rest: above 0 none overlaps.
     """
-    bench = Bench(work, strengths=STRENGTHS)
+    bench = Bench(work, Drawing(STRENGTHS))
     for name in LOOKS["development"]:
         taught = concept(name)
         rng = np.random.default_rng(taught.seed)

@@ -36,6 +36,10 @@ _MATCHED = {
     "background_ssim": "background SSIM",
     "seg_cons": "Seg-Cons",
 }
+_PLOTS = {
+    "drift": "change of pictures without the concept",
+    "background": "change outside the objects of pictures with the concept",
+}
 _CURVES = [
     "LoRA",
     "LoRA + DOP",
@@ -117,23 +121,20 @@ def training(cases: Cases) -> str:
     return table(["arm", *names.values()], rows)
 
 
-def curves(cases: Cases, arms: list[str], path: Path) -> None:
-    """Preservation against fidelity over strength, as SVG: right and low is good."""
-    points = {
-        arm: [
-            (mean_over_concepts(cases[arm], lambda c, s=s: summarise(c, s).fidelity),
-             mean_over_concepts(cases[arm], lambda c, s=s: summarise(c, s).drift))
-            for s in strengths(cases[arm][0])
-        ]
-        for arm in arms if arm in cases
-    }  # fmt: skip
-    write_atomically(path, lambda temporary: temporary.write_text(_svg(points), encoding="utf-8"))
+def curves(cases: Cases, arms: list[str], figure: str, says: str, path: Path) -> None:
+    """A figure of `Summary` against fidelity over strength, as SVG: right and low is good."""
+    points = {}
+    for arm in (arm for arm in arms if arm in cases):
+        of = lambda name, s, arm=arm: mean_over_concepts(cases[arm], lambda c: getattr(summarise(c, s), name))  # noqa: E731
+        line = [(of("fidelity", s), of(figure, s)) for s in strengths(cases[arm][0])]
+        points[arm] = [point for point in line if not np.isnan(point[1])]
+    write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
 
 
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888", "#000000")
 
 
-def _svg(points: dict[str, list[tuple[float, float]]]) -> str:
+def _svg(points: dict[str, list[tuple[float, float]]], says: str) -> str:
     everything = [p for line in points.values() for p in line]
     left, right = min(0.0, *(x for x, _ in everything)), max(1.0, *(x for x, _ in everything))
     top = 1.1 * max(1.0, *(y for _, y in everything))
@@ -146,7 +147,7 @@ def _svg(points: dict[str, list[tuple[float, float]]]) -> str:
         parts.append(f'<text x="52" y="{at(0, y)[1] + 4:.0f}" text-anchor="end">{y:.0f}</text>')
         parts.append(f'<path d="M60 {at(0, y)[1]:.1f}H540" stroke="#ddd"/>')
     parts.append('<text x="300" y="385" text-anchor="middle">fidelity: 0 floor, 1 the concept itself</text>')
-    parts.append('<text x="60" y="24">change of pictures without the concept (mean of 255)</text>')
+    parts.append(f'<text x="60" y="24">{says} (mean of 255)</text>')
     for i, (arm, line) in enumerate(points.items()):
         colour = _COLOURS[i % len(_COLOURS)]
         path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*p) for p in line))
@@ -174,9 +175,10 @@ def write(folder: Path, out: Path, protocol: str) -> str:
         parts += [against(cases), "### At nine tenths of plain LoRA's fidelity", matched(cases)]
         parts += ["### The runs themselves", training(cases), *paper_tables(cases, kind)]
         parts += [f"### The family of comparisons ({verdict})", family_table(cases)]
-        picture = out.with_name(f"{out.stem} {kind}.svg")
-        curves(cases, _CURVES, picture)
-        parts.append(f"![curves](<{picture.name}>)")
+        for figure, says in _PLOTS.items():
+            picture = out.with_name(f"{out.stem} {kind}, {figure}.svg")
+            curves(cases, _CURVES, figure, says, picture)
+            parts.append(f"![{says}](<{picture.name}>)")
     intro = (
         f"Protocol {protocol}. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"

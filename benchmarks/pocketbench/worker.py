@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from .arms import ARMS
-from .case import Bench
+from .case import Bench, Drawing
 from .concepts import Split, concept
 from .opening import require_opening
 
@@ -21,20 +21,20 @@ def result_path(folder: Path, name: str, arm: str, seed: int) -> Path:
 
 
 @cache
-def bench(work: Path, noise_seeds: int, strengths: tuple[float, ...]) -> Bench:
+def bench(work: Path, drawing: Drawing) -> Bench:
     """One for each process, on one thread: two processes of two threads each would spin against one another."""
     torch.set_num_threads(1)
-    return Bench(work, noise_seeds, strengths)
+    return Bench(work, drawing)
 
 
 def run_cases(
-    work: Path, folder: Path, noise_seeds: int, strengths: tuple[float, ...], name: str, seed: int, arms: list[str],
+    work: Path, folder: Path, drawing: Drawing, name: str, seed: int, arms: list[str],
     changes: dict[str, Any], split: Split = "development",
 ) -> None:  # fmt: skip
     """Measures and saves each case; arms of one concept that share its extractor belong into one process."""
     if split == "test":
         require_opening()
-    measuring = bench(work, noise_seeds, strengths)
+    measuring = bench(work, drawing)
     for arm in arms:
         start = time.monotonic()
         measuring.measure(concept(name, split), arm, ARMS[arm], seed, **changes).save(

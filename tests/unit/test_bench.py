@@ -12,7 +12,7 @@ from benchmarks.base_quality import wilson_lower
 from benchmarks.pocketbench import along, judge_data, report
 from benchmarks.pocketbench import concepts as taught
 from benchmarks.pocketbench.arms import ARMS, QUICK
-from benchmarks.pocketbench.case import Bench, Case
+from benchmarks.pocketbench.case import Bench, Case, Drawing
 from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.networks import load_judges
 from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above
@@ -182,23 +182,27 @@ def test_arms_are_valid_and_quick_ones_exist() -> None:
 
 def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
     """Two arms of one concept, hardly taught and roughly drawn: every figure is there, the gate is exact, files go round."""
-    bench = Bench(tmp_path, strengths=(0.5, 1.0), sampling_steps=3)
+    bench = Bench(tmp_path, Drawing((0.5, 1.0), steps=3, drift_at=(1.0,)))
     concept, results = taught.concept("poodle"), tmp_path / "results"
     for arm in ("LoRA", "PureCC, picture"):
         case = bench.measure(concept, arm, ARMS[arm], 0, steps=3)
         case.save(results / f"{arm}.json")
         assert Case.load(results / f"{arm}.json") == case
         lengths = {len(column) for column in case.rows.values()}
-        assert lengths == {2 * len(taught.prompts(concept))}
+        assert lengths == {len(taught.prompts(concept)) + 6}
         assert len(list((tmp_path / "pictures" / "poodle").glob(f"{arm}*.png"))) == 2
         whole = summarise(case)
         assert all(np.isfinite(value) for value in vars(whole).values())
         assert (whole.drift == 0) == (arm == "PureCC, picture")
-        assert case.complete and set(case.kid) == {"0.5", "1"}
+        assert case.complete and set(case.kid) == {"1"}
+        asked = list(zip(case.rows["strength"], case.rows["role"], strict=True))
+        assert asked.count((0.5, "concept")) == asked.count((1.0, "concept")) == 6
+        assert sum(role != "concept" for strength, role in asked if strength == 1.0) == 7
+        assert not any(role != "concept" for strength, role in asked if strength == 0.5), "drift is read at 1 only"
         assert all((value == 0) == (arm == "PureCC, picture") for value in case.kid.values())
         assert whole.background > 0
     text = report.write(results, tmp_path / "report.md", bench.protocol)
-    assert "PureCC, picture" in text and (tmp_path / "report instance.svg").read_text().startswith("<svg")
+    assert "PureCC, picture" in text and (tmp_path / "report instance, background.svg").read_text().startswith("<svg")
     assert "nan" not in text.split("### At nine tenths")[0]
 
 
@@ -233,7 +237,7 @@ def test_the_held_out_drawings_are_an_eighth_that_no_batch_shows() -> None:
 
 def test_predictions_along_training_are_those_of_the_objective(tmp_path: Path) -> None:
     """One real step: x0 = x_t - t v; v_original is the base's or the model's own; v_PureCC lies on the line along R_tar."""
-    run = along.AlongTraining(Bench(tmp_path, sampling_steps=2), taught.concept("poodle"), "PureCC", steps=2)
+    run = along.AlongTraining(Bench(tmp_path, Drawing(steps=2)), taught.concept("poodle"), "PureCC", steps=2)
     x0, sampled = run.run()
     assert {name: len(pixels) for name, pixels in x0.items()} == dict.fromkeys(
         ("v_original", "v_PureCC", "v_complete"), 1

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS
-from benchmarks.pocketbench.case import Case
+from benchmarks.pocketbench.case import Case, Drawing
 from benchmarks.pocketbench.hypotheses import CANDIDATE, HYPOTHESES, MARGIN, TEST_ARMS, family
 from benchmarks.pocketbench.summary import at_fidelity, summarise
 
@@ -159,5 +159,5 @@ def test_the_command_refuses_the_test_split(monkeypatch, capsys, tmp_path: Path)
         command.main()
     assert "closed" in capsys.readouterr().err
     with pytest.raises(opening.Closed):
-        worker.run_cases(tmp_path, tmp_path, 1, (1.0,), "x", 0, ["LoRA"], {}, "test")
+        worker.run_cases(tmp_path, tmp_path, Drawing(), "x", 0, ["LoRA"], {}, "test")
     assert not list(tmp_path.iterdir())
