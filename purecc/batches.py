@@ -10,23 +10,12 @@ from torch import Tensor
 from .class_pictures import ClassPictures
 from .concept_set import ConceptSet, View
 from .encoding import TextBatch
-from .flow import add_noise, sample_times, spread_times, velocity
+from .flow import LatentScaling, add_noise, sample_times, spread_times, velocity
 from .prompts import Texts
+from .scenes import Choice, Scenes, chosen, text_batch
 from .settings import TrainSettings
 
-
-@dataclass(frozen=True)
-class LatentScaling:
-    """From an autoencoder's latents to the model's: (z - shift) * scale."""
-
-    scale: float
-    shift: float
-
-    def to_model(self, z: Tensor) -> Tensor:
-        return (z - self.shift) * self.scale
-
-    def to_autoencoder(self, x0: Tensor) -> Tensor:
-        return x0 / self.scale + self.shift
+_CLASS_PICTURES, _SCENES = 62, 63  # purposes of chance
 
 
 @dataclass(frozen=True)
@@ -37,6 +26,17 @@ class Prior:
     t: Tensor
     v_true: Tensor
     text: TextBatch
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Pictures by the base with other things beside the concept; half as many as the batch has."""
+
+    x_t: Tensor
+    t: Tensor
+    complete: TextBatch
+    base: TextBatch
+    outside: Tensor  # [batch, 1, height, width], as `Batch.outside`
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Batch:
     weights: Tensor | None = None  # [batch, 1, height, width] of the loss, mean 1 for each sample
     outside: Tensor | None = None  # the same of what lies outside the masks, where there are masks
     prior: Prior | None = None
+    scene: Scene | None = None
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,14 @@ def draw_batch(
     number: int,
     device: torch.device | str,
     class_pictures: ClassPictures | None = None,
+    scenes: Scenes | None = None,
 ) -> Batch:
     """The batch of a number (from 1), a function of (seed, number) alone; drawn on the CPU, alike on any device.
 
-    Class pictures have chance of their own, so that the concept's batch is the same with them and without.
+    Class pictures and scenes have chance of their own, so that the concept's batch is the same with them and without.
     """
-    own = _generator(settings, number, 62)
-    return as_batch(drawn(data, settings, number), data, settings, scaling, device, class_pictures, own)
+    chance = _generator(settings, number, _CLASS_PICTURES), _generator(settings, number, _SCENES)
+    return as_batch(drawn(data, settings, number), data, settings, scaling, device, class_pictures, scenes, chance)
 
 
 def as_batch(
@@ -92,9 +94,10 @@ def as_batch(
     scaling: LatentScaling,
     device: torch.device | str,
     class_pictures: ClassPictures | None,
-    generator: torch.Generator,
+    scenes: Scenes | None,
+    chance: tuple[torch.Generator, torch.Generator],
 ) -> Batch:
-    """The batch of a draw; `generator` is the chance of the class pictures alone."""
+    """The batch of a draw; `chance` is that of the class pictures and of the scenes."""
     views, t = draw.views, draw.t
     x0 = scaling.to_model(torch.stack([view.latent.float() for view in views]))
     x_t, v_true = add_noise(x0, draw.noise, t), velocity(x0, draw.noise)
@@ -110,12 +113,34 @@ def as_batch(
         outside = data.outside_weights(indices, flipped).to(device)
     prior = None
     if class_pictures is not None:
-        x0, text = class_pictures.pick(data, len(views), x0.shape[1:], generator, device)
-        prior = Prior(*(value.to(device) for value in _noised(x0, settings, generator)), text)
+        x0, text = class_pictures.pick(data, len(views), x0.shape[1:], chance[0], device)
+        prior = Prior(*(value.to(device) for value in _noised(x0, settings, chance[0])), text)
+    scene = _scene(data, settings, scenes, chance[1], device) if scenes is not None else None
     return Batch(
         x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(views), device),
-        class_word=data.repeated(data.class_word, len(views), device), weights=weights, outside=outside, prior=prior, **texts,
+        class_word=data.repeated(data.class_word, len(views), device), weights=weights, outside=outside, prior=prior,
+        scene=scene, **texts,
     )  # fmt: skip
+
+
+def scene_choice(data: ConceptSet, settings: TrainSettings, number: int) -> Choice:
+    """The scenes of the batch of a number, and their times."""
+    return _scene_choice(data, settings, _generator(settings, number, _SCENES))
+
+
+def _scene_choice(data: ConceptSet, settings: TrainSettings, generator: torch.Generator) -> Choice:
+    count = math.ceil(settings.batch_size / 2)
+    return chosen(data, count, lambda count: _times(count, settings, generator), generator)
+
+
+def _scene(
+    data: ConceptSet, settings: TrainSettings, scenes: Scenes, generator: torch.Generator, device: torch.device | str
+) -> Scene:
+    choice = _scene_choice(data, settings, generator)
+    x0 = scenes.latents[choice.indices]
+    x_t = add_noise(x0, torch.randn(x0.shape, generator=generator), choice.t)
+    texts = {which: text_batch(data, choice, which, device) for which in ("complete", "base")}
+    return Scene(x_t.to(device), choice.t.to(device), outside=scenes.outside[choice.indices].to(device), **texts)
 
 
 def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> Drawn:

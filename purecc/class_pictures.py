@@ -4,7 +4,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,14 @@ from .settings import PureSettings
 
 log = logging.getLogger(__name__)
 TOGETHER = 4  # pictures in one sampling
+Size = tuple[int, ...]  # [channels, height, width] of a latent
 
 
 @dataclass(frozen=True)
 class ClassPictures:
     """Pictures of the class as the base model draws them, for each size of the concept's pictures."""
 
-    latents: dict[tuple[int, ...], Tensor]  # size [channels, height, width] -> [count, ...], as the model reads them
+    latents: dict[Size, Tensor]  # size -> [count, ...], as the model reads them
     texts: tuple[str, ...]  # of each, for every size
 
     def pick(
@@ -57,50 +57,65 @@ def class_pictures(
         prompts = [data.class_text]
     texts = tuple(prompts[i % len(prompts)] for i in range(settings.class_pictures))
     sizes = sorted({tuple(example.latent.shape) for example in data.examples})
+    return ClassPictures(drawn_by_base(network, data, settings, base, seed, root, texts, sizes, drawing), texts)
+
+
+def drawn_by_base(
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, root: Path,
+    texts: tuple[str, ...], sizes: list[Size], drawing: Callable[[int, int], None],
+) -> dict[Size, Tensor]:  # fmt: skip
+    """A picture of each text in each size, by theta3: read from `root`/class_pictures, or drawn and kept there.
+
+    The rest is as in `class_pictures`; returns size -> latents [count, ...], as the model reads them, on the CPU.
+    """
     path = root / "class_pictures" / f"{_key(network, data, settings, base, seed, texts, sizes)}.safetensors"
     if path.is_file():
         try:
             tensors, _ = load_tensors(path)
-            return ClassPictures({size: tensors[_name(size)] for size in sizes}, texts)
+            return {size: tensors[_name(size)] for size in sizes}
         except Exception as error:
             log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
     log.info("The base model draws %d pictures of the class, %d steps each.", len(texts), settings.class_steps)
-    of_text = [texts.count(text) for text in dict.fromkeys(texts)]
-    total = len(sizes) * settings.class_steps * sum(math.ceil(count / TOGETHER) for count in of_text)
+    groups = _together(data, texts)
+    total = len(sizes) * settings.class_steps * len(groups)
     steps = itertools.count()
     each_step = lambda: drawing(next(steps), total)  # noqa: E731
-    latents = {size: _draw(network, data, settings, seed, texts, size, each_step) for size in sizes}
+    latents = {size: _draw(network, data, settings, seed, texts, groups, size, each_step) for size in sizes}
     save_tensors(path, {_name(size): value for size, value in latents.items()}, {"texts": json.dumps(texts)})
-    return ClassPictures(latents, texts)
+    return latents
+
+
+def _together(data: ConceptSet, texts: tuple[str, ...]) -> list[list[int]]:
+    """Which texts share a sampling: of one length, at most TOGETHER."""
+    lengths = [len(data.encoded[text].marks) for text in texts]
+    alike = [[i for i, one in enumerate(lengths) if one == length] for length in dict.fromkeys(lengths)]
+    return [numbers[start : start + TOGETHER] for numbers in alike for start in range(0, len(numbers), TOGETHER)]
 
 
 def _draw(
     network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, seed: int, texts: tuple[str, ...],
-    size: tuple[int, ...], each_step: Callable[[], None],
+    groups: list[list[int]], size: Size, each_step: Callable[[], None],
 ) -> Tensor:  # fmt: skip
     """[count, channels, height, width] on the CPU; each picture has a seed of its own."""
     device, drawn = network.device, {}
-    for text in dict.fromkeys(texts):
-        numbers = [i for i, one in enumerate(texts) if one == text]
-        for start in range(0, len(numbers), TOGETHER):
-            some = numbers[start : start + TOGETHER]
-            seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
-            noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
-            words = data.repeated(text, len(some), device), data.null(len(some), device)
-            guided = guided_velocity(network, *words, settings.class_guidance, BASE)
+    for some in groups:
+        seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
+        noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
+        words = TextBatch.of([data.encoded[texts[i]] for i in some], device), data.null(len(some), device)
+        guided = guided_velocity(network, *words, settings.class_guidance, BASE)
 
-            def velocity(x_t: Tensor, t: Tensor, guided: Velocity = guided) -> Tensor:
-                each_step()
-                return guided(x_t, t)
+        def velocity(x_t: Tensor, t: Tensor, guided: Velocity = guided) -> Tensor:
+            each_step()
+            return guided(x_t, t)
 
-            latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift).cpu()
-            drawn.update(zip(some, latents, strict=True))
+        latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift).cpu()
+        drawn.update(zip(some, latents, strict=True))
     return torch.stack([drawn[i] for i in range(len(texts))])
 
 
 def _key(
     network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, texts: tuple[str, ...],
-    sizes: list[tuple[int, ...]],
+    sizes: list[Size],
 ) -> str:  # fmt: skip
     asked = {"base": base, "dtype": str(network.dtype), "texts": texts, "seed": seed, "sizes": sizes}
     asked |= {name: getattr(settings, f"class_{name}") for name in ("steps", "guidance", "shift")}
@@ -113,5 +128,5 @@ def _key(
     return digest.hexdigest()[:12]
 
 
-def _name(size: tuple[int, ...]) -> str:
+def _name(size: Size) -> str:
     return "x".join(map(str, size))

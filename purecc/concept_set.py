@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
-from .prompts import Kind, Placeholder, Texts, class_text, texts_of
+from .prompts import OTHERS, Kind, Placeholder, SceneTexts, Texts, class_text, scene_texts, texts_of
 from .templates import texts_of_template
 
 NULL = ""
@@ -53,6 +53,7 @@ class ConceptSet:
     encoded: dict[str, EncodedText]  # every text of the examples, the null text, the class word and the class text
     pictures: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width, 3] in 0..1, for reports
     masks: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width] in 0..1, or none
+    scenes: tuple[SceneTexts, ...] = ()  # with other things beside the class; a style has none
 
     def texts(self, which: str, indices: list[int]) -> list[EncodedText]:
         """The encoded texts of some examples; `which` is "complete", "base" or "target"."""
@@ -98,8 +99,7 @@ class ConceptSet:
 
     def outside_weights(self, indices: list[int], flipped: Sequence[bool] = ()) -> Tensor:
         """[batch, 1, height, width] as `loss_weights`, the other way round: 0 on the masks and their rims; 0 all over where all is inside."""
-        outside = 1 - _with_rim(self._shares(indices, flipped))
-        return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
+        return outside_of(self._shares(indices, flipped))
 
     def _shares(self, indices: list[int], flipped: Sequence[bool]) -> Tensor:
         """How much of each latent's pixel is inside its mask, [batch, 1, height, width]."""
@@ -140,11 +140,33 @@ class ConceptSet:
                 digest.update(b"flipped" + _bytes(example.flipped))
             if example.others:
                 digest.update(repr(example.others).encode())
-        for text, encoded in sorted(self.encoded.items()):
-            digest.update(text.encode())
-            for tensor in (encoded.rows, encoded.pooled, encoded.marks):
-                digest.update(_bytes(tensor))
+        digest.update(self._encodings(set(self.encoded) - self._of_scenes_alone))
         return digest.hexdigest()[:16]
+
+    @property
+    def scene_fingerprint(self) -> str:
+        """Changes with any text of the scenes, or its embedding; `fingerprint` leaves them aside."""
+        asked = {text for scene in self.scenes for text in astuple(scene)}
+        return hashlib.sha256(repr(self.scenes).encode() + self._encodings(asked)).hexdigest()[:16]
+
+    @property
+    def _of_scenes_alone(self) -> set[str]:
+        of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
+        own = of_pictures | {NULL, self.class_word, self.class_text}
+        return {text for scene in self.scenes for text in astuple(scene)} - own
+
+    def _encodings(self, texts: set[str]) -> bytes:
+        found = b""
+        for text in sorted(texts):
+            encoded = self.encoded[text]
+            found += text.encode() + b"".join(map(_bytes, (encoded.rows, encoded.pooled, encoded.marks)))
+        return found
+
+
+def outside_of(share: Tensor) -> Tensor:
+    """Weights [batch, 1, height, width] of what lies outside of masks (0..1, likewise) and their rims, of mean 1."""
+    outside = 1 - _with_rim(share)
+    return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
 
 def _with_rim(share: Tensor) -> Tensor:
@@ -174,12 +196,13 @@ def build_concept_set(
     templates: tuple[str, ...] = (),
     flip: bool = False,
     stated: list[Mapping[str, str]] | None = None,
+    others: tuple[str, ...] = OTHERS,
 ) -> ConceptSet:
     """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
 
     With `templates`, each picture has the texts of all of them (`templates.texts_of_template`) and captions are left
     aside. With `flip`, each picture is encoded mirrored too. `stated`: of each picture, the texts ("base", "target") that stand in
-    place of those made of its caption.
+    place of those made of its caption. `others`: things beside the class in an instance's scenes; empty: no scenes.
 
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
     class word, a caption that holds neither, or a template without its place for the concept.
@@ -207,7 +230,9 @@ def build_concept_set(
     texts = [t for of_picture in of_pictures for t in of_picture]
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL, class_word, class_text(class_word, kind) or NULL}
-    wanted |= {text for t in texts for text in (t.complete, t.base, t.target)}
+    wanted |= {text for t in texts for text in astuple(t)}
+    scenes = scene_texts(trigger, class_word, others) if kind == "instance" else ()
+    wanted |= {text for scene in scenes for text in astuple(scene)}
     encoded = {text: encoder.encode(text) for text in sorted(wanted)}
     for t in texts:
         for text in (t.complete, t.target):
@@ -217,4 +242,5 @@ def build_concept_set(
         Example(own[0], encode_picture(picture), encode_picture(picture.flip(1)) if flip else None, tuple(own[1:]))
         for own, picture in zip(of_pictures, pictures, strict=True)
     )
-    return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ()))
+    pictures_, masks_ = tuple(pictures), tuple(masks or ())
+    return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, pictures_, masks_, scenes)

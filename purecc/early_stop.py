@@ -10,10 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .batches import LatentScaling, as_batch, held_draws
+from .batches import as_batch, held_draws
 from .class_pictures import ClassPictures
 from .concept_set import ConceptSet
+from .flow import LatentScaling
 from .network import AdaptedNetwork
+from .scenes import Scenes
 from .settings import TrainSettings
 from .terms import Objective
 
@@ -28,11 +30,12 @@ def validation_loss(
     settings: TrainSettings,
     scaling: LatentScaling,
     class_pictures: ClassPictures | None = None,
+    scenes: Scenes | None = None,
 ) -> float:
     """The objective's loss on the held draws, the mean over their samples; changes nothing, draws on no chance of a step."""
-    own, total, count = torch.Generator().manual_seed(20_262), 0.0, 0
+    chance, total, count = tuple(torch.Generator().manual_seed(seed) for seed in (20_262, 20_263)), 0.0, 0
     for draw in held_draws(data, settings):
-        batch = as_batch(draw, data, settings, scaling, network.device, class_pictures, own)
+        batch = as_batch(draw, data, settings, scaling, network.device, class_pictures, scenes, chance)
         total += len(draw.t) * float(objective.terms(network, batch).loss)
         count += len(draw.t)
     return total / count

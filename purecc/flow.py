@@ -3,8 +3,24 @@
 Rectified flow as SD3 uses it (arXiv 2403.03206); the equation numbers are PureCC's (arXiv 2603.07561).
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentScaling:
+    """From an autoencoder's latents to the model's: (z - shift) * scale."""
+
+    scale: float
+    shift: float
+
+    def to_model(self, z: Tensor) -> Tensor:
+        return (z - self.shift) * self.scale
+
+    def to_autoencoder(self, x0: Tensor) -> Tensor:
+        return x0 / self.scale + self.shift
 
 
 def _per_sample(t: Tensor, like: Tensor) -> Tensor:

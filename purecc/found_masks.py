@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .batches import LatentScaling
-from .concept_set import ConceptSet
-from .flow import add_noise
+from .concept_set import NULL, ConceptSet
+from .flow import LatentScaling, add_noise
 from .network import BASE, AdaptedNetwork
 
 _TIMES = torch.linspace(0.3, 0.8, 8)  # below, the picture is there without words; above, nothing of it is left
@@ -36,8 +35,19 @@ def with_found_masks(
     masks = []
     for i in range(len(data.examples)):
         looking(i, len(data.examples))
-        masks.append(_mask(_energy(network, data, i, scaling, together)))
+        latent = scaling.to_model(data.examples[i].latent.float())
+        masks.append(mask_of(network, data, latent, (data.class_text, NULL), together))
     return replace(data, masks=tuple(masks))
+
+
+def mask_of(
+    network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str], together: int
+) -> Tensor:  # fmt: skip
+    """[height, width]: 1 where the base model sees what the first text says and the second does not, in one picture.
+
+    latent [channels, height, width] as the model reads it; `texts`: with the thing and without, encoded in `data`.
+    """
+    return _mask(_energy(network, data, latent, texts, together))
 
 
 def _mask(energy: Tensor) -> Tensor:
@@ -47,18 +57,18 @@ def _mask(energy: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _energy(network: AdaptedNetwork, data: ConceptSet, index: int, scaling: LatentScaling, together: int) -> Tensor:
-    """|v3(class) - v3(null)|, root mean square over channels, times and noises, [height, width] on the CPU."""
-    latent = data.examples[index].latent.float()
+def _energy(
+    network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str], together: int
+) -> Tensor:  # fmt: skip
+    """|v3(with) - v3(without)|, root mean square over channels, times and noises, [height, width] on the CPU."""
     generator = torch.Generator().manual_seed(_SEED)
     squares = torch.zeros(latent.shape[1:])
     noises = torch.randn(len(_TIMES), *latent.shape, generator=generator)
     for t, noise in zip(_TIMES.split(together), noises.split(together), strict=True):
-        x_t = add_noise(scaling.to_model(latent).expand_as(noise), noise, t).to(network.device)
+        x_t = add_noise(latent.expand_as(noise), noise, t).to(network.device)
         at = t.to(network.device)
         with_, without = (
-            network.velocity(x_t, at, data.repeated(text, len(t), network.device), BASE)
-            for text in (data.class_text, "")
+            network.velocity(x_t, at, data.repeated(text, len(t), network.device), BASE) for text in texts
         )
         squares += (with_ - without).float().square().mean(1).sum(0).cpu()
     return (squares / len(_TIMES)).sqrt()

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from .batches import LatentScaling
 from .concept import T5_SLOT, ConceptEmbeddings
 from .concept_set import ConceptSet
+from .flow import LatentScaling
 from .measures import probes
 from .network import AdaptedNetwork
 

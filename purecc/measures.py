@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from . import objective as eq
-from .batches import LatentScaling
 from .concept_set import ConceptSet
 from .encoding import TextBatch
-from .flow import add_noise
+from .flow import LatentScaling, add_noise
 from .network import BASE, EXTRACTOR, AdaptedNetwork
 
 _TIMES = (0.95, 0.8, 0.6, 0.4, 0.2)

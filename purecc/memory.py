@@ -6,6 +6,7 @@ where s is the size of the compute dtype; tests compare with the bytes alive in 
 allocator loses and what its libraries hold comes on top.
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,8 +86,9 @@ def estimate(
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
-    batch, graphs = settings.batch_size, _graphs(pure)
-    frozen = _frozen(transformer, inputs, settings, batch * _texts(pure), dtype.itemsize)
+    batch, graphs = settings.batch_size, _graphs(pure, settings.batch_size)
+    rows = batch * _texts(pure) + (2 * _scenes(batch) if pure is not None and pure.scene_anchor else 0)
+    frozen = _frozen(transformer, inputs, settings, rows, dtype.itemsize)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -97,8 +99,8 @@ def estimate(
     no_graph = batch * _together(pure) * layout.forward()
     no_graph = max(no_graph, _AT_LINEAR * no_graph + frozen.widened)
     drawing = 0.0  # of class pictures before the first step, beside their negatives
-    if pure is not None and pure.method == "LoRA + prior preservation":
-        drawing = 2 * min(TOGETHER, pure.class_pictures) * layout.forward()
+    if pure is not None and (pure.method == "LoRA + prior preservation" or pure.scene_anchor):
+        drawing = 2 * (TOGETHER if pure.scene_anchor else min(TOGETHER, pure.class_pictures)) * layout.forward()
     channels = transformer.config.out_channels * transformer.config.patch_size**2
     text = 6 * inputs.rows * transformer.config.joint_attention_dim
     return Estimate(
@@ -214,13 +216,18 @@ class _Layout:
         return self.s * self.width * held
 
 
-def _graphs(pure: PureSettings | None) -> int:
-    """Forwards whose activations wait for one backward pass."""
+def _graphs(pure: PureSettings | None, batch: int) -> float:
+    """Forwards of a whole batch whose activations wait for one backward pass."""
     if pure is None:
         return 1
     base = pure.base_anchor > 0 or pure.method == "LoRA + DOP" or (pure.is_pure and pure.original == "trainable")
     own = pure.method in ("merged stage", "LoRA + prior preservation")
-    return 1 + base + (pure.null_anchor > 0) + own
+    return 1 + base + (pure.null_anchor > 0) + own + (_scenes(batch) / batch if pure.scene_anchor else 0)
+
+
+def _scenes(batch: int) -> int:
+    """Of a batch, as `batches.scene_choice` has it."""
+    return math.ceil(batch / 2)
 
 
 def _texts(pure: PureSettings | None) -> int:

@@ -30,6 +30,22 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class SceneTexts:
+    """The texts of a scene that shows the class beside another thing."""
+
+    complete: str  # "a [V] dog on the left and a cat on the right"
+    base: str  # "a dog on the left and a cat on the right"
+    without: str  # "a cat on the right"
+
+
+#: what stands beside the concept in scenes: common things, of many colours and shapes
+OTHERS = (
+    "cat", "car", "tree", "flower", "house", "boat", "horse", "fish", "apple", "cake", "robot", "umbrella", "butterfly",
+    "mushroom", "bus", "duck",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Placeholder:
     """What stands in a trigger's place when the text is encoded: words close in meaning, whose tokens get marked."""
 
@@ -87,6 +103,18 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
             f'Write where the concept is, for example "a {target} ...", or leave the caption empty.'
         )
     return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
+
+
+def scene_texts(trigger: str, class_word: str, others: tuple[str, ...] = OTHERS) -> tuple[SceneTexts, ...]:
+    """Scenes with the class on one side and each of `others`, but the class itself, on the other; left and right in turn."""
+    found = []
+    for i, other in enumerate(other for other in others if other.lower() != class_word.lower()):
+        own, side = ("left", "right") if i % 2 == 0 else ("right", "left")
+        beside = f"{'an' if other[0] in 'aeiou' else 'a'} {other} on the {side}"
+        both = "a {} on the left and {}" if own == "left" else "{1} and a {0} on the right"
+        texts = (both.format(name, beside) for name in (f"{trigger} {class_word}", class_word))
+        found.append(SceneTexts(*texts, beside))
+    return tuple(found)
 
 
 def class_text(class_word: str, kind: Kind) -> str | None:

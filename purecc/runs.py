@@ -37,6 +37,7 @@ class StepRecord:
     base_anchor: float | None = None  # || v2 - v3 ||^2 with the base text, without its weight
     null_anchor: float | None = None  # the same with the null text
     background_anchor: float | None = None  # with the complete text against the base text, outside the masks
+    scene_anchor: float | None = None  # the same in scenes with other things
     prior_loss: float | None = None  # flow matching on class pictures, without its weight
     extractor_loss: float | None = None  # L_CC of theta1, where it learns in the same step
     seconds: float = 0.0  # of this step

@@ -114,10 +114,13 @@ class PureSettings:
     base_anchor: float = 0.0  # weight of || v2(base text) - v3(base text) ||^2, with any method
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
+    scene_anchor: float = (
+        0.0  # the same in pictures by the base that show the class beside other things, with any method
+    )
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
     class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
     class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts
-    class_steps: int = 28  # of their sampling
+    class_steps: int = 28  # of the sampling of these, and of scenes
     class_guidance: float = 4.5
     class_shift: float = 3.0
 
@@ -127,7 +130,7 @@ class PureSettings:
             class_texts=CLASS_TEXTS,
         )  # fmt: skip
         for name in (
-            "eta", "base_anchor", "null_anchor", "background_anchor", "preservation_weight", "class_guidance",
+            "eta", "base_anchor", "null_anchor", "background_anchor", "scene_anchor", "preservation_weight", "class_guidance",
         ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         for name in ("class_pictures", "class_steps"):
@@ -148,7 +151,7 @@ class PureSettings:
     def used(self) -> dict[str, Any]:
         """What the method reads, so that a setting without effect makes no other run of it."""
         names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
-        names += ["background_anchor"] if self.background_anchor else []  # runs of older versions are found
+        names += [name for name in ("background_anchor", "scene_anchor") if getattr(self, name)]  # older runs are found
         if self.is_pure:
             names += ["eta", "original", "fixed_scale", "target", "eta_schedule"]
             names += ["scale_multiplier", "scale_min", "scale_max"] if self.fixed_scale is None else []
@@ -156,7 +159,8 @@ class PureSettings:
             names += [] if self.method == "LoRA" else ["preservation_weight"]
             if self.method == "LoRA + prior preservation":
                 names += ["class_pictures", "class_texts", "class_steps", "class_guidance", "class_shift"]
-        return {name: getattr(self, name) for name in names}
+        names += ["class_steps", "class_guidance", "class_shift"] if self.scene_anchor else []
+        return {name: getattr(self, name) for name in dict.fromkeys(names)}
 
 
 # dtype too: a run's identity has the network's own

@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from .adaln_rows import tabulate
-from .batches import LatentScaling
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept, ConceptEmbeddings
 from .concept_set import ConceptSet
 from .early_stop import EarlyStop
-from .flow import mean_time
+from .flow import LatentScaling, mean_time
 from .found_masks import with_found_masks
 from .frozen import storage_of
 from .initial import initial_embeddings
 from .measures import alignment, drift
 from .network import EXTRACTOR, PURE, AdaptedNetwork
 from .runs import Run, StepRecord
+from .scenes import Scenes, base_scenes, require_scenes
 from .settings import PureSettings, TrainSettings, as_plain
 from .targets import lora_modules
 from .terms import Objective, extractor_objective, pure_objective
@@ -35,7 +35,7 @@ from .training import train
 
 _FIGURES = (
     "loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation", "base_anchor",
-    "null_anchor", "background_anchor", "prior_loss", "extractor_loss",
+    "null_anchor", "background_anchor", "scene_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
 # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
@@ -70,15 +70,18 @@ class Job:
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
         if settings.background_weight != 1 or identity.get("background_anchor"):
             everything["masks"] = data.mask_fingerprint
+        if identity.get("scene_anchor"):
+            require_scenes(data)
+            everything["scenes"] = data.scene_fingerprint
         self.run = Run(root, self.stage, everything)
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
-        self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while class pictures are drawn
+        self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while the base draws pictures
         self.looking: Callable[[int, int], None] = lambda done, total: None  # and while the concept is looked for
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
-            tabulate(network, data, settings)
+            tabulate(network, data, settings, scenes=bool(identity.get("scene_anchor")))
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
@@ -121,7 +124,8 @@ class Job:
             self._gap = drift(self.network, self.model, self.data, self.scaling, "complete")
         yield from train(
             self.network, self.objective(), self.data, self.settings, self.scaling, self.run,
-            frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(), stop=self._stop,
+            frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(),
+            scenes=self.scenes(), stop=self._stop,
         )  # fmt: skip
         result = self.result()
         self.run.finish(result)
@@ -139,6 +143,9 @@ class Job:
         return ()
 
     def class_pictures(self) -> ClassPictures | None:
+        return None
+
+    def scenes(self) -> Scenes | None:
         return None
 
     def role(self) -> str:
@@ -268,7 +275,7 @@ class PureJob(Job):
         if settings.rank == 0 and not (embedded and pure.train_embeddings):
             raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
         if data.class_text is None:  # a style is all over the picture
-            pure = replace(pure, background_anchor=0.0)
+            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
         if pure.background_anchor and data.masks and not data.masked:
             raise ValueError(
                 f"There are {len(data.masks)} masks for {len(data.examples)} pictures. Give a mask for each, or none: then the base "
@@ -306,3 +313,19 @@ class PureJob(Job):
             return None
         root = self.run.folder.parent
         return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root, self.drawing)
+
+    def scenes(self) -> Scenes | None:
+        if not self.pure.scene_anchor:
+            return None
+        root, settings = self.run.folder.parent, self.settings
+        return base_scenes(
+            self.network,
+            self.data,
+            self.pure,
+            self.base,
+            settings.seed,
+            settings.batch_size,
+            root,
+            self.drawing,
+            self.looking,
+        )

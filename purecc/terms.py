@@ -5,6 +5,7 @@ L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
 + w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
+the same in scenes with other things: SceneTerm(w)
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
@@ -200,6 +201,23 @@ class BackgroundTerm:
 
 
 @dataclass(frozen=True)
+class SceneTerm:
+    """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays."""
+
+    weight: float
+    frozen: tuple[Asked, ...] = ()
+    learning: tuple[Asked, ...] = ()  # at its own x_t, in forwards of its own
+
+    def __call__(self, velocities: Velocities) -> Terms:
+        scene, network = velocities.batch.scene, velocities.network
+        with torch.no_grad():
+            v_base = network.velocity(scene.x_t, scene.t, scene.base, BASE)
+        v_complete = network.velocity(scene.x_t, scene.t, scene.complete, PURE)
+        loss = eq.anchor_loss(v_complete, v_base, scene.outside).mean()
+        return Terms(self.weight * loss, {"scene_anchor": loss})
+
+
+@dataclass(frozen=True)
 class PriorTerm:
     """weight * flow matching on pictures of the class that the base model drew (DreamBooth, arXiv 2208.12242)."""
 
@@ -244,6 +262,7 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
         anchors["base"] += settings.preservation_weight
     terms += [AnchorTerm(text, weight) for text, weight in anchors.items() if weight]
     terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
+    terms += [SceneTerm(settings.scene_anchor)] if settings.scene_anchor else []
     terms.append(ConceptTerm(PURE))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))

@@ -12,15 +12,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .batches import LatentScaling, draw_batch
+from .batches import draw_batch
 from .class_pictures import ClassPictures
 from .concept_set import ConceptSet
 from .early_stop import EarlyStop, validation_loss
 from .files import load_optimizer_tensors, optimizer_tensors
+from .flow import LatentScaling
 from .network import EXTRACTOR as EXTRACTOR
 from .network import PURE as PURE
 from .network import AdaptedNetwork
 from .runs import Run, StepRecord
+from .scenes import Scenes
 from .schedules import rate_factor
 from .settings import TrainSettings
 from .terms import Objective
@@ -36,6 +38,7 @@ def train(
     *,
     frozen_embeddings: tuple[str, ...] = (),
     class_pictures: ClassPictures | None = None,
+    scenes: Scenes | None = None,
     stop: EarlyStop | None = None,
 ) -> Iterator[StepRecord]:
     """Trains `objective.models`, yielding a record a step; goes on from the run's checkpoint.
@@ -81,7 +84,7 @@ def train(
 
     def look(step: int) -> None:
         if stop and stop.is_due(step, settings.steps):
-            loss = validation_loss(network, objective, data, settings, scaling, class_pictures)
+            loss = validation_loss(network, objective, data, settings, scaling, class_pictures, scenes)
             stop.look(step, loss, learned)
 
     saved = done
@@ -93,7 +96,7 @@ def train(
             start = time.perf_counter()
             found = []
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
-                batch = draw_batch(data, settings, scaling, number, network.device, class_pictures)
+                batch = draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
                 terms = objective.terms(network, batch)
                 (terms.loss / settings.accumulate).backward()
                 found.append({"loss": terms.loss.detach(), **{n: v.detach() for n, v in terms.measured.items()}})

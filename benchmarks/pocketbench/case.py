@@ -31,7 +31,17 @@ from purecc.token_embeddings import PocketTokenEncoder
 from purecc.training import PURE, LatentScaling
 
 from .arms import Arm
-from .concepts import TRIGGER, BenchConcept, Prompt, another, held_out, prompts, references, sprite_of
+from .concepts import (
+    TRIGGER,
+    BenchConcept,
+    Prompt,
+    another,
+    held_out,
+    others_in_scenes,
+    prompts,
+    references,
+    sprite_of,
+)  # fmt: skip
 from .judge_data import as_generated, to_pixels
 from .networks import WEIGHTS as JUDGES
 from .networks import Judges, load_judges
@@ -151,7 +161,7 @@ class Bench:
             trigger=TRIGGER, class_word=concept.class_word, kind=concept.kind, tokens=tokens,
             encode_picture=encode_picture,
             text_encoder=lambda trigger, words: PocketTextEncoder(self.pocket, trigger, words),
-            masks=[as_tensor(r.mask) for r in shown],
+            masks=[as_tensor(r.mask) for r in shown], others=others_in_scenes(concept),
         )  # fmt: skip
 
     def teach(self, concept: BenchConcept, arm: Arm, seed: int, **changes: Any) -> Concept:

@@ -10,6 +10,7 @@ from purecc.pocket.art import Sprite, sprites, sprites_by_class
 from purecc.pocket.references import reference_scenes
 from purecc.pocket.scenes import Scene, describe, mask, place_thing, random_scene, render
 from purecc.pocket.specification import BACKGROUNDS, CLASSES, PLACES, RESOLUTION
+from purecc.prompts import OTHERS
 
 from .looks import LOOKS
 
@@ -154,6 +155,13 @@ def _asked(concept: BenchConcept, rng: np.random.Generator, drawings: list[Sprit
             things.append(place_thing(pick(others[i]), "", beside, rng, 0.8))
         scenes.append(Scene(tuple(things), new[i], int(rng.integers(2**31))))
     return scenes
+
+
+def others_in_scenes(concept: BenchConcept) -> tuple[str, ...]:
+    """What the scene anchor may show beside the class: the pack's own list, less what stands beside the concept in the prompts."""
+    _, others, _ = _words(concept)
+    asked = {others[i] for i, (*_, beside) in enumerate(_LAYOUTS) if beside}
+    return tuple(other for other in OTHERS if other not in asked)
 
 
 def prompts(concept: BenchConcept) -> list[Prompt]:

@@ -10,10 +10,10 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...purecc.batches import LatentScaling
 from ...purecc.concept import Concept
 from ...purecc.concept_set import ConceptSet
 from ...purecc.encoding import TextEncoder
+from ...purecc.flow import LatentScaling
 from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
 from ...purecc.savings import Room, plan

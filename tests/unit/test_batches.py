@@ -10,10 +10,10 @@ import torch
 from tiny import CHANNELS, FEW, SCALING, SETTINGS, SIDE, concept_set, extractor, network, noise, transformer
 from torch import Tensor
 
-from purecc.batches import LatentScaling, draw_batch
+from purecc.batches import draw_batch
 from purecc.class_pictures import class_pictures
 from purecc.encoding import TextBatch
-from purecc.flow import picture_from_velocity, sample_times, sigmas
+from purecc.flow import LatentScaling, picture_from_velocity, sample_times, sigmas
 from purecc.network import BASE, PURE, AdaptedNetwork
 from purecc.settings import PureSettings
 

@@ -12,9 +12,9 @@ from diffusers import SD3Transformer2DModel
 from tiny import noise
 
 from benchmarks.live_bytes import LiveBytes
-from purecc.batches import LatentScaling
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder
+from purecc.flow import LatentScaling
 from purecc.frozen import Storage, store
 from purecc.memory import Estimate, Inputs, estimate
 from purecc.network import PURE, AdaptedNetwork

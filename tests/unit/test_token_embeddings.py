@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import noise, run, same
 
-from purecc.batches import LatentScaling
 from purecc.concept import load_concept, save_concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
+from purecc.flow import LatentScaling
 from purecc.network import EXTRACTOR, AdaptedNetwork
 from purecc.pocket import model as pocket_model
 from purecc.prompts import Placeholder

@@ -16,10 +16,11 @@ import torch
 from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
-from purecc.batches import Batch, LatentScaling, draw_batch
+from purecc.batches import Batch, draw_batch
 from purecc.concept import T5_SLOT, Concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import EncodedText, TextBatch
+from purecc.flow import LatentScaling
 from purecc.initial import initial_embeddings
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.objective import Original
