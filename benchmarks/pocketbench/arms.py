@@ -116,6 +116,10 @@ ARMS: dict[str, Arm] = {
     "PureCC, eta 0.25 + scenes 1": Arm({"eta": 0.25, "background_anchor": 3.0, "scene_anchor": 1.0}, masks=False),
     "PureCC, eta 0.25 + scenes 3": Arm({"eta": 0.25, "background_anchor": 3.0, "scene_anchor": 3.0}, masks=False),
     "LoRA + scenes 1": Arm({**_LORA, "background_anchor": 3.0, "scene_anchor": 1.0}, masks=False),
+    "LoRA + scenes 2": Arm({**_LORA, "background_anchor": 3.0, "scene_anchor": 2.0}, masks=False),
+    "LoRA + scenes 1, 300 steps": Arm(
+        {**_LORA, "background_anchor": 3.0, "scene_anchor": 1.0}, own={"steps": 300}, masks=False
+    ),
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
