@@ -80,8 +80,7 @@ def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
     progress = session.Progress(node_id, total)
     if job.concept is not None:
         progress.step(total, "This very run was finished before: taken from disk.")
-    job.drawing = lambda done, of: _before(node_id, "The base model draws pictures of the class", done, of)
-    job.looking = lambda done, of: _before(node_id, "The base model looks for the concept in the pictures", done, of)
+    job.preparing = lambda what, done, of: _before(node_id, what, done, of)
     every = validation.every or max(1, total // _PREVIEWS)
     # closing: a cancel writes the checkpoint now, not when the traceback is let go
     with LiveChart(node_id, job) as chart, closing(iter(job)) as records:
@@ -127,6 +126,8 @@ def report(title: str, job: Job) -> str:
         rows.append(
             f"around the concept, which takes {s['concept_share']:.0%} of the pictures: distance from the base {s['background_anchor']:.4f}"
         )
+    if "scene_anchor" in s:
+        rows.append(f"in scenes, what is beside the concept: distance from the base {s['scene_anchor']:.4f}")
     if "end_scale" in s:
         rows.append(
             f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "

@@ -16,7 +16,7 @@ from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, Training
 
 convert, session, training = when_needed("convert"), when_needed("session"), when_needed("training")
 
-ETA, BACKGROUND_ANCHOR = 0.25, 3.0  # chosen by PocketBench, see benchmarks/README.md
+ETA, BACKGROUND_ANCHOR, SCENE_ANCHOR = 0.25, 3.0, 0.0  # chosen by PocketBench, see benchmarks/README.md
 
 
 def common_inputs(steps: int, embeddings: bool) -> list:
@@ -136,6 +136,12 @@ class PureLearning(io.ComfyNode):
                     "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
                     "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
+                io.Float.Input(
+                    "scene_anchor", default=SCENE_ANCHOR, min=0.0, max=100.0, step=0.5, optional=True,
+                    tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
+                    "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
+                    "are. 0: none (the paper); 0.5 to 3, the higher the slower it learns. Used by PureCC and merged stage.",
+                ),
             ],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept and Save Concept."),
@@ -150,12 +156,13 @@ class PureLearning(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None,
-        settings: Advanced | None = None, background_anchor=BACKGROUND_ANCHOR, **face,
+        settings: Advanced | None = None, background_anchor=BACKGROUND_ANCHOR, scene_anchor=SCENE_ANCHOR, **face,
     ) -> io.NodeOutput:  # fmt: skip
         advanced = settings or Advanced()
         pure = advanced.pure_settings(
             method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
             background_anchor=background_anchor if method in PURE_METHODS else 0.0,
+            scene_anchor=scene_anchor if method in PURE_METHODS else 0.0,
         )  # fmt: skip
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)

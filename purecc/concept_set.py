@@ -131,7 +131,7 @@ class ConceptSet:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with any text, embedding of a text, or latent."""
+        """Changes with any text, embedding of a text, or latent; the scenes' own are left aside."""
         digest = hashlib.sha256(f"{self.trigger}|{self.class_word}|{self.kind}|{self.tokens}".encode())
         for example in self.examples:
             digest.update(repr(example.texts).encode())
@@ -140,20 +140,16 @@ class ConceptSet:
                 digest.update(b"flipped" + _bytes(example.flipped))
             if example.others:
                 digest.update(repr(example.others).encode())
-        digest.update(self._encodings(set(self.encoded) - self._of_scenes_alone))
+        of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
+        own = of_pictures | {NULL, self.class_word, self.class_text}
+        digest.update(self._encodings(own & set(self.encoded)))
         return digest.hexdigest()[:16]
 
     @property
     def scene_fingerprint(self) -> str:
-        """Changes with any text of the scenes, or its embedding; `fingerprint` leaves them aside."""
+        """Changes with any text of the scenes, or its embedding."""
         asked = {text for scene in self.scenes for text in astuple(scene)}
         return hashlib.sha256(repr(self.scenes).encode() + self._encodings(asked)).hexdigest()[:16]
-
-    @property
-    def _of_scenes_alone(self) -> set[str]:
-        of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
-        own = of_pictures | {NULL, self.class_word, self.class_text}
-        return {text for scene in self.scenes for text in astuple(scene)} - own
 
     def _encodings(self, texts: set[str]) -> bytes:
         found = b""

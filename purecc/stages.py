@@ -38,6 +38,9 @@ _FIGURES = (
     "null_anchor", "background_anchor", "scene_anchor", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
+_DRAWS = "The base model draws pictures of the class"
+_LOOKS = "The base model looks for the concept in the pictures"
+
 # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
 FORMAT = 1
 
@@ -76,8 +79,7 @@ class Job:
         self.run = Run(root, self.stage, everything)
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
-        self.drawing: Callable[[int, int], None] = lambda done, total: None  # called while the base draws pictures
-        self.looking: Callable[[int, int], None] = lambda done, total: None  # and while the concept is looked for
+        self.preparing: Callable[[str, int, int], None] = lambda what, done, total: None  # called before the first step
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
@@ -114,6 +116,9 @@ class Job:
         if settings.background_weight != 1:
             for index in range(len(self.data.examples)):
                 self.data.loss_weights([index], settings.background_weight)
+
+    def _preparing(self, what: str) -> Callable[[int, int], None]:
+        return lambda done, total: self.preparing(what, done, total)
 
     def __iter__(self) -> Iterator[StepRecord]:
         if self.concept is not None:
@@ -287,7 +292,9 @@ class PureJob(Job):
 
     def prepare(self) -> None:
         if self.pure.background_anchor and not self.data.masked:
-            self.data = with_found_masks(self.network, self.data, self.scaling, self.settings.batch_size, self.looking)
+            self.data = with_found_masks(
+                self.network, self.data, self.scaling, self.settings.batch_size, self._preparing(_LOOKS)
+            )
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()
@@ -312,7 +319,9 @@ class PureJob(Job):
         if self.pure.method != "LoRA + prior preservation":
             return None
         root = self.run.folder.parent
-        return class_pictures(self.network, self.data, self.pure, self.base, self.settings.seed, root, self.drawing)
+        return class_pictures(
+            self.network, self.data, self.pure, self.base, self.settings.seed, root, self._preparing(_DRAWS)
+        )
 
     def scenes(self) -> Scenes | None:
         if not self.pure.scene_anchor:
@@ -326,6 +335,6 @@ class PureJob(Job):
             settings.seed,
             settings.batch_size,
             root,
-            self.drawing,
-            self.looking,
+            self._preparing(_DRAWS),
+            self._preparing(_LOOKS),
         )

@@ -7,13 +7,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import SCALING, SETTINGS, concept_set, extractor, losses, network, same, text, transformer
+from tiny import (
+    CHANNELS,
+    SCALING,
+    SETTINGS,
+    SIDE,
+    concept_set,
+    extractor,
+    losses,
+    network,
+    noise,
+    same,
+    text,
+    transformer,
+)
 
 from purecc.adaln_rows import tabulate
 from purecc.adaln_table import ModulationTable, is_modulation
-from purecc.batches import draw_batch
+from purecc.batches import draw_batch, scene_choice
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
+from purecc.scenes import text_batch
 from purecc.settings import PureSettings
 from purecc.stages import ExtractorJob, Job, PureJob
 
@@ -62,6 +76,20 @@ def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
             adapted.velocity(batch.x_t, batch.t, getattr(batch, which), BASE)
         ahead.append(table.computed_ahead)
     assert ahead == [6, 6, 6, 12, 12, 12, 14]
+
+
+def test_scenes_are_computed_ahead() -> None:
+    adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=4)
+    data = replace(data, scenes=data.scenes[::2])  # of the others Words reads too few words to tell complete from base
+    table = tabulate(adapted, data, settings, window=4, scenes=True)
+    ahead = []
+    for number in range(1, 5):
+        choice = scene_choice(data, settings, number)
+        for which in ("base", "complete"):  # as `SceneTerm` asks
+            batch = noise(len(choice.t), CHANNELS, SIDE, SIDE)
+            adapted.velocity(batch, choice.t, text_batch(data, choice, which, "cpu"), BASE)
+        ahead.append(table.computed_ahead)
+    assert ahead == [8, 8, 8, 8]
 
 
 def test_the_names_of_the_layers() -> None:

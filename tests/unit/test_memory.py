@@ -107,6 +107,21 @@ def test_the_drawing_of_class_pictures_counts(tmp_path: Path, pocket_data: Conce
     assert told.step == pytest.approx(live.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, checkpointing: bool) -> None:
+    """Surroundings and scenes beside DOP, with the masks that the base finds and the scenes that it draws."""
+    settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing)
+    pure = PureSettings("LoRA + DOP", background_anchor=1.0, scene_anchor=1.0, class_steps=1)
+    adapted = network(torch.float32)
+    job = PureJob(adapted, pocket_data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)
+    told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), settings, pure, torch.float32, "cpu")
+    with LiveBytes() as live, closing(iter(job)) as steps:
+        next(steps), next(steps)
+    beside_weights = told.peak - told.weights
+    print(f"estimated {beside_weights / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
+    assert beside_weights == pytest.approx(live.peak, rel=0.1)
+
+
 def network(dtype: torch.dtype, storage: Storage = "whole") -> AdaptedNetwork:
     transformer = load_pocket().transformer.to(dtype)
     if storage != "whole":

@@ -1,0 +1,157 @@
+"""What stands beside the concept: scenes drawn by the base, the concept found in them, the rest held."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CHANNELS, SCALING, SETTINGS, SIDE, concept_set, losses, pure_job, run, same, stage_two_of
+
+from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
+from purecc.batches import draw_batch
+from purecc.network import BASE, PURE
+from purecc.prompts import OTHERS, scene_texts
+from purecc.scenes import Scenes
+from purecc.settings import PureSettings
+
+ANCHORED = PureSettings("LoRA", scene_anchor=2.0, class_steps=2)
+
+
+@cache
+def bench() -> Bench:
+    return Bench(Path("unused"))
+
+
+def made(data) -> Scenes:
+    """Scenes of noise; the concept takes the upper half."""
+    generator = torch.Generator().manual_seed(3)
+    outside = torch.zeros(len(data.scenes), 1, SIDE, SIDE)
+    outside[..., SIDE // 2 :, :] = 2
+    return Scenes(torch.randn(len(outside), CHANNELS, SIDE, SIDE, generator=generator), outside, data.scenes)
+
+
+def test_the_texts_of_scenes() -> None:
+    first, second, third = scene_texts("[V]", "dog", ("cat", "dog", "apple", "car"))
+    assert first.complete == "a [V] dog on the left and a cat on the right"
+    assert (first.base, first.without) == ("a dog on the left and a cat on the right", "a cat on the right")
+    assert second.complete == "an apple on the left and a [V] dog on the right"
+    assert (second.base, second.without) == ("an apple on the left and a dog on the right", "an apple on the left")
+    assert third.complete.startswith("a [V] dog on the left and a car")
+
+
+def test_a_style_has_no_scenes_and_needs_none() -> None:
+    style = bench().concept_set(concept("poster"), 1)
+    assert style.scenes == ()
+    assert (
+        pure_job(Path("unused"), ANCHORED, data=replace(concept_set(), kind="style", scenes=())).pure.scene_anchor == 0
+    )
+
+
+def test_a_set_without_scenes_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="this concept set holds none. Make it again with Concept Set"):
+        pure_job(Path("unused"), ANCHORED, data=replace(concept_set(), scenes=()))
+
+
+def test_scenes_are_another_run_only_where_they_are_used(tmp_path: Path) -> None:
+    data = concept_set()
+    fewer = replace(data, scenes=data.scenes[:4])
+    assert fewer.fingerprint == data.fingerprint and fewer.scene_fingerprint != data.scene_fingerprint
+    folder = lambda pure, data: pure_job(tmp_path, pure, data=data).run.folder.name  # noqa: E731
+    assert folder(PureSettings("LoRA"), data) == folder(PureSettings("LoRA"), fewer)
+    assert folder(ANCHORED, data) != folder(ANCHORED, fewer)
+    assert (
+        len({folder(replace(ANCHORED, **change), data) for change in ({}, {"scene_anchor": 1.0}, {"class_steps": 3})})
+        == 3
+    )
+
+
+def test_the_bench_keeps_the_things_of_its_prompts_out_of_the_scenes() -> None:
+    """What is asked beside the concept is never shown beside it."""
+    for taught in (c for c in concepts("development") if c.kind == "instance"):
+        beside = [p.base for p in prompts(taught) if p.beside]
+        others = others_in_scenes(taught)
+        assert len(beside) == 2 and set(others) < set(OTHERS) or others == OTHERS
+        assert not any(f" {other} " in text for other in others if other != taught.class_word for text in beside)
+
+
+@pytest.mark.parametrize("name", ["poodle", "racing-car"])
+def test_the_concepts_place_is_found_and_the_other_thing_is_outside(name: str) -> None:
+    """In the real Pocket SD3's own pictures: the class's half holds the place, the other half is held."""
+    taught = bench().concept_set(concept(name), 1)
+    job = pure_job(
+        Path("unused"), replace(ANCHORED, class_steps=12), replace(SETTINGS, batch_size=8), data=concept_set()
+    )
+    job.network, job.data, job.scaling = bench().network(), replace(taught, scenes=taught.scenes[:4]), bench().scaling
+    scenes = job.scenes()
+    assert scenes.latents.shape == (4, 16, 16, 16)
+    for held, texts in zip(scenes.outside, scenes.texts, strict=True):
+        left = texts.complete.startswith("a ohwx")
+        own, other = (held[..., :8], held[..., 8:]) if left else (held[..., 8:], held[..., :8])
+        assert (own == 0).float().mean() > 0.25
+        assert (other == 0).float().mean() < 0.15
+        assert float(held.mean()) == pytest.approx(1)
+
+
+def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() -> None:
+    job = stage_two_of(ANCHORED)
+    scenes = made(job.data)
+    batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, scenes)
+    terms, scene = job.objective().terms(job.network, batch), batch.scene
+    with torch.no_grad():
+        away = job.network.velocity(scene.x_t, scene.t, scene.complete, PURE)
+        away = (away - job.network.velocity(scene.x_t, scene.t, scene.base, BASE)).square()
+    expected = away[..., SIDE // 2 :, :].mean()
+    torch.testing.assert_close(terms.measured["scene_anchor"].detach(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        terms.loss.detach(), terms.measured["concept_loss"].detach() + 2 * expected, rtol=1e-4, atol=1e-5
+    )
+    assert abs(float(expected - away[..., : SIDE // 2, :].mean())) > 0.01  # or it could be anywhere
+
+
+def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
+    data, settings = concept_set(), replace(SETTINGS, batch_size=3)
+    plain, with_scenes = (draw_batch(data, settings, SCALING, 7, "cpu", None, own) for own in (None, made(data)))
+    assert plain.scene is None and len(with_scenes.scene.t) == 2
+    assert torch.equal(plain.x_t, with_scenes.x_t) and torch.equal(plain.t, with_scenes.t)
+    other = draw_batch(data, settings, SCALING, 8, "cpu", None, made(data))
+    assert not torch.equal(other.scene.x_t, with_scenes.scene.x_t)
+    marked, bare = with_scenes.scene.complete.marks, with_scenes.scene.base.marks
+    assert marked.any(1).all() and not bare.any()
+
+
+def test_a_run_learns_by_its_scenes_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
+    whole, halves, without = (
+        pure_job(tmp_path / "a", ANCHORED),
+        pure_job(tmp_path / "b", ANCHORED),
+        pure_job(tmp_path / "c"),
+    )
+    seen = []
+    whole.preparing = lambda what, done, total: seen.append((what, total))
+    records = run(whole)
+    assert all(record.scene_anchor is not None for record in records) and whole.concept.summary["scene_anchor"] > 0
+    assert any("draws" in what for what, _ in seen) and any("looks for" in what for what, _ in seen)
+    assert losses(records) != losses(run(without))
+    with closing(iter(halves)) as steps:
+        for _ in range(3):
+            next(steps)
+    again = pure_job(tmp_path / "b", ANCHORED)
+    run(again)
+    assert same(whole.concept, again.concept)
+
+
+def test_drawn_scenes_are_kept_beside_the_runs(tmp_path: Path) -> None:
+    first, second = (pure_job(tmp_path, replace(ANCHORED, scene_anchor=weight)).scenes() for weight in (1.0, 2.0))
+    assert len(list((tmp_path / "class_pictures").iterdir())) == 1
+    assert torch.equal(first.latents, second.latents)
+
+
+def test_adaln_is_tabulated_for_scenes_too(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, modulation_table=True)
+    plain, tabulated = pure_job(tmp_path / "a", ANCHORED), pure_job(tmp_path / "b", ANCHORED, settings)
+    assert losses(run(plain)) == losses(run(tabulated))
+    assert same(plain.concept, tabulated.concept)
