@@ -25,6 +25,7 @@ from purecc.files import save_json
 from purecc.launch.install import make_base
 from purecc.launch.layout import choose_layout
 from purecc.launch.server import Server
+from purecc.presets import SHIPPED
 
 PICTURES, SEED = 6, 11
 TRIGGERS = {"poodle": "ohwx", "mushroom": "sksv", "poster": "zqst"}
@@ -61,7 +62,7 @@ def teach(g: Graph, pocket: str, model: list, name: str, steps: int) -> list:
     settings = {**TRAINING, "steps": steps, "model": model, "data": [data, 0]}
     extractor = g.add("PureCCTrainExtractor", embeddings="replace", **settings)
     pure = g.add(
-        "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", eta=0.25, background_anchor=3.0, fixed_lambda=0.0, original="frozen base", **settings
+        "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", **SHIPPED, fixed_lambda=0.0, original="frozen base", **settings
     )  # fmt: skip
     return [pure, 0]
 

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..purecc.concept import Concept
 from ..purecc.objective import ORIGINALS
+from ..purecc.presets import SHIPPED
 from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
 from ..purecc.stages import ExtractorJob, Job, PureJob
 from ..purecc.training import EXTRACTOR, PURE
@@ -16,7 +17,7 @@ from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, Training
 
 convert, session, training = when_needed("convert"), when_needed("session"), when_needed("training")
 
-ETA, BACKGROUND_ANCHOR, SCENE_ANCHOR = 0.25, 3.0, 0.0  # chosen by PocketBench, see benchmarks/README.md
+ANCHORS = ("background_anchor", "scene_anchor")  # of the face, for the methods with L_PureCC
 
 
 def common_inputs(steps: int, embeddings: bool) -> list:
@@ -114,7 +115,7 @@ class PureLearning(io.ComfyNode):
                     "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
-                    "eta", default=ETA, min=0.0, max=20.0, step=0.05,
+                    "eta", default=SHIPPED["eta"], min=0.0, max=20.0, step=0.05,
                     tooltip="Weight of purity against likeness. 0 is likeness alone (beside background_anchor), 0.25 costs little of it, 1 is the paper's, "
                     "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
                 ),
@@ -131,13 +132,13 @@ class PureLearning(io.ComfyNode):
                 *common_inputs(400, embeddings=False),
                 # new widgets go last, and may be missing: workflows keep widget values by their place
                 io.Float.Input(
-                    "background_anchor", default=BACKGROUND_ANCHOR, min=0.0, max=100.0, step=0.5, optional=True,
+                    "background_anchor", default=SHIPPED["background_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
                     tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction. Where that is, "
                     "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
                     "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
-                    "scene_anchor", default=SCENE_ANCHOR, min=0.0, max=100.0, step=0.5, optional=True,
+                    "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
                     tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
                     "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
                     "are. 0: none (the paper); 0.5 to 3, the higher the slower it learns. Used by PureCC and merged stage.",
@@ -156,13 +157,13 @@ class PureLearning(io.ComfyNode):
     @classmethod
     def execute(
         cls, model, data: TrainingData, method, eta, fixed_lambda, original, extractor: Concept | None = None,
-        settings: Advanced | None = None, background_anchor=BACKGROUND_ANCHOR, scene_anchor=SCENE_ANCHOR, **face,
+        settings: Advanced | None = None, **face,
     ) -> io.NodeOutput:  # fmt: skip
         advanced = settings or Advanced()
+        anchors = {name: face.pop(name, SHIPPED[name]) for name in ANCHORS}  # a workflow may be older than they are
         pure = advanced.pure_settings(
             method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
-            background_anchor=background_anchor if method in PURE_METHODS else 0.0,
-            scene_anchor=scene_anchor if method in PURE_METHODS else 0.0,
+            **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)

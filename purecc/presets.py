@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+#: the defaults of Pure Learning where they are not the paper's, chosen by PocketBench (benchmarks/README.md)
+SHIPPED = {"eta": 0.25, "background_anchor": 3.0, "scene_anchor": 1.0}
+
 _BOTH = {
     "batch_size": 2, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0, "targets": "attention", "gate": "off",
     "times": "diffusers grid", "shift": 3.0, "first_block": 0, "last_block": None, "background_weight": 1.0,
@@ -11,8 +14,7 @@ _BOTH = {
 _METHOD = {
     "method": "PureCC", "original": "trainable", "target": "null-relative", "eta_schedule": "constant",
     "scale_multiplier": 1.0, "scale_min": None, "scale_max": None, "base_anchor": 0.0, "null_anchor": 0.0,
-    "background_anchor": 0.0,
-    "scene_anchor": 0.0,
+    "background_anchor": 0.0, "scene_anchor": 0.0,
 }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Writes the blueprint "Learn a concept": Concept Set, Train Extractor and Pure Learning in one node.
 
-    python subgraphs/build.py
+    python -m subgraphs.build
 
 Standard library only. The node's sockets and knobs are the sub-graph's inputs; a knob may turn widgets of both stages. The page
 finds an inner socket by its place: NODES must name every socket that the nodes have, and then their widgets, in order.
@@ -9,6 +9,8 @@ finds an inner socket by its place: NODES must name every socket that the nodes 
 import json
 import uuid
 from pathlib import Path
+
+from purecc.presets import SHIPPED
 
 NAME = "Learn a concept"
 _INPUT, _OUTPUT = -10, -20  # the numbers that the page gives to a sub-graph's own two ends
@@ -40,8 +42,8 @@ NODES = {
         "PureCCPureLearning", 920, 0, 420, 620,
         [("model", "MODEL"), ("data", DATA), ("extractor", CONCEPT), ("settings", SETTINGS)],
         [("concept", CONCEPT), ("validation", "IMAGE"), ("report", "STRING")],
-        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", 0.25), ("fixed_lambda", "FLOAT", 0.0),
-         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0), ("background_anchor", "FLOAT", 3.0)],
+        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", SHIPPED["eta"]), ("fixed_lambda", "FLOAT", 0.0),
+         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0), *((name, "FLOAT", SHIPPED[name]) for name in ("background_anchor", "scene_anchor"))],
     ),
 }  # fmt: skip
 

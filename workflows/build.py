@@ -1,14 +1,14 @@
 """Writes the shared workflows, so that their layout is kept in one readable place: the package `builder` beside this file.
 
-    python workflows/build.py
+    python -m workflows.build
 
 The page shows a file's name as its title, and nothing else of it: so the names are sentences. Standard library only.
 """
 
 from pathlib import Path
 
-from builder.ready_concept import load_and_sample, seeds_and_strengths
-from builder.whole_job import pocket_whole_job, sd35_whole_job
+from .builder.ready_concept import load_and_sample, seeds_and_strengths
+from .builder.whole_job import pocket_whole_job, sd35_whole_job
 
 FOLDER = Path(__file__).parent
 WORKFLOWS = {

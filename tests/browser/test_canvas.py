@@ -181,7 +181,7 @@ def test_the_blueprint_is_dropped_wired_and_run(page: Page, screenshots: Path) -
         "subgraphs"
     ][0]
     assert new == [[node["type"], [i["name"] for i in node["inputs"]]] for node in stored["nodes"]], (
-        "mend subgraphs/build.py"
+        "mend subgraphs/build.py, and run python -m subgraphs.build"
     )
     page.evaluate("""() => {
         const node = app.graph.nodes[0];

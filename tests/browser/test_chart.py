@@ -53,6 +53,7 @@ def graph(seed: int, steps: int, pure_steps: int = 0) -> dict:
             "method": "PureCC",
             "eta": 1.0,
             "background_anchor": 3.0,
+            "scene_anchor": 0.0,
             "fixed_lambda": 0.0,
             "original": "frozen base",
             "steps": pure_steps,

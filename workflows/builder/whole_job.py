@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from purecc.presets import SHIPPED
+
 from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
 
@@ -85,7 +87,7 @@ SD35 = Plan(
             "files go as well: Load Diffusion Model, TripleCLIPLoader and Load VAE in place of Load Checkpoint.",
         ),
         "training": (
-            "**The paper's** rank 4, learning rate 1e-4, 400 steps, batch 2, 512 px. eta and background_anchor are the pack's own.",
+            "**The paper's** rank 4, learning rate 1e-4, 400 steps, batch 2, 512 px. eta and the two anchors are the pack's own.",
             "**Memory.** The paper reports 28 and 30 GB. Here 9.2 GB by count, not measured; where the GPU has less, the pack turns on "
             "what saves memory, down to 0.6 GB, and the report tells what. Still too little? batch_size 1, resolution 384.",
             "A 16-bit model file trains more exactly than an fp8 one; in this file only T5 is fp8.",
@@ -153,8 +155,9 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
         "PureCCTrainExtractor", 460, 60, 400, 620, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
-    # eta, fixed lambda, original; seed, background anchor
-    settings = (0.25, 0.0, "frozen base", *plan.training, 0, 3.0)
+    # eta, fixed lambda, original; seed, the two anchors
+    eta, *anchors = SHIPPED.values()
+    settings = (eta, 0.0, "frozen base", *plan.training, 0, *anchors)
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
