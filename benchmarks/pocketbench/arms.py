@@ -113,13 +113,22 @@ ARMS: dict[str, Arm] = {
         {"eta": 0.5, "background_anchor": 3.0}, masks=False, sampling_gate="picture"
     ),
     # and in scenes by the base that show the class beside other things
-    "PureCC, eta 0.25 + scenes 1": Arm({"eta": 0.25, "background_anchor": 3.0, "scene_anchor": 1.0}, masks=False),
-    "PureCC, eta 0.25 + scenes 3": Arm({"eta": 0.25, "background_anchor": 3.0, "scene_anchor": 3.0}, masks=False),
-    "LoRA + scenes 1": Arm({**_LORA, "background_anchor": 3.0, "scene_anchor": 1.0}, masks=False),
-    "LoRA + scenes 2": Arm({**_LORA, "background_anchor": 3.0, "scene_anchor": 2.0}, masks=False),
-    "LoRA + scenes 1, 300 steps": Arm(
-        {**_LORA, "background_anchor": 3.0, "scene_anchor": 1.0}, own={"steps": 300}, masks=False
-    ),
+    **{
+        f"{name} + scenes {weight:g}{f', {steps} steps' if steps else ''}": Arm(
+            {**method, "background_anchor": 3.0, "scene_anchor": weight},
+            own={"steps": steps} if steps else {},
+            masks=False,
+        )
+        for name, method, weight, steps in (
+            ("LoRA", _LORA, 0.5, 0),
+            ("LoRA", _LORA, 1.0, 0),
+            ("LoRA", _LORA, 2.0, 0),
+            ("LoRA", _LORA, 1.0, 300),
+            ("PureCC, eta 0.1", {"eta": 0.1}, 1.0, 0),
+            ("PureCC, eta 0.25", {"eta": 0.25}, 1.0, 0),
+            ("PureCC, eta 0.25", {"eta": 0.25}, 1.0, 300),
+        )
+    },
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
