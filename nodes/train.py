@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..purecc.concept import Concept
 from ..purecc.objective import ORIGINALS
 from ..purecc.presets import SHIPPED
+from ..purecc.scenes import with_scenes
 from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
 from ..purecc.stages import ExtractorJob, Job, PureJob
 from ..purecc.training import EXTRACTOR, PURE
@@ -168,6 +169,8 @@ class PureLearning(io.ComfyNode):
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():
+            if pure.scene_anchor:
+                data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
-from .prompts import OTHERS, Kind, Placeholder, SceneTexts, Texts, class_text, scene_texts, texts_of
+from .prompts import Kind, Placeholder, SceneTexts, Texts, class_text, texts_of
 from .templates import texts_of_template
 
 NULL = ""
@@ -53,7 +53,9 @@ class ConceptSet:
     encoded: dict[str, EncodedText]  # every text of the examples, the null text, the class word and the class text
     pictures: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width, 3] in 0..1, for reports
     masks: tuple[Tensor, ...] = field(default=(), repr=False)  # [height, width] in 0..1, or none
-    scenes: tuple[SceneTexts, ...] = ()  # with other things beside the class; a style has none
+    scenes: tuple[
+        SceneTexts, ...
+    ] = ()  # with other things beside the class, where they are asked for: `scenes.with_scenes`
 
     def texts(self, which: str, indices: list[int]) -> list[EncodedText]:
         """The encoded texts of some examples; `which` is "complete", "base" or "target"."""
@@ -192,13 +194,12 @@ def build_concept_set(
     templates: tuple[str, ...] = (),
     flip: bool = False,
     stated: list[Mapping[str, str]] | None = None,
-    others: tuple[str, ...] = OTHERS,
 ) -> ConceptSet:
     """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
 
     With `templates`, each picture has the texts of all of them (`templates.texts_of_template`) and captions are left
     aside. With `flip`, each picture is encoded mirrored too. `stated`: of each picture, the texts ("base", "target") that stand in
-    place of those made of its caption. `others`: things beside the class in an instance's scenes; empty: no scenes.
+    place of those made of its caption.
 
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
     class word, a caption that holds neither, or a template without its place for the concept.
@@ -227,8 +228,6 @@ def build_concept_set(
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL, class_word, class_text(class_word, kind) or NULL}
     wanted |= {text for t in texts for text in astuple(t)}
-    scenes = scene_texts(trigger, class_word, others) if kind == "instance" else ()
-    wanted |= {text for scene in scenes for text in astuple(scene)}
     encoded = {text: encoder.encode(text) for text in sorted(wanted)}
     for t in texts:
         for text in (t.complete, t.target):
@@ -238,5 +237,4 @@ def build_concept_set(
         Example(own[0], encode_picture(picture), encode_picture(picture.flip(1)) if flip else None, tuple(own[1:]))
         for own, picture in zip(of_pictures, pictures, strict=True)
     )
-    pictures_, masks_ = tuple(pictures), tuple(masks or ())
-    return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, pictures_, masks_, scenes)
+    return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ()))

@@ -8,7 +8,7 @@ v2("a [V] dog on the left and a cat on the right") at v3("a dog on the left and 
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from .class_pictures import drawn_by_base
 from .concept_set import ConceptSet, outside_of
-from .encoding import TextBatch
+from .encoding import TextBatch, TextEncoder
 from .found_masks import mask_of
 from .network import AdaptedNetwork
-from .prompts import SceneTexts
+from .prompts import OTHERS, SceneTexts, scene_texts
 from .settings import PureSettings
 
 Progress = Callable[[int, int], None]
@@ -43,13 +43,19 @@ class Choice:
     t: Tensor  # [batch]
 
 
+def with_scenes(data: ConceptSet, encoder: TextEncoder, others: tuple[str, ...] = OTHERS) -> ConceptSet:
+    """`data` with the texts of its scenes, the class beside each of `others`, encoded; a style has none."""
+    if data.class_text is None:
+        return data
+    scenes = scene_texts(data.trigger, data.class_word, others)
+    new = {text for scene in scenes for text in astuple(scene)} - set(data.encoded)
+    return replace(data, scenes=scenes, encoded=data.encoded | {text: encoder.encode(text) for text in sorted(new)})
+
+
 def require_scenes(data: ConceptSet) -> None:
     """Raises ValueError where the set has no scenes."""
     if not data.scenes:
-        raise ValueError(
-            "The scene anchor needs scenes with the class beside other things, and this concept set holds none. Make it again with "
-            "Concept Set, or set scene_anchor to 0."
-        )
+        raise ValueError("The scene anchor needs scenes, and this concept set holds none; see with_scenes.")
 
 
 def base_scenes(

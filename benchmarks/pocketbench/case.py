@@ -26,6 +26,7 @@ from purecc.pocket.model import WEIGHTS as POCKET
 from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Placeholder
 from purecc.sampling import euler, guided_velocity
+from purecc.scenes import with_scenes
 from purecc.stages import ExtractorJob, PureJob
 from purecc.token_embeddings import PocketTokenEncoder
 from purecc.training import PURE, LatentScaling
@@ -161,13 +162,16 @@ class Bench:
             trigger=TRIGGER, class_word=concept.class_word, kind=concept.kind, tokens=tokens,
             encode_picture=encode_picture,
             text_encoder=lambda trigger, words: PocketTextEncoder(self.pocket, trigger, words),
-            masks=[as_tensor(r.mask) for r in shown], others=others_in_scenes(concept),
+            masks=[as_tensor(r.mask) for r in shown],
         )  # fmt: skip
 
     def teach(self, concept: BenchConcept, arm: Arm, seed: int, **changes: Any) -> Concept:
         """Both stages, or the one that the arm has; runs that were finished before are taken from disk."""
         data, runs = self.concept_set(concept, arm.tokens), self.work / "runs"
         data = data if arm.masks else replace(data, masks=())
+        if arm.pure_settings.scene_anchor:
+            words = Placeholder(1, " ".join([concept.class_word] * arm.tokens))
+            data = with_scenes(data, PocketTextEncoder(self.pocket, TRIGGER, words), others_in_scenes(concept))
         extractor = None
         if arm.needs_extractor:
             job = ExtractorJob(

@@ -69,8 +69,8 @@ def test_pure_learnings_defaults_are_those_that_pocketbench_calls_shipped(server
         if "default" in options
     }
     arm = ARMS[SHIPPED].pure_settings
-    assert {name: shown[name] for name in ("method", "eta", "background_anchor", "original")} == {
-        "method": arm.method, "eta": arm.eta, "background_anchor": arm.background_anchor, "original": arm.original,
+    assert {name: shown[name] for name in ("method", "eta", "background_anchor", "scene_anchor", "original")} == {
+        "method": arm.method, "eta": arm.eta, "background_anchor": arm.background_anchor, "scene_anchor": arm.scene_anchor, "original": arm.original,
     }  # fmt: skip
 
 
@@ -140,6 +140,16 @@ def test_every_method_trains(server: Server, method: str) -> None:
     assert ("distance from the base, base texts" in report) == (method == "LoRA + DOP")
     assert ("L_CC of the extractor" in report) == (method == "merged stage")
     assert ("around the concept" in report) == (method in ("PureCC", "merged stage"))
+
+
+def test_scenes_are_drawn_by_the_base_and_what_is_beside_is_held(server: Server) -> None:
+    """On the face, and off with the preset of the paper, which has no anchors."""
+    text, _, _ = trained(server, of={"class_steps": 2, "validation_every": 1000}, scene_anchor=1.5)
+    asked = identity(server, text)
+    assert asked["scene_anchor"] == 1.5 and asked["scenes"] and asked["class_steps"] == 2
+    assert "in scenes, what is beside the concept: distance from the base" in text
+    text, _, _ = trained(server, of={"preset": "paper", "validation_every": 1000}, scene_anchor=1.5)
+    assert "scenes" not in identity(server, text)
 
 
 def test_class_pictures_show_progress_and_obey_cancel(server: Server) -> None:

@@ -12,6 +12,8 @@ from tiny import (
     SCALING,
     SETTINGS,
     SIDE,
+    TRIGGER,
+    Words,
     concept_set,
     extractor,
     losses,
@@ -20,14 +22,15 @@ from tiny import (
     same,
     text,
     transformer,
-)
+)  # fmt: skip
 
 from purecc.adaln_rows import tabulate
 from purecc.adaln_table import ModulationTable, is_modulation
 from purecc.batches import draw_batch, scene_choice
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
-from purecc.scenes import text_batch
+from purecc.prompts import Placeholder
+from purecc.scenes import text_batch, with_scenes
 from purecc.settings import PureSettings
 from purecc.stages import ExtractorJob, Job, PureJob
 
@@ -79,7 +82,8 @@ def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
 
 
 def test_scenes_are_computed_ahead() -> None:
-    adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=4)
+    adapted, settings = network(), replace(SETTINGS, steps=4)
+    data = with_scenes(concept_set(), Words(TRIGGER, Placeholder(1, "dog")))
     data = replace(data, scenes=data.scenes[::2])  # of the others Words reads too few words to tell complete from base
     table = tabulate(adapted, data, settings, window=4, scenes=True)
     ahead = []

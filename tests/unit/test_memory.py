@@ -19,6 +19,8 @@ from purecc.frozen import Storage, store
 from purecc.memory import Estimate, Inputs, estimate
 from purecc.network import PURE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
+from purecc.prompts import Placeholder
+from purecc.scenes import with_scenes
 from purecc.settings import PureSettings, TrainSettings
 from purecc.stages import ExtractorJob, PureJob
 from purecc.targets import lora_modules
@@ -113,8 +115,9 @@ def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, checkpointin
     settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing)
     pure = PureSettings("LoRA + DOP", background_anchor=1.0, scene_anchor=1.0, class_steps=1)
     adapted = network(torch.float32)
-    job = PureJob(adapted, pocket_data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)
-    told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), settings, pure, torch.float32, "cpu")
+    data = with_scenes(pocket_data, PocketTextEncoder(load_pocket(), "[V]", Placeholder(1, "dog")))
+    job = PureJob(adapted, data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)
+    told = estimate(adapted.transformer.config, Inputs.of(data, 2), settings, pure, torch.float32, "cpu")
     with LiveBytes() as live, closing(iter(job)) as steps:
         next(steps), next(steps)
     beside_weights = told.peak - told.weights

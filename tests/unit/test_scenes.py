@@ -9,14 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CHANNELS, SCALING, SETTINGS, SIDE, concept_set, losses, pure_job, run, same, stage_two_of
+from tiny import (
+    CHANNELS,
+    SCALING,
+    SETTINGS,
+    SIDE,
+    TRIGGER,
+    Words,
+    concept_set,
+    losses,
+    pure_job,
+    run,
+    same,
+    stage_two_of,
+)  # fmt: skip
 
 from benchmarks.pocketbench.case import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
+from purecc.encoding import PocketTextEncoder
 from purecc.network import BASE, PURE
-from purecc.prompts import OTHERS, scene_texts
-from purecc.scenes import Scenes
+from purecc.prompts import OTHERS, Placeholder, scene_texts
+from purecc.scenes import Scenes, with_scenes
 from purecc.settings import PureSettings
 
 ANCHORED = PureSettings("LoRA", scene_anchor=2.0, class_steps=2)
@@ -25,6 +39,11 @@ ANCHORED = PureSettings("LoRA", scene_anchor=2.0, class_steps=2)
 @cache
 def bench() -> Bench:
     return Bench(Path("unused"))
+
+
+@cache
+def scened():
+    return with_scenes(concept_set(), Words(TRIGGER, Placeholder(1, "dog")))
 
 
 def made(data) -> Scenes:
@@ -47,20 +66,21 @@ def test_the_texts_of_scenes() -> None:
 def test_a_style_has_no_scenes_and_needs_none() -> None:
     style = bench().concept_set(concept("poster"), 1)
     assert style.scenes == ()
-    assert (
-        pure_job(Path("unused"), ANCHORED, data=replace(concept_set(), kind="style", scenes=())).pure.scene_anchor == 0
-    )
+    assert pure_job(Path("unused"), ANCHORED, data=replace(scened(), kind="style", scenes=())).pure.scene_anchor == 0
 
 
 def test_a_set_without_scenes_is_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match="this concept set holds none. Make it again with Concept Set"):
-        pure_job(Path("unused"), ANCHORED, data=replace(concept_set(), scenes=()))
+    with pytest.raises(ValueError, match="this concept set holds none"):
+        pure_job(Path("unused"), ANCHORED, data=concept_set())
 
 
 def test_scenes_are_another_run_only_where_they_are_used(tmp_path: Path) -> None:
-    data = concept_set()
+    data = scened()
     fewer = replace(data, scenes=data.scenes[:4])
-    assert fewer.fingerprint == data.fingerprint and fewer.scene_fingerprint != data.scene_fingerprint
+    assert (
+        fewer.fingerprint == data.fingerprint == concept_set().fingerprint
+        and fewer.scene_fingerprint != data.scene_fingerprint
+    )
     folder = lambda pure, data: pure_job(tmp_path, pure, data=data).run.folder.name  # noqa: E731
     assert folder(PureSettings("LoRA"), data) == folder(PureSettings("LoRA"), fewer)
     assert folder(ANCHORED, data) != folder(ANCHORED, fewer)
@@ -83,9 +103,9 @@ def test_the_bench_keeps_the_things_of_its_prompts_out_of_the_scenes() -> None:
 def test_the_concepts_place_is_found_and_the_other_thing_is_outside(name: str) -> None:
     """In the real Pocket SD3's own pictures: the class's half holds the place, the other half is held."""
     taught = bench().concept_set(concept(name), 1)
-    job = pure_job(
-        Path("unused"), replace(ANCHORED, class_steps=12), replace(SETTINGS, batch_size=8), data=concept_set()
-    )
+    words = Placeholder(1, taught.class_word)
+    taught = with_scenes(taught, PocketTextEncoder(bench().pocket, taught.trigger, words))
+    job = pure_job(Path("unused"), replace(ANCHORED, class_steps=12), replace(SETTINGS, batch_size=8), data=scened())
     job.network, job.data, job.scaling = bench().network(), replace(taught, scenes=taught.scenes[:4]), bench().scaling
     scenes = job.scenes()
     assert scenes.latents.shape == (4, 16, 16, 16)
@@ -98,7 +118,7 @@ def test_the_concepts_place_is_found_and_the_other_thing_is_outside(name: str) -
 
 
 def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() -> None:
-    job = stage_two_of(ANCHORED)
+    job = stage_two_of(ANCHORED, data=scened())
     scenes = made(job.data)
     batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, scenes)
     terms, scene = job.objective().terms(job.network, batch), batch.scene
@@ -114,7 +134,7 @@ def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() ->
 
 
 def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
-    data, settings = concept_set(), replace(SETTINGS, batch_size=3)
+    data, settings = scened(), replace(SETTINGS, batch_size=3)
     plain, with_scenes = (draw_batch(data, settings, SCALING, 7, "cpu", None, own) for own in (None, made(data)))
     assert plain.scene is None and len(with_scenes.scene.t) == 2
     assert torch.equal(plain.x_t, with_scenes.x_t) and torch.equal(plain.t, with_scenes.t)
@@ -126,10 +146,10 @@ def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
 
 def test_a_run_learns_by_its_scenes_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
     whole, halves, without = (
-        pure_job(tmp_path / "a", ANCHORED),
-        pure_job(tmp_path / "b", ANCHORED),
-        pure_job(tmp_path / "c"),
+        pure_job(tmp_path / name, pure, data=scened())
+        for name, pure in (("a", ANCHORED), ("b", ANCHORED), ("c", PureSettings("LoRA")))
     )
+    assert "scene_anchor" not in without.pure.used()
     seen = []
     whole.preparing = lambda what, done, total: seen.append((what, total))
     records = run(whole)
@@ -139,19 +159,23 @@ def test_a_run_learns_by_its_scenes_and_goes_on_as_if_it_had_not_been_stopped(tm
     with closing(iter(halves)) as steps:
         for _ in range(3):
             next(steps)
-    again = pure_job(tmp_path / "b", ANCHORED)
+    again = pure_job(tmp_path / "b", ANCHORED, data=scened())
     run(again)
     assert same(whole.concept, again.concept)
 
 
 def test_drawn_scenes_are_kept_beside_the_runs(tmp_path: Path) -> None:
-    first, second = (pure_job(tmp_path, replace(ANCHORED, scene_anchor=weight)).scenes() for weight in (1.0, 2.0))
+    first, second = (
+        pure_job(tmp_path, replace(ANCHORED, scene_anchor=weight), data=scened()).scenes() for weight in (1.0, 2.0)
+    )
     assert len(list((tmp_path / "class_pictures").iterdir())) == 1
     assert torch.equal(first.latents, second.latents)
 
 
 def test_adaln_is_tabulated_for_scenes_too(tmp_path: Path) -> None:
     settings = replace(SETTINGS, modulation_table=True)
-    plain, tabulated = pure_job(tmp_path / "a", ANCHORED), pure_job(tmp_path / "b", ANCHORED, settings)
+    plain, tabulated = (
+        pure_job(tmp_path / name, ANCHORED, own, data=scened()) for name, own in (("a", SETTINGS), ("b", settings))
+    )
     assert losses(run(plain)) == losses(run(tabulated))
     assert same(plain.concept, tabulated.concept)
