@@ -1,6 +1,6 @@
 """The arms: every way of learning that is compared, each as the settings in which it differs from the common ones."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from purecc.concept import Gate
@@ -60,7 +60,7 @@ ARMS: dict[str, Arm] = {
     "LoRA": Arm(_LORA),
     "LoRA, 800 steps": Arm(_LORA, own={"steps": 800}),
     "LoRA, 60 steps": Arm(_LORA, own={"steps": 60}),
-    "LoRA, rate 3e-4": Arm(_LORA, own={"learning_rate": 3e-4}),
+    "LoRA, rate 3e-4": Arm(_LORA, {"learning_rate": 3e-4}),
     "LoRA + prior preservation": Arm({"method": "LoRA + prior preservation"}),
     "LoRA + DOP": Arm({"method": "LoRA + DOP"}),
     "LoRA, no embeddings": Arm(_LORA, _NONE),  # nothing tells the trigger from the class word: what it costs
@@ -139,6 +139,21 @@ ARMS: dict[str, Arm] = {
     "PureCC, picture, eta 0.5": Arm({"eta": 0.5}, sampling_gate="picture"),
     "PureCC, picture, eta 3": Arm({"eta": 3.0}, sampling_gate="picture"),
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
+}
+
+#: at a lower rate, all stages: there a plain LoRA is as faithful and does less harm
+_SLOW = {"learning_rate": 3e-4}
+ARMS |= {
+    f"{name}, rate 3e-4": replace(ARMS[name], common={**ARMS[name].common, **_SLOW})
+    for name in (
+        "LoRA + DOP",
+        "PureCC, paper",
+        "PureCC",
+        "LoRA + background 3",
+        "LoRA + scenes 1",
+        "PureCC, eta 0.25 + background 3",
+        "PureCC, eta 0.25 + scenes 1",
+    )
 }
 
 SHIPPED = "PureCC, eta 0.25 + background 3, picture"  # the pack's defaults
