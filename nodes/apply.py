@@ -37,7 +37,7 @@ class ApplyConcept(io.ComfyNode):
                     "model's, exactly. conditioning: as picture, but not in the negative prompt: stronger, and more of the "
                     "background changes. rows: it acts on the trigger's own rows of the text only; for concepts that were "
                     "trained so. off: it always acts, as a plain LoRA does. as trained: the gate that the concept was trained "
-                    "with, or picture where it was trained without.",
+                    "with; where it was trained without, picture, and for a style conditioning.",
                 ),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,

@@ -99,6 +99,16 @@ class Concept:
         return self.embeddings.clip.shape[1] if self.embeddings else 1
 
     @property
+    def sampling_gate(self) -> Gate:
+        """Where the LoRA is to act if nobody says otherwise: the gate of its training, or one where prompts without it are exact.
+
+        A look is largely what the LoRA shifts in all texts alike; behind "picture" that cancels in the guidance, and hardly shows.
+        """
+        if self.gate != "off":
+            return self.gate
+        return "conditioning" if self.kind == "style" else "picture"
+
+    @property
     def placeholder(self) -> Placeholder:
         """What the text encoders see in the trigger's place."""
         return Placeholder(self.uid, " ".join([self.class_word] * self.tokens), self.token_embeddings)

@@ -67,10 +67,8 @@ def apply_concept(
 
 
 def gate_of(concept: Concept, choice: GateChoice) -> Gate:
-    """The gate that a choice means: "as trained" is the concept's own, or "picture" where it was trained with none."""
-    if choice != "as trained":
-        return choice
-    return "picture" if concept.gate == "off" else concept.gate
+    """The gate that a choice means."""
+    return concept.sampling_gate if choice == "as trained" else choice
 
 
 def base_warning(model: ModelPatcher, concept: Concept) -> str:

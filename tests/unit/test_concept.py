@@ -100,3 +100,14 @@ def test_slots_of_the_two_parts_of_the_text() -> None:
 def test_the_placeholder_has_a_class_word_for_each_token() -> None:
     assert concept().placeholder.words == "dog dog dog"
     assert concept(embeddings=None).placeholder.words == "dog"
+
+
+@pytest.mark.parametrize(
+    ("kind", "trained", "expected"),
+    [
+        ("instance", "off", "picture"), ("style", "off", "conditioning"), ("style", "rows", "rows"),
+        ("style", "picture", "picture"), ("instance", "conditioning", "conditioning"),
+    ],
+)  # fmt: skip
+def test_the_gate_when_nobody_says_otherwise(kind: str, trained: str, expected: str) -> None:
+    assert concept(kind=kind, gate=trained).sampling_gate == expected
