@@ -116,14 +116,14 @@ def _inputs() -> list:
             "class_texts", options=list(CLASS_TEXTS), default=pure.class_texts,
             tooltip='What these pictures show. class: "a dog". base: the captions without the trigger. A style has its captions always.',
         ),
-        io.Int.Input("class_steps", default=pure.class_steps, min=1, max=200, tooltip="Sampling steps of the class pictures. 20 to 40."),
+        io.Int.Input("class_steps", default=pure.class_steps, min=1, max=200, tooltip="Sampling steps of the class pictures, and of the scene anchor's. 20 to 40."),
         io.Float.Input(
             "class_guidance", default=pure.class_guidance, min=1.0, max=20.0, step=0.1,
-            tooltip="Guidance (cfg) of the class pictures. 3.5 to 5 for SD3.5, 4 for the Pocket Model.",
+            tooltip="Guidance (cfg) of the class pictures, and of the scene anchor's. 3.5 to 5 for SD3.5, 4 for the Pocket Model.",
         ),
         io.Float.Input(
             "class_shift", default=pure.class_shift, min=0.1, max=20.0, step=0.1,
-            tooltip="Shift of the class pictures' sampling schedule. 3 for SD3.5; the model's own.",
+            tooltip="Shift of their sampling schedule, and of the scene anchor's. 3 for SD3.5; the model's own.",
         ),
         io.Float.Input(
             "background_weight", default=train.background_weight, min=0.0, max=1.0, step=0.05,

@@ -142,7 +142,7 @@ class PureLearning(io.ComfyNode):
                     "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
                     tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
                     "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
-                    "are. 0: none (the paper); 0.5 to 3, the higher the slower it learns. Used by PureCC and merged stage.",
+                    "are. 0: none (the paper); 0.5 to 1: it costs likeness, lower eta with it. Used by PureCC and merged stage.",
                 ),
             ],
             outputs=[
@@ -171,6 +171,9 @@ class PureLearning(io.ComfyNode):
         with session.outside_inference():
             if pure.scene_anchor:
                 data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
+                pure = (
+                    pure if data.concept_set.scenes else replace(pure, scene_anchor=0.0)
+                )  # of a style: nothing is beside it
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()

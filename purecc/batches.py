@@ -1,5 +1,6 @@
 """One step's inputs: which pictures, which noise, which times."""
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
@@ -15,7 +16,7 @@ from .prompts import Texts
 from .scenes import Choice, Scenes, chosen, text_batch
 from .settings import TrainSettings
 
-_CLASS_PICTURES, _SCENES = 62, 63  # purposes of chance
+_VIEWS, _CLASS_PICTURES, _SCENES = "views", "class pictures", "scenes"  # purposes of chance
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class Scene:
-    """Pictures by the base with other things beside the concept; half as many as the batch has."""
+    """Pictures by the base with other things beside the concept; half as many as the batch has, at least one."""
 
     x_t: Tensor
     t: Tensor
@@ -149,7 +150,7 @@ def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> Drawn:
     indices = pick(data, settings.batch_size, generator)
     noise = torch.randn(len(indices), *data.examples[indices[0]].latent.shape, generator=generator)
     t = _times(len(indices), settings, generator)
-    return Drawn(_views(data, indices, _generator(settings, number, 61)), noise, t)
+    return Drawn(_views(data, indices, _generator(settings, number, _VIEWS)), noise, t)
 
 
 def held_draws(data: ConceptSet, settings: TrainSettings, times: int = 4) -> Iterator[Drawn]:
@@ -187,10 +188,12 @@ def _views(data: ConceptSet, indices: list[int], generator: torch.Generator) -> 
     return views
 
 
-def _generator(settings: TrainSettings, number: int, purpose: int | None = None) -> torch.Generator:
-    """Chance that follows from the seed and a batch's number; a `purpose` (a bit above 2^60) has its own."""
-    mixed = (settings.seed * 1_000_003 + number) % 2**62
-    return torch.Generator().manual_seed(mixed if purpose is None else mixed ^ 1 << purpose)
+def _generator(settings: TrainSettings, number: int, purpose: str = "") -> torch.Generator:
+    """Chance that follows from the seed and a batch's number; each purpose has its own."""
+    if not purpose:
+        return torch.Generator().manual_seed((settings.seed * 1_000_003 + number) % 2**62)
+    digest = hashlib.sha256(f"{settings.seed} {number} {purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # of a seed, PyTorch takes 32 bits
 
 
 def _noised(x0: Tensor, settings: TrainSettings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

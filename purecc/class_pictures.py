@@ -75,7 +75,7 @@ def drawn_by_base(
             return {size: tensors[_name(size)] for size in sizes}
         except Exception as error:
             log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
-    log.info("The base model draws %d pictures of the class, %d steps each.", len(texts), settings.class_steps)
+    log.info("The base model draws %d pictures, %d steps each.", len(texts), settings.class_steps)
     groups = _together(data, texts)
     total = len(sizes) * settings.class_steps * len(groups)
     steps = itertools.count()

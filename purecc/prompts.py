@@ -106,9 +106,10 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
 
 
 def scene_texts(trigger: str, class_word: str, others: tuple[str, ...] = OTHERS) -> tuple[SceneTexts, ...]:
-    """Scenes with the class on one side and each of `others`, but the class itself, on the other; left and right in turn."""
+    """Scenes with the class on one side and each of `others` on the other, left and right in turn; none that class or trigger hold."""
     found = []
-    for i, other in enumerate(other for other in others if other.lower() != class_word.lower()):
+    others = tuple(other for other in others if not find_word(other, f"{trigger} {class_word}"))
+    for i, other in enumerate(others):
         own, side = ("left", "right") if i % 2 == 0 else ("right", "left")
         beside = f"{'an' if other[0] in 'aeiou' else 'a'} {other} on the {side}"
         both = "a {} on the left and {}" if own == "left" else "{1} and a {0} on the right"

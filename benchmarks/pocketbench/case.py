@@ -286,7 +286,7 @@ class Bench:
                 "noise": noises,
                 "strength": [strength] * len(asked),
             }
-            figures = {**self.likeness(concept, drawn)}
+            figures = self.likeness(concept, drawn)
             figures |= vars(change(self.judges, base, drawn, [p.beside for p in asked]))
             base_texts = [p.base for p in asked]
             figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)

@@ -158,9 +158,8 @@ def _asked(concept: BenchConcept, rng: np.random.Generator, drawings: list[Sprit
 
 
 def others_in_scenes(concept: BenchConcept) -> tuple[str, ...]:
-    """What the scene anchor may show beside the class: the pack's own list, less what stands beside the concept in the prompts."""
-    _, others, _ = _words(concept)
-    asked = {others[i] for i, (*_, beside) in enumerate(_LAYOUTS) if beside}
+    """What the scene anchor may show beside the class: the pack's own list, less what any prompt asks for."""
+    asked = {word for prompt in prompts(concept) for word in prompt.base.split()}
     return tuple(other for other in OTHERS if other not in asked)
 
 

@@ -10,7 +10,7 @@ import torch
 from tiny import CHANNELS, FEW, SCALING, SETTINGS, SIDE, concept_set, extractor, network, noise, transformer
 from torch import Tensor
 
-from purecc.batches import draw_batch
+from purecc.batches import _CLASS_PICTURES, _SCENES, _VIEWS, _generator, draw_batch
 from purecc.class_pictures import class_pictures
 from purecc.encoding import TextBatch
 from purecc.flow import LatentScaling, picture_from_velocity, sample_times, sigmas
@@ -164,6 +164,15 @@ def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path) -> None:
 
 def test_a_style_has_its_base_texts_for_class_pictures(tmp_path: Path) -> None:
     assert drawn(tmp_path, data=replace(concept_set(), kind="style")).texts[:2] == ("a dog", "a dog on the beach")
+
+
+def test_each_purpose_has_chance_of_its_own() -> None:
+    """PyTorch takes 32 bits of a seed: what differs above them alone is one stream."""
+    drawn_ = {
+        (seed, number, purpose): tuple(torch.rand(4, generator=_generator(replace(SETTINGS, seed=seed), number, purpose)).tolist())
+        for seed in (0, 1) for number in (1, 2) for purpose in ("", _VIEWS, _CLASS_PICTURES, _SCENES)
+    }  # fmt: skip
+    assert len(set(drawn_.values())) == len(drawn_) == 16
 
 
 def test_the_prior_leaves_the_concepts_batch_as_it_was_and_has_chance_of_its_own(tmp_path: Path) -> None:

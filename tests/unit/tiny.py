@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 import zlib
 from dataclasses import replace
 from functools import cache
@@ -36,6 +37,7 @@ SCALING = LatentScaling(scale=1.5, shift=0.1)
 SETTINGS = TrainSettings(
     steps=4, batch_size=2, learning_rate=1e-2, embedding_rate=1e-1, rank=2, alpha=4.0, checkpoint_every=2, seed=5
 )
+THROWAWAY = tempfile.TemporaryDirectory()  # what jobs of no interest write: pictures by the base
 FEW = {"class_pictures": 3, "class_steps": 2}  # of PureSettings
 
 
@@ -170,7 +172,7 @@ def pure_job(
 
 def stage_two(original: Original = "frozen base", **pure) -> tuple[PureJob, AdaptedNetwork]:
     """A prepared stage 2 whose model is already strong, for measuring single terms; nothing is written."""
-    job = pure_job(Path("unused"), PureSettings(original=original, **pure))
+    job = pure_job(Path(THROWAWAY.name), PureSettings(original=original, **pure))
     job.prepare()
     strengthen(job.network, PURE, seed=2)
     for parameter in learned(job.network):
@@ -215,7 +217,7 @@ def asked(pure: PureSettings, settings: TrainSettings = SETTINGS, data: ConceptS
 
 
 def stage_two_of(pure: PureSettings, settings: TrainSettings = SETTINGS, data: ConceptSet | None = None) -> PureJob:
-    job = pure_job(Path("unused"), pure, settings, data=data)
+    job = pure_job(Path(THROWAWAY.name), pure, settings, data=data)
     job.prepare()
     strengthen(job.network, PURE, seed=2)
     for parameter in learned(job.network):

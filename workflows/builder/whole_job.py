@@ -156,8 +156,8 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
     # eta, fixed lambda, original; seed, the two anchors
-    eta, *anchors = SHIPPED.values()
-    settings = (eta, 0.0, "frozen base", *plan.training, 0, *anchors)
+    anchors = (SHIPPED["background_anchor"], SHIPPED["scene_anchor"])
+    settings = (SHIPPED["eta"], 0.0, "frozen base", *plan.training, 0, *anchors)
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
