@@ -117,7 +117,7 @@ class PureLearning(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "eta", default=SHIPPED["eta"], min=0.0, max=20.0, step=0.05,
-                    tooltip="Weight of purity against likeness. 0 is likeness alone (beside background_anchor), 0.25 costs little of it, 1 is the paper's, "
+                    tooltip="Weight of purity against likeness. 0 is likeness alone (beside the anchors), 0.25 costs little of it, 1 is the paper's, "
                     "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(

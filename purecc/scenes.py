@@ -66,7 +66,6 @@ def base_scenes(
 
     `root`, `base`, `seed` and `drawing` as in `class_pictures`; `together` and `looking` as in `with_found_masks`.
     """
-    require_scenes(data)
     (size, _), *_ = Counter(tuple(example.latent.shape) for example in data.examples).most_common()
     texts = tuple(scene.base for scene in data.scenes)
     latents = drawn_by_base(network, data, settings, base, seed, root, texts, [size], drawing)[size]

@@ -77,10 +77,7 @@ def main() -> None:
             for seed in range(args.seeds):
                 for name in args.concepts:
                     open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
-                    for shared in (
-                        True,
-                        False,
-                    ):  # those that share an extractor, which is in the work folder; the others
+                    for shared in (True, False):  # those that share an extractor, then the others
                         if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
                             job = (args.work, folder, drawing, name, seed, arms, changes, args.split)
                             jobs.append(pool.submit(run_cases, *job))

@@ -20,9 +20,8 @@ class Arm:
     own: dict[str, Any] = field(default_factory=dict)
     tokens: int = 1
     masks: bool = True  # given with the references, where the arm's settings use them
-    sampling_gate: Gate | None = (
-        None  # put on what was trained without one: training never shows it a text without the trigger
-    )
+    #: put on what was trained without one: training never shows it a text without the trigger
+    sampling_gate: Gate | None = None
 
     @property
     def pure_settings(self) -> PureSettings:
@@ -60,7 +59,6 @@ ARMS: dict[str, Arm] = {
     "LoRA": Arm(_LORA),
     "LoRA, 800 steps": Arm(_LORA, own={"steps": 800}),
     "LoRA, 60 steps": Arm(_LORA, own={"steps": 60}),
-    "LoRA, rate 3e-4": Arm(_LORA, {"learning_rate": 3e-4}),
     "LoRA + prior preservation": Arm({"method": "LoRA + prior preservation"}),
     "LoRA + DOP": Arm({"method": "LoRA + DOP"}),
     "LoRA, no embeddings": Arm(_LORA, _NONE),  # nothing tells the trigger from the class word: what it costs
@@ -105,6 +103,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, eta 0.5 + background, null anchor": Arm(
         {"eta": 0.5, "background_anchor": 1.0, "null_anchor": 1.0}, masks=False
     ),
+    "PureCC, eta 0.1 + background 3": Arm({"eta": 0.1, "background_anchor": 3.0}, masks=False),
     "PureCC, eta 0.25 + background 3": Arm({"eta": 0.25, "background_anchor": 3.0}, masks=False),
     "PureCC, eta 0.25 + background 3, picture": Arm(
         {"eta": 0.25, "background_anchor": 3.0}, masks=False, sampling_gate="picture"
@@ -125,6 +124,7 @@ ARMS: dict[str, Arm] = {
             ("LoRA", _LORA, 2.0, 0),
             ("LoRA", _LORA, 1.0, 300),
             ("PureCC, eta 0.1", {"eta": 0.1}, 1.0, 0),
+            ("PureCC, eta 0.1", {"eta": 0.1}, 0.5, 0),
             ("PureCC, eta 0.25", {"eta": 0.25}, 1.0, 0),
             ("PureCC, eta 0.25", {"eta": 0.25}, 1.0, 300),
         )
@@ -141,19 +141,26 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-#: at a lower rate, all stages: there a plain LoRA is nearly as faithful (0.75, 0.79) and does less harm
-_SLOW = {"learning_rate": 3e-4}
+#: at lower rates, all stages: there a plain LoRA is nearly as faithful and does less harm
 ARMS |= {
-    f"{name}, rate 3e-4": replace(ARMS[name], common={**ARMS[name].common, **_SLOW})
-    for name in (
-        "LoRA + DOP",
-        "PureCC, paper",
-        "PureCC",
-        "LoRA + background 3",
-        "LoRA + scenes 1",
-        "PureCC, eta 0.25 + background 3",
-        "PureCC, eta 0.25 + scenes 1",
-    )
+    f"{name}, rate {rate}": replace(ARMS[name], common={**ARMS[name].common, "learning_rate": float(rate)})
+    for rate, names in {
+        "3e-4": (
+            "LoRA",
+            "LoRA + DOP",
+            "PureCC, paper",
+            "PureCC",
+            "LoRA + background 3",
+            "LoRA + scenes 0.5",
+            "LoRA + scenes 1",
+            "PureCC, eta 0.1 + background 3",
+            "PureCC, eta 0.1 + scenes 0.5",
+            "PureCC, eta 0.25 + background 3",
+            "PureCC, eta 0.25 + scenes 1",
+        ),
+        "5e-4": ("LoRA", "LoRA + background 3", "PureCC, eta 0.1 + background 3"),
+    }.items()
+    for name in names
 }
 
 SHIPPED = "PureCC, eta 0.25 + background 3, picture"  # the pack's defaults

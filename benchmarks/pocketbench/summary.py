@@ -23,9 +23,7 @@ class Summary:
     background_ssim: float
     seg_cons: float
     layout: float  # pixels
-    beside: (
-        float  # mean absolute difference to the base's on the second thing in the picture, 0..255; NaN: not measured
-    )
+    beside: float  # the same on the second thing that the prompt asks for, 0..255; NaN: not measured
     clip_t: float  # with the concept minus without, both against the base text
     same_class: float  # of prompts without the concept: mean absolute difference to the base's pictures, 0..255
     other: float
