@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..purecc.concept import sampling_gate
 from ..purecc.concept_set import NULL
 from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
@@ -40,6 +41,7 @@ class Validation:
         self._null = concept_set.encoded[NULL]
         self._prompts = [data.encoder.encode(prompt) for prompt in advanced.validation_prompts]
         self._size, self._seeds = concept_set.examples[0].latent.shape, advanced.validation_seeds
+        self._kind = concept_set.kind
 
     def preview(self, network: AdaptedNetwork, scaling: LatentScaling, model: str) -> Image.Image:
         """The example and the prompts side by side, the seeds one below the other."""
@@ -70,7 +72,12 @@ class Validation:
         """[1, height, width, 3]"""
         noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(seed))
         words = [TextBatch.of([one], network.device) for one in (text, self._null)]
-        latent = euler(guided_velocity(network, *words, _GUIDANCE, model), noise.to(network.device), _STEPS, self.shift)
+        # with the trigger, behind the gate that Apply Concept has for this kind; without it, as trained: what other texts lose
+        trained = network.gates.get(model, "off")
+        gate = sampling_gate(self._kind, trained) if bool(words[0].marks.any()) else trained
+        with network.gated(model, gate):
+            velocity = guided_velocity(network, *words, _GUIDANCE, model)
+            latent = euler(velocity, noise.to(network.device), _STEPS, self.shift)
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 
 

@@ -34,6 +34,16 @@ GATES: tuple[Gate, ...] = get_args(Gate)
 T5_SLOT = 32  # slots 0..31 are embeddings of the CLIP part of the text stream, 32..63 of the T5 part
 
 
+def sampling_gate(kind: Kind, trained: Gate) -> Gate:
+    """Where a LoRA is to act if nobody says otherwise: the gate of its training, or one where prompts without it are exact.
+
+    A look is largely what the LoRA shifts in all texts alike; behind "picture" that cancels in the guidance, and hardly shows.
+    """
+    if trained != "off":
+        return trained
+    return "conditioning" if kind == "style" else "picture"
+
+
 @dataclass(frozen=True)
 class LoraWeights:
     """A LoRA over named Linears: change = alpha / rank * B @ A. This line is the only place where the scale is said."""
@@ -100,13 +110,7 @@ class Concept:
 
     @property
     def sampling_gate(self) -> Gate:
-        """Where the LoRA is to act if nobody says otherwise: the gate of its training, or one where prompts without it are exact.
-
-        A look is largely what the LoRA shifts in all texts alike; behind "picture" that cancels in the guidance, and hardly shows.
-        """
-        if self.gate != "off":
-            return self.gate
-        return "conditioning" if self.kind == "style" else "picture"
+        return sampling_gate(self.kind, self.gate)
 
     @property
     def placeholder(self) -> Placeholder:

@@ -13,6 +13,8 @@ against the base's own null prediction: what LoRA shifts in common no longer can
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -141,6 +143,16 @@ class AdaptedNetwork:
                 for parameter, value in zip((a, b), concept.lora.matrices[module], strict=True):
                     parameter.data.copy_(value)
         self.gates[name] = concept.gate
+
+    @contextmanager
+    def gated(self, name: str, gate: Gate) -> Iterator[None]:
+        """Another gate for a model, for a while."""
+        before = self.gates.get(name, "off")
+        self.gates[name] = gate
+        try:
+            yield
+        finally:
+            self.gates[name] = before
 
     def add_embeddings(self, name: str, embeddings: ConceptEmbeddings) -> None:
         """Layer-wise embeddings for a model. Raises ValueError where blocks or width are another network's."""

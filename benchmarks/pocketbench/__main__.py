@@ -9,6 +9,7 @@ python -m benchmarks.pocketbench --sheets          # contact sheets of one drawi
 
 import argparse
 import os
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,8 +18,8 @@ from . import report
 from .arms import ARMS, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
-from .concepts import SMALL, concepts
-from .hypotheses import TEST_ARMS, TEST_DRAWING, TEST_SEEDS
+from .concepts import SMALL, concept, concepts
+from .hypotheses import TEST_ARMS, TEST_DRAWING, test_seeds
 from .opening import Closed, require_opening
 from .worker import result_path, run_cases
 
@@ -31,6 +32,18 @@ def is_current(path: Path, measured_by: str) -> bool:
         return False
     case = Case.load(path)
     return case.protocol == measured_by and case.complete
+
+
+def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iterator[tuple[str, int, list[str]]]:
+    """Concept, training seed and arms that are not measured yet; arms that share an extractor, which is in the work folder, together."""
+    for seed in range(args.seeds):
+        for name in args.concepts:
+            open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
+            if args.split == "test":
+                open_ = [a for a in open_ if seed < test_seeds(a, concept(name, "test").kind)]
+            for shared in (True, False):
+                if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
+                    yield name, seed, arms
 
 
 def main() -> None:
@@ -65,22 +78,20 @@ def main() -> None:
                 print("opened:", require_opening())
             except Closed as reason:
                 parser.error(str(reason))
-        args.arms, args.seeds, drawing = list(TEST_ARMS), TEST_SEEDS, TEST_DRAWING
-        args.concepts = [] if args.report else [c.name for c in concepts("test")]
+        args.arms, drawing = list(TEST_ARMS), TEST_DRAWING
+        args.concepts, args.seeds = [], max(TEST_ARMS.values())
+        if not args.report:
+            args.concepts = [c.name for c in concepts("test")]
     elif args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, drawing = {"steps": 120}, Drawing((0.6, 1.0))
     measured_by = protocol(drawing)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-            jobs = []
-            for seed in range(args.seeds):
-                for name in args.concepts:
-                    open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
-                    for shared in (True, False):  # those that share an extractor, then the others
-                        if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
-                            job = (args.work, folder, drawing, name, seed, arms, changes, args.split)
-                            jobs.append(pool.submit(run_cases, *job))
+            jobs = [
+                pool.submit(run_cases, args.work, folder, drawing, *job, changes, args.split)
+                for job in to_measure(args, folder, measured_by)
+            ]
             for job in as_completed(jobs):
                 job.result()
     print(report.write(folder, RESULTS / f"{title}.md", measured_by))

@@ -158,9 +158,22 @@ ARMS |= {
             "PureCC, eta 0.25 + background 3",
             "PureCC, eta 0.25 + scenes 1",
         ),
-        "5e-4": ("LoRA", "LoRA + background 3", "PureCC, eta 0.1 + background 3"),
+        "5e-4": (
+            "LoRA",
+            "LoRA + DOP",
+            "PureCC, paper",
+            "PureCC",
+            "LoRA + background 3",
+            "LoRA + scenes 0.5",
+            "PureCC, eta 0.1 + background 3",
+            "PureCC, eta 0.1 + scenes 0.5",
+        ),
     }.items()
     for name in names
+}
+ARMS |= {
+    f"{name}, 400 steps, rate 3e-4": replace(ARMS[f"{name}, rate 3e-4"], own={"steps": 400})
+    for name in ("LoRA", "LoRA + background 3", "LoRA + scenes 0.5")
 }
 
 SHIPPED = "PureCC, eta 0.25 + background 3, picture"  # the pack's defaults

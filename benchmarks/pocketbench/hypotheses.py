@@ -49,9 +49,15 @@ HYPOTHESES = (
     Hypothesis("H6", "PureCC, paper", "LoRA", "drift"),
     Hypothesis("H7", "PureCC", "PureCC, paper", "drift"),
 )
-TEST_ARMS = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", CANDIDATE)
-TEST_SEEDS = 3  # of training
+#: arm -> training seeds on each drawing: three where the candidate is decided, one where the recipes are told apart
+TEST_ARMS = {"LoRA": 3, "LoRA + DOP": 3, CANDIDATE: 3, "PureCC, paper": 1, "PureCC": 1}
+TEST_SEEDS_OF_LOOKS = 1  # they decide nothing
 TEST_DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))
+
+
+def test_seeds(arm: str, kind: str) -> int:
+    """How many training seeds the test comparison has of an arm, on a drawing (kind "instance") or a look ("style")."""
+    return TEST_SEEDS_OF_LOOKS if kind == "style" else TEST_ARMS[arm]
 
 
 @dataclass(frozen=True)

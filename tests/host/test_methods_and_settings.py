@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
+from io import BytesIO
 from typing import Any
 
 import pytest
 from graph import Prompt
+from PIL import Image
 from safetensors import safe_open
 
 from benchmarks.pocketbench.arms import ARMS, SHIPPED
@@ -211,6 +213,32 @@ def test_validation_prompts_are_drawn(server: Server) -> None:
     assert len(images) == 2 * (2 + 2 * 2)  # for each seed the example's pair, and a pair for each prompt
     drawn = [server.client.view(image["filename"], image["subfolder"]) for image in images]
     assert len(set(drawn)) == 12  # the base model and the customised one differ, and so do the prompts and seeds
+
+
+def test_a_looks_validation_pictures_are_behind_its_gate(server: Server) -> None:
+    """As Apply Concept draws them: with the trigger the negative is the base's; without it the text is as it was trained."""
+
+    def drawn(kind: str) -> list[bytes]:
+        p = Prompt()
+        pocket = p.pocket()
+        data = p.concept_set(pocket, kind=kind, captions="a dog in {concept}", texts="own templates")
+        wire = [settings(p, validation_prompts="a house in [V] dog\na red house", validation_every=1000), 0]
+        pure = p.pure(pocket, data, None, method="LoRA", steps=2, learning_rate=3e-2, settings=wire)
+        saved = p.add("SaveImage", images=[pure, 1], filename_prefix="t/gate")
+        images = server.client.run(p.nodes, timeout=DEADLINE)["outputs"][saved]["images"]
+        files = [server.client.view(image["filename"], image["subfolder"]) for image in images]
+        return [Image.open(BytesIO(file)).tobytes() for file in files]  # the files hold the graph too
+
+    instance, style = drawn("instance"), drawn("style")
+    same = [a == b for a, b in zip(instance, style, strict=True)]
+    assert same == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]  # pairs of base and model: the example (another base text), with it, without it
 
 
 @pytest.mark.parametrize("seeds", ["", "one", "1.5", "-1"])

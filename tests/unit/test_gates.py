@@ -95,6 +95,15 @@ def test_samples_of_a_mixed_batch_are_each_for_itself(gate: str) -> None:
     assert torch.equal(swapped[0], v(adapted, BASE, text("", count=2))[0])
 
 
+@pytest.mark.parametrize("gate", GATES)
+def test_another_gate_for_a_while(gate: str) -> None:
+    adapted = gated("off")
+    with pytest.raises(KeyError), adapted.gated(PURE, gate):
+        assert torch.equal(v(adapted, PURE, MIXED), v(gated(gate), PURE, MIXED))
+        raise KeyError
+    assert torch.equal(v(adapted, PURE, MIXED), v(gated("off"), PURE, MIXED))
+
+
 def test_with_the_trigger_in_every_text_the_conditioning_gate_is_none() -> None:
     assert torch.equal(v(gated("conditioning"), PURE, MARKED), v(gated("off"), PURE, MARKED))
 
