@@ -106,7 +106,7 @@ class PureLearning(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The same model as in Train Extractor."),
                 Data.Input("data", tooltip="From Concept Set."),
-                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. Only the method PureCC must have it; the three LoRA methods begin "
+                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. PureCC must have it, unless eta is 0; the three LoRA methods begin "
                                   "with its embeddings where it is there, merged stage leaves it aside."),
                 io.Combo.Input(
                     "method", options=list(METHODS), default="PureCC",
@@ -167,13 +167,13 @@ class PureLearning(io.ComfyNode):
             **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
+        pure = pure if extractor else pure.without_extractor()
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():
             if pure.scene_anchor:
                 data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
-                pure = (
-                    pure if data.concept_set.scenes else replace(pure, scene_anchor=0.0)
-                )  # of a style: nothing is beside it
+                if not data.concept_set.scenes:  # of a style: nothing is beside it
+                    pure = replace(pure, scene_anchor=0.0)
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()

@@ -1,7 +1,7 @@
 """All settings of a training run: default, unit and meaning beside each, checked where they are made."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from .concept import GATES, EmbeddingMode, Gate
@@ -145,6 +145,19 @@ class PureSettings:
     def is_pure(self) -> bool:
         """Whether L_PureCC is part of the loss."""
         return self.method in PURE_METHODS
+
+    def without_extractor(self) -> "PureSettings":
+        """What is learnt where nothing guides. PureCC at eta 0 (eq. 15) is L_CC and the anchors: the method "LoRA", which has both.
+
+        Raises ValueError for PureCC at another eta.
+        """
+        if self.method != "PureCC":
+            return self
+        if self.eta:
+            raise ValueError(
+                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0."
+            )
+        return replace(self, method="LoRA")
 
     def used(self) -> dict[str, Any]:
         """What the method reads, so that a setting without effect makes no other run of it."""

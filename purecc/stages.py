@@ -254,8 +254,8 @@ class PureJob(Job):
         pure: PureSettings,
         extractor: Concept | None,
     ):
-        if pure.method == "PureCC" and extractor is None:
-            raise ValueError("PureCC needs an extractor: connect Train Extractor, or choose another method.")
+        if extractor is None:
+            pure = pure.without_extractor()
         if pure.method == "merged stage":
             extractor = None
         if extractor is not None and extractor.trigger.lower() != data.trigger.lower():

@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from . import report
-from .arms import ARMS, QUICK, STRENGTHS
+from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL, concept, concepts
@@ -52,7 +52,7 @@ def main() -> None:
         "--quick", action="store_true", help="three concepts, five arms, one seed, fewer steps and pictures"
     )
     parser.add_argument("--split", default="development", choices=["development", "test"])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(AT_COMMON_RATE), choices=ARMS)
     parser.add_argument("--concepts", nargs="+", default=list(SMALL))
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--noises", type=int, default=1, help="pictures for each prompt")

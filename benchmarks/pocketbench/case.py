@@ -190,7 +190,10 @@ class Bench:
         job = PureJob(network, data, settings, self.scaling, runs, self.base, pure, extractor)
         for _ in job:
             pass
-        return replace(job.concept, gate=arm.sampling_gate) if arm.sampling_gate else job.concept
+        if arm.sampling_gate is None:
+            return job.concept
+        by_kind = arm.sampling_gate == "by kind"
+        return replace(job.concept, gate=job.concept.sampling_gate if by_kind else arm.sampling_gate)
 
     @torch.no_grad()
     def draw(

@@ -9,7 +9,7 @@ import numpy as np
 
 from purecc.files import write_atomically
 
-from .arms import ARMS, SHIPPED
+from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
 from .hypotheses import FEWEST, MATCHED, Cases, differences, goals
 from .statistics import Differences, interval, mean_of
@@ -45,9 +45,9 @@ _CURVES = [
     "LoRA + DOP",
     "PureCC, paper",
     "PureCC",
-    "PureCC + DOP + null anchor",
     "LoRA + background 3",
-    SHIPPED.removesuffix(", picture"),
+    "LoRA + scenes 0.5",
+    SHIPPED.removesuffix(", gated"),
 ]
 
 
@@ -157,32 +157,49 @@ def _svg(points: dict[str, list[tuple[float, float]]], says: str) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
+def by_rate(cases: Cases) -> dict[str, Cases]:
+    """ ", rate 1e-3" and the like, "" for the common rate -> its cases, by the name that their arm has at the common rate."""
+    found: dict[str, Cases] = {"": {arm: of_arm for arm, of_arm in cases.items() if arm in AT_COMMON_RATE}}
+    for rate in OTHER_RATES:
+        found[at_rate("", rate)] = {a: cases[at_rate(a, rate)] for a in AT_COMMON_RATE if at_rate(a, rate) in cases}
+    return {rate: of_rate for rate, of_rate in found.items() if "LoRA" in of_rate}
+
+
+def section(cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
+    """All that is told of concepts of one kind at one learning rate, as Markdown paragraphs."""
+    parts = [
+        f"## {kind.capitalize()} concepts{rate}",
+        "### Strength 1",
+        overview(cases),
+        "### Against plain LoRA, paired",
+        against(cases),
+        "### At nine tenths of plain LoRA's fidelity",
+        matched(cases),
+        "### The runs themselves",
+        training(cases),
+        *paper_tables(cases, kind),
+    ]
+    if not rate:
+        decides = out.stem == "test" and kind == "instance"
+        verdict = "as PROTOCOL.md has it" if decides else "shown only: the test split's drawings decide"
+        parts += [f"### The family of comparisons ({verdict})", family_table(cases)]
+    for figure, says in _PLOTS.items():
+        if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):
+            continue  # read at one strength only
+        picture = out.with_name(f"{out.stem} {kind}{rate}, {figure}.svg")
+        curves(cases, _CURVES, figure, says, picture)
+        parts.append(f"![{says}](<{picture.name}>)")
+    return parts
+
+
 def write(folder: Path, out: Path, protocol: str) -> str:
     """The whole report of one results folder; returns its text."""
     parts = []
     for kind in ("instance", "style"):
-        decides = out.stem == "test" and kind == "instance"
-        verdict = "as PROTOCOL.md has it" if decides else "shown only: the test split's drawings decide"
-        cases = load(folder, protocol, kind)
-        if "LoRA" not in cases:
-            continue
-        parts += [
-            f"## {kind.capitalize()} concepts",
-            "### Strength 1",
-            overview(cases),
-            "### Against plain LoRA, paired",
-        ]
-        parts += [against(cases), "### At nine tenths of plain LoRA's fidelity", matched(cases)]
-        parts += ["### The runs themselves", training(cases), *paper_tables(cases, kind)]
-        parts += [f"### The family of comparisons ({verdict})", family_table(cases)]
-        for figure, says in _PLOTS.items():
-            if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):
-                continue  # read at one strength only
-            picture = out.with_name(f"{out.stem} {kind}, {figure}.svg")
-            curves(cases, _CURVES, figure, says, picture)
-            parts.append(f"![{says}](<{picture.name}>)")
+        for rate, cases in by_rate(load(folder, protocol, kind)).items():
+            parts += section(cases, kind, rate, out)
     intro = (
-        f"Protocol {protocol}. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
+        f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"
         "Tables shaped as the paper's: dCLIP-T and Seg-Cons x 100 and against the base's picture, CLIP-I, DINO and CSD cosines, KID x 1000 "
         "on prompts without the concept (not in the paper; in place of dHPS and dPick, for which the pocket has nothing). A dash: not run, "

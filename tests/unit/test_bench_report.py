@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS
 from benchmarks.pocketbench.case import Case, Drawing
+from benchmarks.pocketbench.concepts import concept, concepts
 from benchmarks.pocketbench.hypotheses import CANDIDATE, HYPOTHESES, MARGIN, TEST_ARMS, family
 from benchmarks.pocketbench.summary import at_fidelity, summarise
 
@@ -92,7 +94,7 @@ def test_the_family_tells_what_holds() -> None:
 
 
 def test_holm_is_over_the_whole_family() -> None:
-    """A p-value of 0.02 holds alone, and not as one of seven."""
+    """A p-value of 0.02 holds alone, and not as one of eight."""
     rng = np.random.default_rng(4)
     lora, paper = many_cases("LoRA", 0.8, 20, 8), many_cases("PureCC, paper", 0.8, 20, 8)
     for case in paper:
@@ -102,7 +104,7 @@ def test_holm_is_over_the_whole_family() -> None:
     only = tuple(h for h in HYPOTHESES if h.key == "H6")
     (alone, holds_alone), *_ = family(cases, only)
     among = {o.hypothesis.key: holds for o, holds in family(cases)}
-    assert 0.05 / 7 < alone.p < 0.05 and holds_alone and among["H6"] is False
+    assert 0.05 / 8 < alone.p < 0.05 and holds_alone and among["H6"] is False
 
 
 def test_older_cases_are_judged_by_the_witnesses_that_all_have(tmp_path: Path) -> None:
@@ -121,7 +123,25 @@ def test_the_protocol_says_what_the_code_tests() -> None:
     for hypothesis in HYPOTHESES:
         assert f"| {hypothesis.key} | {hypothesis.says}" in text
     assert all(f"*{arm}*" in text for arm in TEST_ARMS)
-    assert f"-{MARGIN:g} for H1" in text and "seven" in text and len(HYPOTHESES) == 7
+    assert f"-{MARGIN:g} for H1" in text and "eight" in text and len(HYPOTHESES) == 8
+
+
+def test_the_test_comparison_has_the_seeds_that_its_text_says() -> None:
+    args = Namespace(split="test", concepts=[c.name for c in concepts("test")], arms=list(TEST_ARMS), seeds=3)
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for name, seed, arms in command.to_measure(args, Path("nothing is here"), "protocol"):
+        for arm in arms:
+            seeds.setdefault((arm, concept(name, "test").kind), set()).add(seed)
+    decided = {"LoRA", "LoRA + DOP", CANDIDATE}
+    assert all(
+        len(found) == (3 if arm in decided and kind == "instance" else 1) for (arm, kind), found in seeds.items()
+    )
+    assert {arm for arm, _ in seeds} == set(TEST_ARMS)
+
+
+def test_arms_at_other_rates_are_compared_among_themselves() -> None:
+    every = {"LoRA": [1], "PureCC": [2], "LoRA, rate 1e-3": [3], "PureCC, rate 3e-4": [4]}
+    assert report.by_rate(every) == {"": {"LoRA": [1], "PureCC": [2]}, ", rate 1e-3": {"LoRA": [3]}}
 
 
 def test_the_test_split_is_closed_without_a_record_of_this_text(tmp_path: Path, monkeypatch, capsys) -> None:

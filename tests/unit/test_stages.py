@@ -217,6 +217,11 @@ def test_pure_learning_needs_an_extractor(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has 1 embeddings a block, the concept set 2"):
         make(PureSettings(), extractor(), data=concept_set(tokens=2))
     assert make(PureSettings(method="LoRA"), None).concept is None
+    anchored, plain = (
+        make(PureSettings(eta=0.0, null_anchor=1.0), None),
+        make(PureSettings("LoRA", null_anchor=1.0), None),
+    )
+    assert anchored.run.folder == plain.run.folder  # without guidance eta 0 is the method LoRA, with its anchors
     assert make(PureSettings(), replace(extractor(), trigger="[v]")).concept is None
 
 
