@@ -38,7 +38,7 @@ BOTH = {
     ("poodle", "mushroom"): "a {} dog and a {} mushroom on the beach",
     ("poodle", "poster"): "a {} dog on the beach in {} style",
 }
-TRAINING = {"batch_size": 4, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
+TRAINING = {"batch_size": 4, "learning_rate": 5e-4, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
 
 
 @dataclass

@@ -7,7 +7,7 @@ R   reference plumbing with the paper's arithmetic: texts and pictures are encod
     train CLIP's tables, as the public code does: so it is a little cheaper than that.
 P   the product with the same gradient (original "trainable"): encoded once, one transformer with two adapters
 S   the product with v_original detached
-D   the product's default: v_original of the frozen base
+D   PureCC as this pack has it: v_original of the frozen base
 B   S with the transformer in bfloat16, on a processor that has it
 
 All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one

@@ -28,7 +28,7 @@ def common_inputs(steps: int, embeddings: bool) -> list:
         io.Int.Input("batch_size", default=2, min=1, max=64, tooltip="Pictures in each step. 1 to 4, the paper's 2. More is calmer, and costs time and memory."),
         io.Float.Input(
             "learning_rate", default=1e-4, min=1e-7, max=1.0, step=1e-5, round=1e-7,
-            tooltip="How far each step moves the LoRA. 1e-4 for SD3.5, 1e-3 for the Pocket Model. Too high: pictures break or copy.",
+            tooltip="How far each step moves the LoRA. 1e-4 for SD3.5, 5e-4 for the Pocket Model. Too high: pictures break or copy.",
         ),
         io.Float.Input(
             "embedding_rate", default=5e-3, min=1e-7, max=1.0, step=1e-4, round=1e-7,
@@ -117,13 +117,13 @@ class PureLearning(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "eta", default=SHIPPED["eta"], min=0.0, max=20.0, step=0.05,
-                    tooltip="Weight of purity against likeness. 0 is likeness alone (beside the anchors), 0.25 costs little of it, 1 is the paper's, "
-                    "2 to 3 keep more of the base and learn slower. Used by PureCC and merged stage.",
+                    tooltip="Weight of purity by the extractor's guidance, against likeness. 0: the anchors alone hold the rest, and no extractor is needed. "
+                    "0.1 to 0.5 hold more and learn slower, 1 is the paper's. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
                     tooltip="0: lambda* is adaptive, fitted for each picture at each step (the paper). Above 0: this fixed scale in "
-                    "its place, the paper's ablation.",
+                    "its place, the paper's ablation. Without effect at eta 0.",
                 ),
                 io.Combo.Input(
                     "original", options=list(ORIGINALS), default="frozen base",
@@ -142,7 +142,7 @@ class PureLearning(io.ComfyNode):
                     "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
                     tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
                     "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
-                    "are. 0: none (the paper); 0.5 to 1: it costs likeness, lower eta with it. Used by PureCC and merged stage.",
+                    "are. 0: none (the paper); 0.5 to 1, at some cost of likeness. Used by PureCC and merged stage.",
                 ),
             ],
             outputs=[

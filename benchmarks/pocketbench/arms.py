@@ -20,6 +20,7 @@ class Arm:
     pure: dict[str, Any] = field(default_factory=dict)
     common: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
+    guided: bool = True  # method "PureCC" alone: at eta 0 it needs no extractor
     tokens: int = 1
     masks: bool = True  # given with the references, where the arm's settings use them
     #: put on what was trained without one: training never shows it a text without the trigger. "by kind": `Concept.sampling_gate`
@@ -31,7 +32,7 @@ class Arm:
 
     @property
     def needs_extractor(self) -> bool:
-        return self.pure_settings.method == "PureCC"
+        return self.guided and self.pure_settings.method == "PureCC"
 
     def extractor_settings(self, seed: int, **changes: Any) -> TrainSettings:
         return _train_settings(seed, self.common, changes)
@@ -135,8 +136,8 @@ ARMS: dict[str, Arm] = {
             ("PureCC, eta 0.25", {"eta": 0.25}, 1.0, 300),
         )
     },
-    "PureCC, eta 0.1 + scenes 0.5, gated": Arm(
-        {"eta": 0.1, "background_anchor": 3.0, "scene_anchor": 0.5}, masks=False, sampling_gate="by kind"
+    "eta 0 + scenes 0.5, gated": Arm(
+        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}, guided=False, masks=False, sampling_gate="by kind"
     ),
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
@@ -150,7 +151,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-SHIPPED = "PureCC, eta 0.1 + scenes 0.5, gated"  # the pack's defaults
+SHIPPED = "eta 0 + scenes 0.5, gated"  # the pack's defaults
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

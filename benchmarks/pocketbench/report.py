@@ -18,6 +18,7 @@ from .tables import family_table, mean_over_concepts, paper_tables, table
 
 _COLUMNS: dict[str, Callable[[Summary], float]] = {
     "fidelity": lambda s: s.fidelity,
+    "beside a second thing": lambda s: s.fidelity_beside,
     "learned": lambda s: s.learned,
     "learning-free": lambda s: s.learning_free,
     "drift, same class": lambda s: s.same_class,

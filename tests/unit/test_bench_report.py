@@ -20,11 +20,26 @@ from benchmarks.pocketbench.summary import at_fidelity, summarise
 
 def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
     """A case of one witness, whose floor is 0 and ceiling 1, and of one picture of each role."""
-    rows = {"role": [], "strength": [], "pocket DINO": [], "pixels": [], "feature": [], "clip_t": [], "clip_t_base": []}
+    rows = {
+        "role": [],
+        "prompt": [],
+        "strength": [],
+        "pocket DINO": [],
+        "pixels": [],
+        "feature": [],
+        "clip_t": [],
+        "clip_t_base": [],
+    }
     rows |= {name: [] for name in ("background_pixels", "background_ssim", "seg_cons", "layout")}
     for strength in fidelity:
         for role in ("concept", "same class", "other", "null"):
-            values = {"role": role, "strength": strength, "pocket DINO": fidelity[strength], "pixels": drift[strength]}
+            values = {
+                "role": role,
+                "prompt": "a dog",
+                "strength": strength,
+                "pocket DINO": fidelity[strength],
+                "pixels": drift[strength],
+            }
             for name, column in rows.items():
                 column.append(values.get(name, 0.0))
     return Case("x", "instance", "LoRA", 0, {}, "base", "protocol", {}, {"pocket DINO": [0.0, 0.0, 1.0]}, rows)
@@ -42,6 +57,15 @@ def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
     case = case_with({1.0: 0.7}, {1.0: 1.0})
     case.ends = {"pocket DINO": [0.1, 0.4, 0.9], "colours": [0.5, 0.5, 0.51]}  # the second tells nothing
     assert summarise(case).fidelity == pytest.approx(0.6)
+
+
+def test_a_second_thing_that_looks_like_the_concept_is_no_likeness() -> None:
+    case = case_with({1.0: 0.7}, {1.0: 1.0})
+    case.rows = {name: [*values, values[0]] for name, values in case.rows.items()}
+    case.rows["prompt"][-1], case.rows["pocket DINO"][-1] = "a dog on the left and a cat on the right", 1.0
+    assert summarise(case).fidelity == pytest.approx(0.7) and summarise(case).fidelity_beside == pytest.approx(1.0)
+    case.kind = "style"  # of the whole picture
+    assert summarise(case).fidelity == pytest.approx(0.85) and np.isnan(summarise(case).fidelity_beside)
 
 
 def many_cases(arm: str, fidelity: float, drift: float, concepts: int = 6, kid: float | None = 0.002) -> list[Case]:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from purecc.evaluation import colour_fidelity, pixel_drift
 from purecc.grid import PAPER, draw_grid
-from purecc.launch.pictures import TURNED, weights_digest
+from purecc.launch.pictures import GUIDED, TURNED, weights_digest
 from purecc.pictures import read_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ FIGURES = WORKFLOWS / "figures"  # pictures of the README alone
 REFERENCES = WORKFLOWS / "pictures" / "pink poodle"
 BEGIN, END = "<!-- written by `python run.py pictures` -->", "<!-- end -->"
 _SHOWN = 2  # pictures of each kind in a row
-_DEFAULT = "eta 0.25"  # the shipped one
+_DEFAULT, _GUIDED = "eta 0", f"eta {GUIDED:g}"  # the shipped one, and where lambda is turned
 _COLUMNS = [*["with [V]"] * _SHOWN, *["without"] * _SHOWN]
 
 
@@ -90,19 +90,19 @@ THUMBNAILS = {"01": whole_job, "02": loaded, "03": graph, "04": grid}
 
 
 def turned(kept: Path) -> None:
-    """The rows for eta and the background anchor, those for lambda, and their figures into the README."""
+    """The rows for eta and the anchors, those for lambda, and their figures into the README."""
     base = row(kept / "reference", "original")
     lora = row(kept / "reference", "plain_LoRA")
     of = {name: row(kept / name, "PureCC") for name in TURNED}
     etas = sorted((name for name in of if name.startswith("eta")), key=lambda name: float(name.split()[1]))
     scales = sorted((name for name in of if name.startswith("lambda")), key=lambda name: float(name.split()[1]))
-    labels = ["base\nmodel", *etas, _DEFAULT + "\nno anchor", "plain\nLoRA"]
-    rows = [base, *(of[name] for name in (*etas, "no anchor")), lora]
+    labels = ["base\nmodel", *etas, _DEFAULT + "\nno anchors", "plain\nLoRA"]
+    rows = [base, *(of[name] for name in (*etas, "no anchors")), lora]
     save(draw_grid(rows, labels, _COLUMNS), FIGURES / "eta.jpg")
     labels = ["base\nmodel", "adaptive", *(name.replace(" ", "\n") for name in scales)]
-    rows = [base, of[_DEFAULT], *(of[name] for name in scales)]
+    rows = [base, of[_GUIDED], *(of[name] for name in scales)]
     save(draw_grid(rows, labels, _COLUMNS), FIGURES / "lambda.jpg")
-    write_table(kept, [*etas, "no anchor", *scales])
+    write_table(kept, [*etas, "no anchors", *scales])
 
 
 def write_table(kept: Path, names: list[str]) -> None:

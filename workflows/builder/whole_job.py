@@ -41,8 +41,14 @@ class Plan:
         return 1880 if self.with_lora else 1600
 
 
+ETA = (
+    "**eta is 0 as it comes:** the two anchors hold the rest, and the extractor gives the starting point alone. Turn eta up, and the "
+    "extractor guides, as in the paper (1): more stays as it was, less is learnt. At 0 you may bypass Train Extractor (Ctrl+B) "
+    "and save its time."
+)
+
 POCKET = Plan(
-    folder="example: pink poodle", trigger="[V]", class_word="dog", resolution=128, training=(240, 4, 1e-3, 5e-3, 4),
+    folder="example: pink poodle", trigger="[V]", class_word="dog", resolution=128, training=(240, 4, 5e-4, 5e-3, 4),
     with_lora=True, prompt="a big [V] dog in the middle in the snow", other_prompt="a big dog on the left in the city",
     file="pink poodle", prefix="", seed=7, steps=28, cfg=4.0, scheduler="normal", size=128, count=4, negative="",
     notes={
@@ -59,6 +65,7 @@ POCKET = Plan(
             "**Cancel at any time:** *Run* goes on from the last step. A run that is finished is not trained again, also after "
             "a restart.",
             "The lower Pure Learning node trains without pure learning (the loss L_CC alone), on the same data and steps.",
+            ETA,
         ),
         "gate": (
             "The gate is *off* here, so that the two can be compared. Set it to **as trained** and prompts without [V] give "
@@ -91,6 +98,7 @@ SD35 = Plan(
             "**Memory.** The paper reports 28 and 30 GB. Here 9.2 GB by count, not measured; where the GPU has less, the pack turns on "
             "what saves memory, down to 0.6 GB, and the report tells what. Still too little? batch_size 1, resolution 384.",
             "A 16-bit model file trains more exactly than an fp8 one; in this file only T5 is fp8.",
+            ETA,
             "**Cancel at any time:** *Run* goes on from the last step.",
         ),
         "gate": (
@@ -166,7 +174,7 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     g.add("PureCCSaveConcept", 460, 60 + ROOM, 400, 100, plan.file, concept=pure["concept"])
     title = "Base without the trigger, customised with it"
     g.add("SaveImage", 460, 1080, 400, 290, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
-    g.note(460 if plan.with_lora else 880, 1430 if plan.with_lora else 60 + ROOM, 400, 230 if plan.with_lora else 340,
+    g.note(460 if plan.with_lora else 880, 1430 if plan.with_lora else 60 + ROOM, 400, 400 if plan.with_lora else 560,
            *plan.notes["training"])  # fmt: skip
     return pure, lora
 
