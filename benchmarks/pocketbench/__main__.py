@@ -19,8 +19,8 @@ from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL, concept, concepts
-from .hypotheses import TEST_ARMS, TEST_DRAWING, test_seeds
-from .opening import Closed, require_opening
+from .hypotheses import TEST_ARMS, TEST_DRAWING, planned_seeds
+from .opening import Closed, records, require_opening
 from .worker import result_path, run_cases
 
 RESULTS = Path(__file__).parent / "results"
@@ -40,10 +40,16 @@ def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iter
         for name in args.concepts:
             open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
             if args.split == "test":
-                open_ = [a for a in open_ if seed < test_seeds(a, concept(name, "test").kind)]
+                open_ = [a for a in open_ if seed < planned_seeds(a, concept(name, "test").kind)]
             for shared in (True, False):
                 if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
                     yield name, seed, arms
+
+
+def folder_of_test() -> str:
+    """Where the cases of the last opening belong: those of the first are not the second's."""
+    count = len(records())
+    return "test" if count < 2 else f"test, opening {count}"
 
 
 def main() -> None:
@@ -59,6 +65,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) // 2 * 2))
     parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"), help="runs and pictures")
     parser.add_argument("--report", action="store_true", help="run nothing")
+    parser.add_argument(
+        "--missing", action="store_true", help="report the test split though cases are missing, and name them"
+    )
     parser.add_argument("--sheets", action="store_true", help="contact sheets, as JPEG")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -79,13 +88,20 @@ def main() -> None:
             except Closed as reason:
                 parser.error(str(reason))
         args.arms, drawing = list(TEST_ARMS), TEST_DRAWING
-        args.concepts, args.seeds = [], max(TEST_ARMS.values())
-        if not args.report:
-            args.concepts = [c.name for c in concepts("test")]
+        args.concepts, args.seeds = [c.name for c in concepts("test")], max(TEST_ARMS.values())
+        title = folder_of_test()
+        folder = RESULTS / title
     elif args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, drawing = {"steps": 120}, Drawing((0.6, 1.0))
     measured_by = protocol(drawing)
+    if args.split == "test" and args.report:
+        missing = [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by) for a in arms]
+        if missing and not args.missing:
+            parser.error(
+                f"{len(missing)} cases are not there yet; PROTOCOL.md has no look at the figures before all are."
+            )
+        print("missing:", *(missing or ["none"]), sep="\n- ")
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = [

@@ -54,11 +54,13 @@ from .witnesses import (
     embedding_likeness,
     histogram_likeness,
     kernel_distance,
+    own_half,
     patch_likeness,
     template_likeness,
 )  # fmt: skip
 
 _BATCH = 13  # pictures drawn at once
+_READING = "own half"  # how pictures are measured: cases that were measured otherwise are not compared with these
 
 #: kind of concept -> the witnesses of its presence; a case measured with others is measured again
 WITNESSES = {
@@ -115,8 +117,8 @@ class Drawing:
 
 
 def protocol(drawing: Drawing) -> str:
-    """What makes cases comparable, as 12 hexadecimal digits: all weights of the pocket and the judges, and how pictures are drawn."""
-    how = [drawing.noises, drawing.strengths, drawing.steps]
+    """What makes cases comparable, as 12 hexadecimal digits: all weights of the pocket and the judges, and how pictures are drawn and read."""
+    how = [_READING, drawing.noises, drawing.strengths, drawing.steps]
     how += [] if drawing.drift_at is None else [drawing.drift_at]
     digest = hashlib.sha256(json.dumps(how).encode())
     for folder in (POCKET, JUDGES):
@@ -289,8 +291,9 @@ class Bench:
                 "noise": noises,
                 "strength": [strength] * len(asked),
             }
-            figures = self.likeness(concept, drawn)
-            figures |= vars(change(self.judges, base, drawn, [p.beside for p in asked]))
+            beside = [p.beside for p in asked]
+            figures = self.likeness(concept, own_half(base, drawn, beside))
+            figures |= vars(change(self.judges, base, drawn, beside))
             base_texts = [p.base for p in asked]
             figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)
             figures["clip_t_base"] = caption_likeness(self.judges, base, base_texts)

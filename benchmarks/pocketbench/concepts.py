@@ -163,11 +163,6 @@ def others_in_scenes(concept: BenchConcept) -> tuple[str, ...]:
     return tuple(other for other in OTHERS if other not in asked)
 
 
-def asks_for_two(kind: str, prompt: str) -> bool:
-    """Whether a prompt of `prompts` has a second thing beside an instance concept; a style is of the whole picture."""
-    return kind == "instance" and " and " in prompt
-
-
 def prompts(concept: BenchConcept) -> list[Prompt]:
     """New scenes with the concept (two with a second thing beside it), and texts without it: same class, others, null."""
     word, others, new = _words(concept)

@@ -11,16 +11,21 @@ from purecc.files import write_atomically
 
 from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
-from .hypotheses import FEWEST, MATCHED, Cases, differences, goals
+from .hypotheses import FEWEST, GUIDED, MATCHED, Cases, differences, goals
 from .statistics import Differences, interval, mean_of
-from .summary import Summary, at_fidelity, drifts, fidelities, strengths, summarise
+from .summary import Summary, at_fidelity, by_picture, drifts, strengths, summarise
 from .tables import family_table, mean_over_concepts, paper_tables, table
 
-_COLUMNS: dict[str, Callable[[Summary], float]] = {
-    "fidelity": lambda s: s.fidelity,
-    "beside a second thing": lambda s: s.fidelity_beside,
-    "learned": lambda s: s.learned,
-    "learning-free": lambda s: s.learning_free,
+
+def _told(fidelity: float) -> float | None:
+    """None, which is left out of means, for a concept that no witness can tell."""
+    return None if np.isnan(fidelity) else fidelity
+
+
+_COLUMNS: dict[str, Callable[[Summary], float | None]] = {
+    "fidelity": lambda s: _told(s.fidelity),
+    "learned": lambda s: _told(s.learned),
+    "learning-free": lambda s: _told(s.learning_free),
     "drift, same class": lambda s: s.same_class,
     "drift, other": lambda s: s.other,
     "drift, null": lambda s: s.null,
@@ -48,7 +53,8 @@ _CURVES = [
     "PureCC",
     "LoRA + background 3",
     "LoRA + scenes 0.5",
-    SHIPPED.removesuffix(", gated"),
+    GUIDED,
+    SHIPPED,
 ]
 
 
@@ -82,14 +88,16 @@ def _difference(pairs: Differences) -> str:
 
 def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
     """Each arm minus a baseline, paired, with the 95 % interval of the hierarchical bootstrap."""
-    fidelity = lambda c: np.mean(list(fidelities(c, strength).values()), axis=0)  # noqa: E731
     rows = []
     for arm in cases:
         if arm == other:
             continue
-        pairs = [differences(cases, arm, other, f) for f in (fidelity, lambda c: drifts(c, strength))]
+        pairs = [
+            differences(cases, arm, other, f)
+            for f in (lambda c: by_picture(c, strength), lambda c: drifts(c, strength))
+        ]
         if pairs[0]:
-            rows.append([arm, str(len(pairs[0])), *(_difference(p) for p in pairs)])
+            rows.append([arm, str(len(pairs[0])), *map(_difference, pairs)])
     return table([f"arm minus {other}", "concepts", "fidelity", "drift without the concept"], rows)
 
 
@@ -126,9 +134,10 @@ def curves(cases: Cases, arms: list[str], figure: str, says: str, path: Path) ->
     """A figure of `Summary` against fidelity over strength, as SVG: right and low is good."""
     points = {}
     for arm in (arm for arm in arms if arm in cases):
-        of = lambda name, s, arm=arm: mean_over_concepts(cases[arm], lambda c: getattr(summarise(c, s), name))  # noqa: E731
+        told = [case for case in cases[arm] if _told(summarise(case).fidelity) is not None]
+        of = lambda name, s, told=told: mean_over_concepts(told, lambda c: getattr(summarise(c, s), name))  # noqa: E731
         line = [(of("fidelity", s), of(figure, s)) for s in strengths(cases[arm][0])]
-        points[arm] = [point for point in line if not np.isnan(point[1])]
+        points[arm] = [point for point in line if not np.isnan(point).any()]
     write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
 
 
@@ -166,8 +175,8 @@ def by_rate(cases: Cases) -> dict[str, Cases]:
     return {rate: of_rate for rate, of_rate in found.items() if "LoRA" in of_rate}
 
 
-def section(cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
-    """All that is told of concepts of one kind at one learning rate, as Markdown paragraphs."""
+def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
+    """All that is told of concepts of one kind at one learning rate, as Markdown paragraphs; `every`: at all rates."""
     parts = [
         f"## {kind.capitalize()} concepts{rate}",
         "### Strength 1",
@@ -181,9 +190,9 @@ def section(cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
         *paper_tables(cases, kind),
     ]
     if not rate:
-        decides = out.stem == "test" and kind == "instance"
+        decides = out.stem.startswith("test") and kind == "instance"
         verdict = "as PROTOCOL.md has it" if decides else "shown only: the test split's drawings decide"
-        parts += [f"### The family of comparisons ({verdict})", family_table(cases)]
+        parts += [f"### The family of comparisons ({verdict})", family_table(every, decides)]
     for figure, says in _PLOTS.items():
         if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):
             continue  # read at one strength only
@@ -197,8 +206,9 @@ def write(folder: Path, out: Path, protocol: str) -> str:
     """The whole report of one results folder; returns its text."""
     parts = []
     for kind in ("instance", "style"):
-        for rate, cases in by_rate(load(folder, protocol, kind)).items():
-            parts += section(cases, kind, rate, out)
+        every = load(folder, protocol, kind)
+        for rate, cases in by_rate(every).items():
+            parts += section(every, cases, kind, rate, out)
     intro = (
         f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"

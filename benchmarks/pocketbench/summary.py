@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from .case import Case
-from .concepts import asks_for_two
 
 LEARNED = ("pocket CLIP-I", "pocket DINO", "pocket CSD")
 _FLAT = 0.03  # a witness whose floor and ceiling are nearer than this tells nothing
@@ -15,10 +14,7 @@ _FLAT = 0.03  # a witness whose floor and ceiling are nearer than this tells not
 class Summary:
     """Means over the pictures of one case at one strength. Fidelity: 0 the floor, 1 the ceiling."""
 
-    fidelity: float  # mean of all witnesses, on prompts that ask for nothing beside the concept
-    fidelity_beside: (
-        float  # on those that ask for a second thing; whole pictures, so it rises where that takes on the looks
-    )
+    fidelity: float  # mean of all witnesses
     learned: float
     learning_free: float
     background: (
@@ -52,18 +48,18 @@ def witnesses(case: Case) -> dict[str, tuple[float, float]]:
     return {name: (low, high) for name, (low, high) in ends.items() if high - low > _FLAT}
 
 
-def fidelities(case: Case, strength: float, beside: bool = False) -> dict[str, np.ndarray]:
-    """Witness -> fidelity of each picture with the concept, of the prompts that ask for it alone, or beside a second thing.
+def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
+    """Witness -> fidelity of each picture with the concept."""
+    return {
+        name: (select(case, name, strength, "concept") - low) / (high - low)
+        for name, (low, high) in witnesses(case).items()
+    }
 
-    Most witnesses read the whole picture: a second thing that takes on the concept's looks would count as likeness.
-    """
-    rows = zip(case.rows["role"], case.rows["strength"], case.rows["prompt"], strict=True)
-    chosen = [role == "concept" and s == strength and asks_for_two(case.kind, text) == beside for role, s, text in rows]
-    found = {}
-    for name, (low, high) in witnesses(case).items():
-        values = np.array([v for v, reads in zip(case.rows[name], chosen, strict=True) if reads and v is not None])
-        found[name] = (values - low) / (high - low)
-    return found
+
+def by_picture(case: Case, strength: float = 1.0) -> np.ndarray | None:
+    """Fidelity of each picture with the concept, the mean over its witnesses; None where none can tell it."""
+    scores = list(fidelities(case, strength).values())
+    return np.mean(scores, axis=0) if scores else None
 
 
 def drifts(case: Case, strength: float) -> np.ndarray:
@@ -76,11 +72,9 @@ def drifts(case: Case, strength: float) -> np.ndarray:
 def summarise(case: Case, strength: float = 1.0) -> Summary:
     scores = {name: float(values.mean()) for name, values in fidelities(case, strength).items()}
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")  # noqa: E731
-    two = {name: mean(values) for name, values in fidelities(case, strength, beside=True).items()}
     concept = lambda column: mean(select(case, column, strength, "concept"))  # noqa: E731
     return Summary(
         fidelity=mean(list(scores.values())),
-        fidelity_beside=mean(list(two.values())),
         learned=mean([v for n, v in scores.items() if n in LEARNED]),
         learning_free=mean([v for n, v in scores.items() if n not in LEARNED]),
         background=concept("background_pixels"),

@@ -131,10 +131,10 @@ def paper_tables(cases: Cases, kind: str) -> list[str]:
     return [part for title in TABLES for part in (f"### {title}", paper_table(cases, title, kind))]
 
 
-def family_table(cases: Cases) -> str:
+def family_table(cases: Cases, decides: bool = False) -> str:
     """The family of PROTOCOL.md: by how much the arm is better, p (one-sided bootstrap), and Holm's verdict."""
     rows = []
-    for outcome, holds in family(cases):
+    for outcome, holds in family(cases, decides=decides):
         gain = outcome.gain if outcome.gain is not None else DASH
         rows.append(
             [

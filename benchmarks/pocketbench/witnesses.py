@@ -148,6 +148,15 @@ def change(judges: Judges, originals: Tensor, customised: Tensor, beside: list[s
     )
 
 
+def own_half(originals: Tensor, customised: Tensor, beside: list[str]) -> Tensor:
+    """`customised` [batch, 3, height, width] with the base's picture in the half where a second thing was asked for.
+
+    Most witnesses read a whole picture: a second thing that takes on the concept's looks would count as likeness.
+    """
+    second = _sides(beside, customised.shape[-1])[:, None]
+    return torch.where(second > 0, originals, customised)
+
+
 def _sides(places: list[str], width: int) -> Tensor:
     """1 in the half of the picture that each place names, [batch, 1, width]; nowhere for ""."""
     left = torch.arange(width) < width // 2

@@ -29,7 +29,7 @@ GUIDED = 0.5  # eta where lambda is turned: at 0 it has no effect
 
 #: folder -> what differs from workflow 01's Pure Learning node
 TURNED = {
-    **{f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.25, 0.5, 1.0, 2.0)},
+    **{f"eta {eta:g}": {"eta": eta} for eta in (0.0, 0.25, 0.5, 1.0)},
     **{f"lambda {scale:g}": {"eta": GUIDED, "fixed_lambda": scale} for scale in (1.0, 3.0)},
     "no anchors": {"background_anchor": 0.0, "scene_anchor": 0.0},
 }
@@ -91,6 +91,9 @@ def make_part(part: str, layout: Layout, server: Server, kept: Path) -> None:
 def make_turned(layout: Layout, server: Server, folder: Path) -> None:
     """Workflow 01 with eta, a fixed lambda or the anchors turned; the same seeds, data and steps."""
     whole = to_prompt_of(layout.project, "01", server)
+    for node in whole.values():
+        if node["class_type"] == "PureCCApplyConcept":
+            node["inputs"]["gate"] = "off"  # what the training itself has held
     keep(_run(server, ancestors(whole, saving(whole, ("_original", "_plain_LoRA")))), folder / "reference")
     (node,) = (
         n for n, v in whole.items() if v["class_type"] == "PureCCPureLearning" and v["inputs"]["method"] == "PureCC"

@@ -36,7 +36,7 @@ class Prompt:
     def pure(self, pocket: str, data: str, extractor: str | None, **changed: Any) -> str:
         values = {
             "method": "PureCC", "eta": 1.0, "fixed_lambda": 0.0, "original": "frozen base", "steps": 3, "batch_size": 2,
-            "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0,
+            "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0, "scene_anchor": 0.0,
         }  # fmt: skip
         wires = {"extractor": [extractor, 0]} if extractor else {}
         return self.add("PureCCPureLearning", model=[pocket, 0], data=[data, 0], **wires, **(values | changed))

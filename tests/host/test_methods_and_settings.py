@@ -154,6 +154,13 @@ def test_scenes_are_drawn_by_the_base_and_what_is_beside_is_held(server: Server)
     assert "scenes" not in identity(server, text)
 
 
+def test_at_eta_0_no_extractor_is_needed(server: Server) -> None:
+    text, _, _ = trained(server, of=None, extractor=False, eta=0.0)
+    assert text.startswith("LoRA: rank 4, 2 steps") and "around the concept" in text and "L_PureCC" not in text
+    with pytest.raises(HostError, match="PureCC needs an extractor: .* Without one eta must be 0"):
+        trained(server, of=None, extractor=False, eta=0.1)
+
+
 def test_class_pictures_show_progress_and_obey_cancel(server: Server) -> None:
     p = Prompt()
     pocket = p.pocket()

@@ -17,7 +17,7 @@ def test_it_runs_to_the_end(server: Server) -> None:
         for name, small in (("steps", 2), ("batch_size", 1)):
             if name in node["inputs"]:
                 node["inputs"][name] = small
-    outputs = server.client.run(prompt, timeout=240)["outputs"]
+    outputs = server.client.run(prompt, timeout=400)["outputs"]
     saved = [entry for output in outputs.values() for entry in output.get("images", [])]
     assert len([entry for entry in saved if "sheet" not in entry["filename"]]) == 6 + 2  # pictures, validation
     figures = [

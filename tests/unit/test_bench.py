@@ -21,6 +21,7 @@ from benchmarks.pocketbench.witnesses import (
     change,
     colour_likeness,
     kernel_distance,
+    own_half,
     patch_likeness,
     ssim,
     template_likeness,
@@ -120,6 +121,14 @@ def test_the_second_thing_is_watched_apart_from_the_concept() -> None:
     assert right_on_first[0] > 20 and right_on_first[1] == 0
     assert left_on_second[1] > 20 and left_on_second[0] == 0
     assert change(load_judges(), originals, originals).beside.isnan().all(), "no second thing was asked for"
+    read = own_half(originals, -originals, sides[4:6])  # and witnesses of the concept see the base's picture there
+    assert torch.equal(read[0][..., :64], -originals[0][..., :64]) and torch.equal(
+        read[0][..., 64:], originals[0][..., 64:]
+    )
+    assert torch.equal(read[1][..., 64:], -originals[1][..., 64:]) and torch.equal(
+        read[1][..., :64], originals[1][..., :64]
+    )
+    assert torch.equal(own_half(originals, -originals, ["", ""]), -originals)
 
 
 def test_ssim_of_noise_is_low_and_of_itself_one() -> None:

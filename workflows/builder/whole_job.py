@@ -68,8 +68,8 @@ POCKET = Plan(
             ETA,
         ),
         "gate": (
-            "The gate is *off* here, so that the two can be compared. Set it to **as trained** and prompts without [V] give "
-            "the base model's picture exactly.",
+            "*as trained*: prompts without [V] give the base model's picture exactly. *off*: the LoRA always acts, as the plain "
+            "one below does.",
         ),
     },
 )  # fmt: skip
@@ -138,7 +138,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     arms = [("original", model)]
     for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 780)):
         if concept:
-            gate = "off" if plan.with_lora else "as trained"
+            gate = "off" if concept is lora else "as trained"
             applied = g.add(
                 "PureCCApplyConcept", 1340, y, 320, 290, 1.0, 1.0, gate, 0.0, 1.0, title=f"Apply: {name}",
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
