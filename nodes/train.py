@@ -118,7 +118,7 @@ class PureLearning(io.ComfyNode):
                 io.Float.Input(
                     "eta", default=SHIPPED["eta"], min=0.0, max=20.0, step=0.05,
                     tooltip="Weight of purity by the extractor's guidance, against likeness. 0: the anchors alone hold the rest, and no extractor is needed. "
-                    "0.1 to 0.5 hold more and learn slower, 1 is the paper's. Used by PureCC and merged stage.",
+                    "0.1 to 0.5 hold more and learn slower, 1 is the paper's. Used by PureCC, and by merged stage, which needs it above 0.",
                 ),
                 io.Float.Input(
                     "fixed_lambda", default=0.0, min=0.0, max=10.0, step=0.1,
@@ -128,7 +128,7 @@ class PureLearning(io.ComfyNode):
                 io.Combo.Input(
                     "original", options=list(ORIGINALS), default="frozen base",
                     tooltip="Whose prediction stays the aim for everything but the concept: the untouched base, or, as in "
-                    "the paper's equation 9, the model that is learning.",
+                    "the paper's equation 9, the model that is learning. Without effect at eta 0.",
                 ),
                 *common_inputs(400, embeddings=False),
                 # new widgets go last, and may be missing: workflows keep widget values by their place
@@ -167,7 +167,9 @@ class PureLearning(io.ComfyNode):
             **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
-        pure = pure if extractor else pure.without_extractor()
+        title = pure.method
+        if extractor is None and title == "PureCC":
+            pure, title = pure.without_extractor(), "PureCC at eta 0, without an extractor: L_CC and the anchors"
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():
             if pure.scene_anchor:
@@ -182,7 +184,7 @@ class PureLearning(io.ComfyNode):
                 if PURE not in it.network.models:  # a finished run was returned
                     it.network.add_concept(PURE, job.concept)
                 pictures = validation.pairs(it.network, it.scaling, PURE)
-        text = f"{report(pure.method, job)}\n{it.notes}"
+        text = f"{report(title, job)}\n{it.notes}"
         return io.NodeOutput(job.concept, pictures, text, ui=shown(job, text))
 
 

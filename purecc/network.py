@@ -147,12 +147,12 @@ class AdaptedNetwork:
     @contextmanager
     def gated(self, name: str, gate: Gate) -> Iterator[None]:
         """Another gate for a model, for a while."""
-        before = self.gates.get(name, "off")
+        before = dict(self.gates)
         self.gates[name] = gate
         try:
             yield
         finally:
-            self.gates[name] = before
+            self.gates = before
 
     def add_embeddings(self, name: str, embeddings: ConceptEmbeddings) -> None:
         """Layer-wise embeddings for a model. Raises ValueError where blocks or width are another network's."""

@@ -156,7 +156,11 @@ def test_scenes_are_drawn_by_the_base_and_what_is_beside_is_held(server: Server)
 
 def test_at_eta_0_no_extractor_is_needed(server: Server) -> None:
     text, _, _ = trained(server, of=None, extractor=False, eta=0.0)
-    assert text.startswith("LoRA: rank 4, 2 steps") and "around the concept" in text and "L_PureCC" not in text
+    assert (
+        text.startswith("PureCC at eta 0, without an extractor: L_CC and the anchors: rank 4, 2 steps")
+        and "around the concept" in text
+        and "L_PureCC" not in text
+    )
     with pytest.raises(HostError, match="PureCC needs an extractor: .* Without one eta must be 0"):
         trained(server, of=None, extractor=False, eta=0.1)
 
