@@ -46,6 +46,21 @@ def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iter
                     yield name, seed, arms
 
 
+def missing_of(args: argparse.Namespace, folder: Path, measured_by: str) -> list[str]:
+    return [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by) for a in arms]
+
+
+def about_test(missing: list[str]) -> str:
+    """What the report of the test comparison says of its opening, and of what is not there."""
+    opened = records()[-1] if records() else {}
+    try:
+        state = "PROTOCOL.md and the code are still what they were then." if require_opening() else ""
+    except Closed as reason:
+        state = f"**Not so any more**: {reason}"
+    of = f"Opening {len(records())}, {opened.get('date')}, code {opened.get('revision')}, PROTOCOL.md {opened.get('protocol')}."
+    return f"{of} {state}\n\nMissing: {'; '.join(missing) or 'none'}."
+
+
 def folder_of_test() -> str:
     """Where the cases of the last opening belong: those of the first are not the second's."""
     count = len(records())
@@ -101,16 +116,21 @@ def main() -> None:
             parser.error(
                 f"{len(missing)} cases are not there yet; PROTOCOL.md has no look at the figures before all are."
             )
-        print("missing:", *(missing or ["none"]), sep="\n- ")
+        about = about_test(missing)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = [
                 pool.submit(run_cases, args.work, folder, drawing, *job, changes, args.split)
                 for job in to_measure(args, folder, measured_by)
             ]
-            for job in as_completed(jobs):
-                job.result()
-    print(report.write(folder, RESULTS / f"{title}.md", measured_by))
+            failed = [name for job in as_completed(jobs) for name in job.result()]
+        if failed:
+            parser.exit(
+                1,
+                f"These failed; their errors stand above. The same command tries them again:\n{chr(10).join(failed)}\n",
+            )
+    about = about_test(missing_of(args, folder, measured_by)) if args.split == "test" else ""
+    print(report.write(folder, RESULTS / f"{title}.md", measured_by, about))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ On the development set the same table is a rehearsal; only the test set's decide
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -74,6 +75,8 @@ class Outcome:
     concepts: int
     gain: float | Interval | None  # None: no concept that both arms have
     p: float | None  # one-sided; None with fewer than FEWEST concepts
+    there: int = 0  # concepts and seeds that it is of
+    planned: int = 0  # of as many
 
 
 def differences(cases: Cases, arm: str, other: str, values, share: float = 1.0) -> Differences:
@@ -124,16 +127,18 @@ def planned_pairs(hypothesis: Hypothesis) -> int:
 def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000, planned: int | None = None) -> Outcome:
     """`planned`: how many concepts and seeds there ought to be; None: those that both arms have."""
     pairs = gains(cases, hypothesis)
+    if planned is None:
+        both = [{(c.concept, c.seed) for c in cases.get(arm, [])} for arm in (hypothesis.arm, hypothesis.other)]
+        planned = len(both[0] & both[1])
+    there = sum(len(seeds) for seeds in pairs.values())
+    outcome = partial(Outcome, hypothesis, len(pairs), there=there, planned=planned)
     if not pairs:
-        return Outcome(hypothesis, 0, None, None)
+        return outcome(gain=None, p=None)
     if len(pairs) < FEWEST:
         means = [np.mean([np.mean(v) for v in seeds.values()]) for seeds in pairs.values()]
-        return Outcome(hypothesis, len(pairs), float(np.mean(means)), None)
-    both = [{(c.concept, c.seed) for c in cases[arm]} for arm in (hypothesis.arm, hypothesis.other)]
-    there = sum(len(seeds) for seeds in pairs.values())
-    reached = there >= REACHED * (planned or len(both[0] & both[1]))
-    p = p_above(pairs, -hypothesis.margin, draws=draws) if reached else 1.0
-    return Outcome(hypothesis, len(pairs), interval(pairs, draws=draws), p)
+        return outcome(gain=float(np.mean(means)), p=None)
+    p = p_above(pairs, -hypothesis.margin, draws=draws) if there >= REACHED * planned else 1.0
+    return outcome(gain=interval(pairs, draws=draws), p=p)
 
 
 def family(

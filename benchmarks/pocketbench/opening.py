@@ -19,7 +19,7 @@ MOST = 2
 #: what a run depends on: these may not change between the record and the run
 CODE = (
     ":(glob)benchmarks/pocketbench/*.py", "benchmarks/pocketbench/judges", ":(glob)purecc/*.py",
-    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art",
+    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art", "benchmarks/pocketbench/PROTOCOL.md",
 )  # fmt: skip
 
 

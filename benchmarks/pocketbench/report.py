@@ -11,7 +11,7 @@ from purecc.files import write_atomically
 
 from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
-from .hypotheses import FEWEST, GUIDED, MATCHED, Cases, differences, goals
+from .hypotheses import FEWEST, GUIDED, MATCHED, REACHED, Cases, differences, goals
 from .statistics import Differences, interval, mean_of
 from .summary import Summary, at_fidelity, by_picture, drifts, strengths, summarise
 from .tables import family_table, mean_over_concepts, paper_tables, table
@@ -32,6 +32,8 @@ _COLUMNS: dict[str, Callable[[Summary], float | None]] = {
     "background": lambda s: s.background,
     "second thing": lambda s: s.beside,
     "Seg-Cons": lambda s: s.seg_cons,
+    "SSIM": lambda s: s.background_ssim,
+    "layout": lambda s: s.layout,
     "dCLIP-T": lambda s: s.clip_t,
 }
 #: figures of `Summary` that are read off the curves
@@ -106,10 +108,11 @@ def matched(cases: Cases, share: float = MATCHED, other: str = "LoRA") -> str:
     wanted = goals(cases, other, share)
     rows = []
     for arm, of_arm in cases.items():
-        of_arm = [c for c in of_arm if c.concept in wanted]
+        of_arm = [c for c in of_arm if not np.isnan(wanted.get(c.concept, np.nan))]
         reach = [at_fidelity(c, wanted[c.concept], "drift") for c in of_arm]
         cells = []
-        if any(r is None for r in reach):  # a mean over those that do reach it would compare other concepts
+        # a mean over those alone that do reach it would compare other concepts
+        if sum(r is not None for r in reach) < (REACHED if len(reach) > 2 * FEWEST else 1) * len(reach):
             rows.append([arm, f"{sum(r is not None for r in reach)} of {len(reach)}", *("" for _ in _MATCHED)])
             continue
         for figure in _MATCHED:
@@ -177,10 +180,12 @@ def by_rate(cases: Cases) -> dict[str, Cases]:
 
 def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
     """All that is told of concepts of one kind at one learning rate, as Markdown paragraphs; `every`: at all rates."""
+    decides = out.stem.startswith("test") and kind == "instance"
     parts = [
         f"## {kind.capitalize()} concepts{rate}",
         "### Strength 1",
         overview(cases),
+        *(part for s in (0.6, 1.4) for part in (f"### Strength {s:g}", overview(cases, s)) if decides),
         "### Against plain LoRA, paired",
         against(cases),
         "### At nine tenths of plain LoRA's fidelity",
@@ -190,7 +195,6 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
         *paper_tables(cases, kind),
     ]
     if not rate:
-        decides = out.stem.startswith("test") and kind == "instance"
         verdict = "as PROTOCOL.md has it" if decides else "shown only: the test split's drawings decide"
         parts += [f"### The family of comparisons ({verdict})", family_table(every, decides)]
     for figure, says in _PLOTS.items():
@@ -202,12 +206,13 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
     return parts
 
 
-def write(folder: Path, out: Path, protocol: str) -> str:
-    """The whole report of one results folder; returns its text."""
+def write(folder: Path, out: Path, protocol: str, about: str = "") -> str:
+    """The whole report of one results folder, with `about` at its head; returns its text."""
     parts = []
     for kind in ("instance", "style"):
         every = load(folder, protocol, kind)
-        for rate, cases in by_rate(every).items():
+        # the test compares its slower baseline with all others
+        for rate, cases in ({"": every} if out.stem.startswith("test") and every else by_rate(every)).items():
             parts += section(every, cases, kind, rate, out)
     intro = (
         f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
@@ -216,6 +221,6 @@ def write(folder: Path, out: Path, protocol: str) -> str:
         "on prompts without the concept (not in the paper; in place of dHPS and dPick, for which the pocket has nothing). A dash: not run, "
         "or no such figure. *patches*: 1 less the distance to the nearest patch of the references. The lambda and eta arms have v_original from the frozen base. All witnesses are the pocket's own."
     )
-    text = f"# PocketBench: {out.stem}\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
+    text = f"# PocketBench: {out.stem}\n\n{about}{chr(10) * 2 if about else ''}{intro}\n\n" + "\n\n".join(parts) + "\n"
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return text

@@ -140,9 +140,10 @@ def family_table(cases: Cases, decides: bool = False) -> str:
             [
                 f"{outcome.hypothesis.key}: {outcome.hypothesis.says}",
                 str(outcome.concepts),
+                f"{outcome.there} of {outcome.planned}",
                 f"{gain:+.3f}" if isinstance(gain, float) else str(gain),
                 DASH if outcome.p is None else f"{outcome.p:.4f}",
                 DASH if holds is None else "holds" if holds else "not shown",
             ]
         )
-    return table(["hypothesis", "concepts", "better by", "p", "Holm, 5 %"], rows)
+    return table(["hypothesis", "concepts", "concepts and seeds", "better by", "p", "Holm, 5 %"], rows)

@@ -30,14 +30,22 @@ def bench(work: Path, drawing: Drawing) -> Bench:
 def run_cases(
     work: Path, folder: Path, drawing: Drawing, name: str, seed: int, arms: list[str],
     changes: dict[str, Any], split: Split = "development",
-) -> None:  # fmt: skip
-    """Measures and saves each case; arms of one concept that share its extractor belong into one process."""
+) -> list[str]:  # fmt: skip
+    """Measures and saves each case; arms of one concept that share its extractor belong into one process.
+
+    Returns the names of those that failed, which are logged; the others are measured all the same.
+    """
     if split == "test":
         require_opening()
-    measuring = bench(work, drawing)
+    measuring, failed = bench(work, drawing), []
     for arm in arms:
         start = time.monotonic()
-        measuring.measure(concept(name, split), arm, ARMS[arm], seed, **changes).save(
-            result_path(folder, name, arm, seed)
-        )
+        try:
+            case = measuring.measure(concept(name, split), arm, ARMS[arm], seed, **changes)
+        except Exception:
+            failed.append(f"{name}, {arm}, seed {seed}")
+            log.exception("%s failed", failed[-1])
+            continue
+        case.save(result_path(folder, name, arm, seed))
         log.warning("%s, %s, seed %d: %.0f s", name, arm, seed, time.monotonic() - start)
+    return failed

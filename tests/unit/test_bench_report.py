@@ -201,6 +201,20 @@ def test_the_report_of_a_whole_test_and_of_one_with_gaps(tmp_path: Path) -> None
     assert "nan" not in curves and CANDIDATE in curves
     gaps = whole_test(tmp_path / "gaps", tmp_path / "test.md", 5)  # 15 of 20 are fewer than four fifths
     assert set(verdicts(gaps).values()) == {"not shown"}
+    assert "| 42 of 60 |" in gaps and "| 45 of 60 |" in gaps  # the one that cannot be told has drift all the same
+
+
+def test_an_arm_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypatch) -> None:
+    class Measuring:
+        def measure(self, concept, name, arm, seed, **changes) -> Case:
+            if name == "LoRA":
+                raise FloatingPointError("The loss is not finite.")
+            return case_with({1.0: 0.5}, {1.0: 1.0})
+
+    monkeypatch.setattr(worker, "bench", lambda work, drawing: Measuring())
+    failed = worker.run_cases(tmp_path, tmp_path, Drawing(), "poodle", 0, ["LoRA", "LoRA + DOP"], {})
+    assert failed == ["poodle, LoRA, seed 0"]
+    assert [path.name for path in tmp_path.glob("*.json")] == ["poodle - LoRA + DOP - 0.json"]
 
 
 def test_a_look_at_the_test_before_all_is_there_is_refused(monkeypatch, capsys) -> None:
