@@ -25,7 +25,8 @@ from purecc.targets import lora_modules
 from purecc.terms import extractor_objective, pure_objective
 
 from .live_bytes import LiveBytes
-from .speed import RANK, REAL, TEXTS, Size, transformer_of
+from .speed import RANK, TEXTS
+from .stand_ins import REAL, Size, transformer_of
 
 TEXT_ROWS = 77 + 77
 AMPLE = 10**12  # bytes

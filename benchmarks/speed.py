@@ -1,6 +1,6 @@
 """Time, FLOPs and memory of one stage-2 step, side by side: the reference's plumbing and the product's.
 
-    python -m benchmarks.speed [--repeats 10] [--size small|real] [--text-rows 154|333] [--out FILE.json]
+    python -m benchmarks.speed [--repeats 5] [--size slice|real] [--text-rows 154|333] [--out FILE.json]
 
 R   reference plumbing with the paper's arithmetic: texts and pictures are encoded at every step, a second whole transformer
     holds the extractor, the gradient goes through the base branch (eq. 9), the loss is fetched at every step. It does not
@@ -11,9 +11,9 @@ D   PureCC as this pack has it: v_original of the frozen base
 B   S with the transformer in bfloat16, on a processor that has it
 
 All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
-ratio to R, of which the median, the least and the most are told. small: 4 layers of width 512 on any machine, float32, with
-stand-in encoders of about the real shares of FLOPs (at 333 rows attention has 0.19 of what the Linears have, 0.15 at the real
-size). real: SD3.5 Medium's size with random weights, bfloat16, on CUDA.
+ratio to R, of which the median, the least and the most are told. real: SD3.5 Medium's size with random weights, bfloat16, on CUDA.
+slice: a twelfth of its depth at its own widths, 512 px, float32, on any machine with 12 GB: 2 layers of the transformer's 24 (one of them
+dual), 2 of T5-XXL's 24, 3 and 1 of the CLIPs' 32 and 12, and an autoencoder of about a twelfth of the FLOPs.
 """
 
 import argparse
@@ -25,18 +25,16 @@ import sys
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel
+from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from purecc import objective as eq
 from purecc.batches import Batch
-from purecc.encoding import TextBatch
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.norms import fuse_norms
 from purecc.settings import PureSettings
@@ -44,6 +42,7 @@ from purecc.targets import lora_modules
 from purecc.terms import pure_objective
 
 from .live_bytes import LiveBytes
+from .stand_ins import REAL, SLICE, Encoders, Size, transformer_of
 
 ARMS = {"P": "trainable", "S": "trainable, detached", "D": "frozen base"}  # the product's, by v_original
 TEXTS = ("complete", "base", "target", "null")
@@ -51,116 +50,6 @@ RANK = 4
 # rows of text -> FLOPs of one prompt and one picture, of one picture's transformer forward (SD3.5 Medium, 512 px; counted on
 # tensors without storage)
 REAL_SHARES = {154: {"text": 0.39, "picture": 0.52}, 333: {"text": 1.03, "picture": 0.46}}
-
-
-@dataclass(frozen=True)
-class Size:
-    """What is measured."""
-
-    name: str
-    layers: int
-    dual: int
-    pixels: int
-    clip_tokens: int
-    t5_tokens: int
-    joint: int
-    pooled: int
-    dtype: torch.dtype
-    device: str
-    batch: int = 2
-    heads: int = 24
-    t5_layers: int = 24
-    channels: tuple[int, ...] = (128, 256, 512, 512)  # of the autoencoder
-
-
-SMALL = Size(
-    "small", 4, 2, 256, 77, 77, 512, 256, torch.float32, "cpu", heads=8, t5_layers=8, channels=(16, 32, 96, 96)
-)
-REAL = Size("real", 24, 13, 512, 77, 77, 4096, 2048, torch.bfloat16, "cuda")
-TINY = Size(
-    "tiny", 2, 1, 64, 8, 8, 64, 64, torch.float32, "cpu", heads=4, t5_layers=2, channels=(8, 16, 40, 40)
-)  # of the tests
-
-
-class Encoders:
-    """Text encoders and autoencoder; random weights, real classes."""
-
-    def __init__(self, size: Size):
-        self.size = size
-        if size.name == "real":
-            clips = [(768, 3072, 12, 12, 768), (1280, 5120, 32, 20, 1280)]  # width, MLP, layers, heads, pooled
-            t5 = T5Config(
-                d_model=4096,
-                d_ff=10240,
-                num_layers=size.t5_layers,
-                num_heads=64,
-                d_kv=64,
-                feed_forward_proj="gated-gelu",
-            )
-        else:
-            clips = [(64, 256, 1, 2, size.pooled // 2)] * 2
-            t5 = T5Config(
-                vocab_size=500,
-                d_model=size.joint,
-                d_ff=9 * size.joint // 2,
-                num_layers=size.t5_layers,
-                num_heads=size.joint // 64,
-                d_kv=64,
-            )
-        vocabulary = 49408 if size.name == "real" else 500
-        self.clips = [
-            self._placed(
-                CLIPTextModelWithProjection(
-                    CLIPTextConfig(
-                        vocab_size=vocabulary, hidden_size=w, intermediate_size=m, num_hidden_layers=n,
-                        num_attention_heads=h, projection_dim=p,
-                    )
-                )
-            )
-            for w, m, n, h, p in clips
-        ]  # fmt: skip
-        self.t5 = self._placed(T5EncoderModel(t5))
-        self.vae = self._placed(
-            AutoencoderKL(
-                latent_channels=16, block_out_channels=size.channels, layers_per_block=2,
-                norm_num_groups=min(size.channels[0], 32),
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                use_quant_conv=False, use_post_quant_conv=False,
-            ),
-            torch.float32,
-        )  # fmt: skip
-
-    @torch.no_grad()
-    def text(self, words: Tensor) -> TextBatch:
-        """`words` [batch, tokens] of any vocabulary -> as SD3 reads them."""
-        size = self.size
-        made = [clip(words[:, : size.clip_tokens] % clip.config.vocab_size) for clip in self.clips]
-        rows = torch.cat([one.last_hidden_state for one in made], -1)
-        rows = nn.functional.pad(rows, (0, size.joint - rows.shape[-1]))
-        of_t5 = self.t5(words[:, : size.t5_tokens] % self.t5.config.vocab_size).last_hidden_state
-        rows, pooled = torch.cat([rows, of_t5], 1).float(), torch.cat([one.text_embeds for one in made], -1).float()
-        return TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64, device="cpu"))
-
-    @torch.no_grad()
-    def picture(self, pixels: Tensor) -> Tensor:
-        return self.vae.encode(pixels).latent_dist.mode()
-
-    def _placed(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
-        return model.to(self.size.device, dtype or self.size.dtype).requires_grad_(False).eval()
-
-
-def transformer_of(size: Size) -> SD3Transformer2DModel:
-    """Random weights."""
-    side = size.pixels // 16
-    with torch.device(size.device):
-        transformer = SD3Transformer2DModel(
-            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
-            attention_head_dim=64, num_attention_heads=size.heads, joint_attention_dim=size.joint,
-            caption_projection_dim=64 * size.heads, pooled_projection_dim=size.pooled,
-            pos_embed_max_size=384 if size.name == "real" else side, dual_attention_layers=tuple(range(size.dual)),
-            qk_norm="rms_norm",
-        )  # fmt: skip
-    return transformer.to(size.dtype)
 
 
 class Bench:
@@ -347,26 +236,25 @@ def table(found: dict) -> str:
     ]  # fmt: skip
     if not cuda:
         rows.append(
-            "not measured: the real size, a GPU. The encoders of R are stand-ins; their FLOPs for each "
-            f"transformer forward: {shares}"
+            f"not measured: the whole depth, a GPU. FLOPs of R's encoders for each transformer forward: {shares}"
         )
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=10, help="rounds; each runs every arm once")
-    parser.add_argument("--size", choices=["small", "real"], help="real needs CUDA; the default where there is one")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; each runs every arm once")
+    parser.add_argument("--size", choices=["slice", "real"], help="real needs CUDA; the default where there is one")
     parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args()
-    size = arguments.size or ("real" if torch.cuda.is_available() else "small")
+    size = arguments.size or ("real" if torch.cuda.is_available() else "slice")
     if size == "real" and not torch.cuda.is_available():
-        sys.exit("The real size needs a CUDA GPU with 40 GB, and none was found. Use --size small.")
+        sys.exit("The real size needs a CUDA GPU with 40 GB, and none was found. Use --size slice.")
     if arguments.repeats < 1:
         sys.exit("--repeats must be 1 or more.")
-    chosen = replace(REAL if size == "real" else SMALL, t5_tokens=arguments.text_rows - 77)
-    half = Bench(replace(chosen, dtype=torch.bfloat16)) if size == "small" and has_bfloat16() else None
+    chosen = replace(REAL if size == "real" else SLICE, t5_tokens=arguments.text_rows - 77)
+    half = Bench(replace(chosen, dtype=torch.bfloat16)) if size == "slice" and has_bfloat16() else None
     found = measured(Bench(chosen), arguments.repeats, half)
     print(table(found))
     if arguments.out:

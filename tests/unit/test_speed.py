@@ -8,7 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.counted import counted
 from benchmarks.memory import MODELS, Rung, estimated, sizes
-from benchmarks.speed import REAL, TINY, Bench
+from benchmarks.speed import Bench
+from benchmarks.stand_ins import REAL, TINY
 from purecc.network import PURE
 from purecc.savings import LADDER
 

@@ -1,0 +1,126 @@
+"""An SD3 transformer, text encoders and an autoencoder with random weights, of a given size: what the benchmarks of speed and memory run."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
+
+from purecc.encoding import TextBatch
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A text encoder of CLIP's kind."""
+
+    width: int
+    mlp: int
+    layers: int
+    heads: int
+    pooled: int
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is measured."""
+
+    name: str
+    layers: int
+    dual: int
+    pixels: int
+    clip_tokens: int
+    t5_tokens: int
+    dtype: torch.dtype
+    device: str
+    clips: tuple[Clip, ...] = (Clip(768, 3072, 12, 12, 768), Clip(1280, 5120, 32, 20, 1280))
+    joint: int = 4096  # T5's width
+    t5_mlp: int = 10240
+    t5_layers: int = 24
+    vocabulary: int = 500
+    channels: tuple[int, ...] = (128, 256, 512, 512)  # of the autoencoder
+    heads: int = 24
+    positions: int = 384
+    batch: int = 2
+
+    @property
+    def pooled(self) -> int:
+        return sum(clip.pooled for clip in self.clips)
+
+
+REAL = Size("real", 24, 13, 512, 77, 77, torch.bfloat16, "cuda", vocabulary=49408)
+SLICE = Size(
+    "slice", 2, 1, 512, 77, 77, torch.float32, "cpu",
+    clips=(Clip(768, 3072, 1, 12, 768), Clip(1280, 5120, 3, 20, 1280)), t5_layers=2, channels=(32, 64, 128, 160),
+)  # fmt: skip
+TINY = Size(
+    "tiny", 2, 1, 64, 8, 8, torch.float32, "cpu", clips=(Clip(64, 256, 1, 2, 32),) * 2, joint=64, t5_mlp=288,
+    t5_layers=2, channels=(8, 16, 40, 40), heads=4, positions=4,
+)  # of the tests  # fmt: skip
+
+
+class Encoders:
+    """Text encoders and autoencoder; random weights, real classes."""
+
+    def __init__(self, size: Size):
+        self.size = size
+        self.clips = [
+            self._placed(
+                CLIPTextModelWithProjection(
+                    CLIPTextConfig(
+                        vocab_size=size.vocabulary, hidden_size=clip.width, intermediate_size=clip.mlp,
+                        num_hidden_layers=clip.layers, num_attention_heads=clip.heads, projection_dim=clip.pooled,
+                    )
+                )
+            )
+            for clip in size.clips
+        ]  # fmt: skip
+        self.t5 = self._placed(
+            T5EncoderModel(
+                T5Config(
+                    vocab_size=min(size.vocabulary, 32128), d_model=size.joint, d_ff=size.t5_mlp,
+                    num_layers=size.t5_layers, num_heads=size.joint // 64, d_kv=64, feed_forward_proj="gated-gelu",
+                )
+            )
+        )  # fmt: skip
+        self.vae = self._placed(
+            AutoencoderKL(
+                latent_channels=16, block_out_channels=size.channels, layers_per_block=2,
+                norm_num_groups=min(size.channels[0], 32),
+                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                use_quant_conv=False, use_post_quant_conv=False,
+            ),
+            torch.float32,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def text(self, words: Tensor) -> TextBatch:
+        """`words` [batch, tokens] of any vocabulary -> as SD3 reads them."""
+        size = self.size
+        made = [clip(words[:, : size.clip_tokens] % clip.config.vocab_size) for clip in self.clips]
+        rows = torch.cat([one.last_hidden_state for one in made], -1)
+        rows = nn.functional.pad(rows, (0, size.joint - rows.shape[-1]))
+        of_t5 = self.t5(words[:, : size.t5_tokens] % self.t5.config.vocab_size).last_hidden_state
+        rows, pooled = torch.cat([rows, of_t5], 1).float(), torch.cat([one.text_embeds for one in made], -1).float()
+        return TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64, device="cpu"))
+
+    @torch.no_grad()
+    def picture(self, pixels: Tensor) -> Tensor:
+        return self.vae.encode(pixels).latent_dist.mode()
+
+    def _placed(self, model: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        return model.to(self.size.device, dtype or self.size.dtype).requires_grad_(False).eval()
+
+
+def transformer_of(size: Size) -> SD3Transformer2DModel:
+    """Random weights."""
+    side = size.pixels // 16
+    with torch.device(size.device):
+        transformer = SD3Transformer2DModel(
+            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
+            attention_head_dim=64, num_attention_heads=size.heads, joint_attention_dim=size.joint,
+            caption_projection_dim=64 * size.heads, pooled_projection_dim=size.pooled,
+            pos_embed_max_size=size.positions, dual_attention_layers=tuple(range(size.dual)),
+            qk_norm="rms_norm",
+        )  # fmt: skip
+    return transformer.to(size.dtype)
