@@ -7,7 +7,9 @@ R   reference plumbing with the paper's arithmetic: texts and pictures are encod
     train CLIP's tables, as the public code does: so it is a little cheaper than that.
 P   the product with the same gradient (original "trainable"): encoded once, one transformer with two adapters
 S   the product with v_original detached
-D   PureCC as this pack has it: v_original of the frozen base
+D   PureCC with v_original of the frozen base
+A   as the nodes come: eta 0, no extractor, the background anchor and the scene anchor
+L   a plain LoRA: L_CC alone
 B   S with the transformer in bfloat16, on a processor that has it
 
 All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
@@ -34,9 +36,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from purecc import objective as eq
-from purecc.batches import Batch
+from purecc.batches import Batch, Scene
+from purecc.encoding import TextBatch
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.norms import fuse_norms
+from purecc.presets import SHIPPED
 from purecc.settings import PureSettings
 from purecc.targets import lora_modules
 from purecc.terms import pure_objective
@@ -44,7 +48,13 @@ from purecc.terms import pure_objective
 from .live_bytes import LiveBytes
 from .stand_ins import REAL, SLICE, Encoders, Size, transformer_of
 
-ARMS = {"P": "trainable", "S": "trainable, detached", "D": "frozen base"}  # the product's, by v_original
+ARMS = {
+    "P": PureSettings(original="trainable"),
+    "S": PureSettings(original="trainable, detached"),
+    "D": PureSettings(original="frozen base"),
+    "A": PureSettings(**SHIPPED).without_extractor(),
+    "L": PureSettings(method="LoRA"),
+}  # the product's
 TEXTS = ("complete", "base", "target", "null")
 RANK = 4
 # rows of text -> FLOPs of one prompt and one picture, of one picture's transformer forward (SD3.5 Medium, 512 px; counted on
@@ -75,7 +85,7 @@ class Bench:
         for parameter in itertools.chain(*self.learning.values()):
             parameter.requires_grad_(True)
         self.optimizers = {one: torch.optim.AdamW(p, lr=0.0) for one, p in self.learning.items()}  # the weights stay
-        self.cached = self._batch()
+        self.cached = self._with_scene(self._batch())
 
     def _adapted(self, transformer: SD3Transformer2DModel, *models: str) -> AdaptedNetwork:
         network = AdaptedNetwork(transformer)
@@ -92,7 +102,16 @@ class Bench:
         x0 = self.encoders.picture(self.pixels)
         texts = {text: self.encoders.text(words) for text, words in self.words.items()}
         t = self.t.view(-1, 1, 1, 1)
-        return Batch((1 - t) * x0 + t * self.noise, self.t, self.noise - x0, class_word=texts["target"], **texts)
+        x_t = (1 - t) * x0 + t * self.noise
+        return Batch(x_t, self.t, self.noise - x0, class_word=texts["target"], **texts)
+
+    def _with_scene(self, batch: Batch) -> Batch:
+        """With what the anchors read: half as many pictures, of the same size and length."""
+        half = -(-len(batch.t) // 2)
+        first = lambda text: TextBatch(text.rows[:half], text.pooled[:half], text.marks[:half])  # noqa: E731
+        outside = torch.ones_like(batch.x_t[:, :1])
+        scene = Scene(batch.x_t[:half], batch.t[:half], first(batch.complete), first(batch.base), outside[:half])
+        return replace(batch, outside=outside, scene=scene)
 
     def network(self, arm: str) -> AdaptedNetwork:
         """That learns."""
@@ -100,7 +119,7 @@ class Bench:
 
     def loss(self, arm: str) -> Tensor:
         if arm != "R":
-            return pure_objective(PureSettings(original=ARMS[arm])).terms(self.product, self.cached).loss
+            return pure_objective(ARMS[arm]).terms(self.product, self.cached).loss
         batch = self._batch()
         x_t, t = torch.cat([batch.x_t] * 2), torch.cat([batch.t] * 2)
         v_complete, v_base = self.reference.velocity(x_t, t, batch.complete + batch.base, PURE).chunk(2)
@@ -189,7 +208,8 @@ def measured(bench: Bench, repeats: int, half: Bench | None = None) -> dict:
     flops, peaks = ({arm: getattr(of, name)(own) for arm, (of, own) in by_arm.items()} for name in ("flops", "peak"))
     rounds = []
     order = random.Random(0)
-    for _ in range(repeats):
+    for number in range(repeats):
+        print(f"round {number + 1} of {repeats}", file=sys.stderr)
         shuffled = order.sample(arms, len(arms))
         rounds.append({arm: bench.seconds(lambda of=by_arm[arm]: of[0].step(of[1])) for arm in shuffled})
     rates = {arm: of.matrix_rate() for arm, (of, _) in by_arm.items()}
