@@ -172,11 +172,12 @@ class PureLearning(io.ComfyNode):
             pure, title = pure.without_extractor(), "PureCC at eta 0, without an extractor: L_CC and the anchors"
         train = advanced.train_settings("pure", **embeddings_of(extractor, advanced.stage2_embeddings), **face)
         with session.outside_inference():
+            shift = convert.sampling_shift(model)
             if pure.scene_anchor:
                 data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
                 if not data.concept_set.scenes:  # of a style: nothing is beside it
                     pure = replace(pure, scene_anchor=0.0)
-            validation = Validation(data, convert.sampling_shift(model), advanced)
+            validation = Validation(data, shift, advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()
                 job = PureJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor)

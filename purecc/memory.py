@@ -7,7 +7,6 @@ allocator loses and what its libraries hold comes on top.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -86,17 +85,16 @@ def estimate(
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
-    batch, graphs = settings.batch_size, _graphs(pure, settings.batch_size)
-    rows = batch * _texts(pure) + (2 * _scenes(batch) if pure is not None and pure.scene_anchor else 0)
-    frozen = _frozen(transformer, inputs, settings, rows, dtype.itemsize)
+    batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size)
+    frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
-        backward = max(graphs * (i + 2) * layout.boundary() + layout.kept(i) for i in blocks)
+        backward = max(asked.graph * (i + 2) * layout.boundary() + batch * layout.kept(i) for i in blocks)
     else:
-        backward = graphs * sum(layout.kept(i) for i in range(len(layout.blocks)))
-    backward += layout.backward()
-    no_graph = batch * _together(pure) * layout.forward()
+        backward = asked.graph * sum(layout.kept(i) for i in range(len(layout.blocks)))
+    backward += batch * layout.backward()
+    no_graph = asked.together * layout.forward()
     no_graph = max(no_graph, _AT_LINEAR * no_graph + frozen.widened)
     drawing = 0.0  # of class pictures before the first step, beside their negatives
     if pure is not None and (pure.method == "LoRA + prior preservation" or pure.scene_anchor):
@@ -107,7 +105,7 @@ def estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
         inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels) + frozen.outputs,
-        step=int(max(batch * backward + frozen.widened, no_graph, drawing + frozen.widened)),
+        step=int(max(backward + frozen.widened, no_graph, drawing + frozen.widened)),
         validation=int(2 * layout.forward() + frozen.widened),
         host=frozen.host,
     )
@@ -216,36 +214,28 @@ class _Layout:
         return self.s * self.width * held
 
 
-def _graphs(pure: PureSettings | None, batch: int) -> float:
-    """Forwards of a whole batch whose activations wait for one backward pass."""
-    if pure is None:
-        return 1
-    base = pure.base_anchor > 0 or pure.method == "LoRA + DOP" or (pure.is_pure and pure.original == "trainable")
-    own = pure.method in ("merged stage", "LoRA + prior preservation")
-    return 1 + base + (pure.null_anchor > 0) + own + (_scenes(batch) / batch if pure.scene_anchor else 0)
+@dataclass(frozen=True)
+class _Asked:
+    """Samples that the forwards of a step read."""
 
+    rows: int  # in all
+    together: int  # the most that share a forward without a graph, as `terms.Velocities` has it
+    graph: int  # whose activations wait for one backward pass
 
-def _scenes(batch: int) -> int:
-    """Of a batch, as `batches.scene_choice` has it."""
-    return math.ceil(batch / 2)
-
-
-def _texts(pure: PureSettings | None) -> int:
-    """Texts that a step's terms read at the concept's x_t."""
-    if pure is None:
-        return 1
-    terms = pure_objective(pure).of
-    return sum(len(set().union(*asked)) for asked in ((t.frozen for t in terms), (t.learning for t in terms)))
-
-
-def _together(pure: PureSettings | None) -> int:
-    """The most forwards that share one without a graph, as `terms.Velocities.frozen` has it."""
-    if pure is None:
-        return 0
-    objective = pure_objective(pure)
-    asked = set().union(*(term.frozen for term in objective.of))
-    models = [model for model, _ in asked if model is not BASE]
-    return len(asked) if len(set(models)) <= 1 else max(Counter(model for model, _ in asked).values())
+    @staticmethod
+    def of(pure: PureSettings | None, batch: int) -> "_Asked":
+        """`pure`: None for stage 1."""
+        if pure is None:
+            return _Asked(batch, 0, batch)
+        terms = pure_objective(pure).of
+        frozen, learning = (set().union(*asked) for asked in ((t.frozen for t in terms), (t.learning for t in terms)))
+        count = lambda some: sum(math.ceil(batch / 2) if text.startswith("scene") else batch for _, text in some)  # noqa: E731
+        models = {model for model, _ in frozen if model is not BASE}
+        together = max((count(one for one in frozen if one[0] == model) for model in (BASE, *models)), default=0)
+        own = batch if pure.method == "LoRA + prior preservation" else 0  # class pictures
+        return _Asked(
+            count(frozen) + count(learning), count(frozen) if len(models) <= 1 else together, count(learning) + own
+        )
 
 
 def _learnt(

@@ -146,6 +146,11 @@ class PureSettings:
         """Whether L_PureCC is part of the loss."""
         return self.method in PURE_METHODS
 
+    @property
+    def is_guided(self) -> bool:
+        """Whether it weighs anything there: at eta 0 no guidance is computed (eq. 15)."""
+        return self.is_pure and self.eta > 0
+
     def without_extractor(self) -> "PureSettings":
         """What is learnt where nothing guides. PureCC at eta 0 (eq. 15) is L_CC and the anchors: the method "LoRA", which has both.
 
@@ -164,8 +169,11 @@ class PureSettings:
         names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
         names += [name for name in ("background_anchor", "scene_anchor") if getattr(self, name)]  # older runs are found
         if self.is_pure:
-            names += ["eta", "original", "fixed_scale", "target", "eta_schedule"]
-            names += ["scale_multiplier", "scale_min", "scale_max"] if self.fixed_scale is None else []
+            names += ["eta"]
+            names += ["original", "fixed_scale", "target", "eta_schedule"] if self.is_guided else []
+            names += (
+                ["scale_multiplier", "scale_min", "scale_max"] if self.is_guided and self.fixed_scale is None else []
+            )
         else:
             names += [] if self.method == "LoRA" else ["preservation_weight"]
             if self.method == "LoRA + prior preservation":

@@ -1,7 +1,7 @@
 """What a step descends: an objective is a sum of terms, and a term is a loss over the velocities of one batch.
 
 L_CC                  ConceptTerm(PURE)                                   plain LoRA; of EXTRACTOR: stage 1
-L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC, eq. 15
+L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC, eq. 15; at eta 0 the first alone
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
 + w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
@@ -23,11 +23,11 @@ from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
 
-Asked = tuple[str | None, str]  # a model, and which of the batch's texts
+Asked = tuple[str | None, str]  # a model, and which text: a field of Batch, or "scene complete" and "scene base"
 
 
 class Velocities:
-    """v_theta(x_t, y) of one batch for the models and texts (names of Batch's fields) that the terms ask for, each once."""
+    """v_theta(x_t, y) of one batch, and of its scene, for the models and texts that the terms ask for, each once."""
 
     def __init__(self, network: AdaptedNetwork, batch: Batch):
         self.network, self.batch = network, batch
@@ -47,10 +47,10 @@ class Velocities:
         return self._found(self._learning, asked)
 
     def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:
-        """Texts of one length share a forward: those of one model, and the base's with them."""
+        """Texts of one length and pictures of one size share a forward: those of one model, and the base's with them."""
         missing = [one for one in dict.fromkeys(asked) if one not in kept]
-        for length in dict.fromkeys(self._length(text) for _, text in missing):
-            together = [one for one in missing if self._length(one[1]) == length]
+        for shape in dict.fromkeys(self._shape(text) for _, text in missing):
+            together = [one for one in missing if self._shape(one[1]) == shape]
             models = list(dict.fromkeys(model for model, _ in together if model is not BASE))
             if len(models) <= 1:
                 kept |= self._forward(together, models[0] if models else BASE)
@@ -60,21 +60,26 @@ class Velocities:
         return [kept[one] for one in asked]
 
     def _forward(self, asked: list[Asked], model: str | None) -> dict[Asked, Tensor]:
-        """One forward of texts of one length: of a model, and of the base."""
+        """One forward of one shape: of a model, and of the base."""
         if not asked:
             return {}
-        batch, count = self.batch, len(asked)
-        words = reduce(operator.add, (self._words(text) for _, text in asked))
-        own = torch.tensor([of == model for of, _ in asked], device="cpu").repeat_interleave(len(batch.t))
-        x_t, t = torch.cat([batch.x_t] * count), torch.cat([batch.t] * count)
-        found = self.network.velocity(x_t, t, words, model, where=None if own.all() else own).chunk(count)
-        return dict(zip(asked, found, strict=True))
+        x_t, t, words = zip(*(self._read(text) for _, text in asked), strict=True)
+        sizes = [len(times) for times in t]
+        own = torch.tensor([of == model for of, _ in asked], device="cpu").repeat_interleave(torch.tensor(sizes))
+        found = self.network.velocity(
+            torch.cat(x_t), torch.cat(t), reduce(operator.add, words), model, where=None if own.all() else own
+        )
+        return dict(zip(asked, found.split(sizes), strict=True))
 
-    def _words(self, text: str) -> TextBatch:
-        return getattr(self.batch, text)
+    def _read(self, text: str) -> tuple[Tensor, Tensor, TextBatch]:
+        """x_t, t and the words."""
+        of_scene, _, name = text.rpartition(" ")
+        part = self.batch.scene if of_scene else self.batch
+        return part.x_t, part.t, getattr(part, name)
 
-    def _length(self, text: str) -> int:
-        return self._words(text).rows.shape[1]
+    def _shape(self, text: str) -> tuple[int, ...]:
+        x_t, _, words = self._read(text)
+        return (words.rows.shape[1], *x_t.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -205,15 +210,12 @@ class SceneTerm:
     """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays."""
 
     weight: float
-    frozen: tuple[Asked, ...] = ()
-    learning: tuple[Asked, ...] = ()  # at its own x_t, in forwards of its own
+    frozen: tuple[Asked, ...] = ((BASE, "scene base"),)
+    learning: tuple[Asked, ...] = ((PURE, "scene complete"),)
 
     def __call__(self, velocities: Velocities) -> Terms:
-        scene, network = velocities.batch.scene, velocities.network
-        with torch.no_grad():
-            v_base = network.velocity(scene.x_t, scene.t, scene.base, BASE)
-        v_complete = network.velocity(scene.x_t, scene.t, scene.complete, PURE)
-        loss = eq.anchor_loss(v_complete, v_base, scene.outside).mean()
+        (v_base,), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        loss = eq.anchor_loss(v_complete, v_base, velocities.batch.scene.outside).mean()
         return Terms(self.weight * loss, {"scene_anchor": loss})
 
 
@@ -256,7 +258,7 @@ def extractor_objective() -> Objective:
 
 def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
     """Stage 2, or a baseline."""
-    terms: list[Term] = [PureTerm(settings, mean_t)] if settings.is_pure else []
+    terms: list[Term] = [PureTerm(settings, mean_t)] if settings.is_guided else []
     anchors = {"base": settings.base_anchor, "null": settings.null_anchor}
     if settings.method == "LoRA + DOP":
         anchors["base"] += settings.preservation_weight

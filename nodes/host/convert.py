@@ -185,7 +185,8 @@ def latent_scaling(model: ModelPatcher) -> tuple[float, float]:
 
 
 def sampling_shift(model: ModelPatcher) -> float:
-    """The shift of the MODEL's flow-matching schedule. Raises ValueError for another kind of schedule."""
+    """The shift of the MODEL's flow-matching schedule. Raises ValueError for a MODEL of another type, or another kind of schedule."""
+    require_sd3(model)
     sampling = model.get_model_object("model_sampling")
     if not isinstance(sampling, comfy.model_sampling.ModelSamplingDiscreteFlow):
         kind = type(sampling).__mro__[1].__name__  # the class itself is made by the host, its first base has the name

@@ -114,7 +114,16 @@ class Progress:
 
 def warn_in_node(text: str) -> None:
     """Logs a warning and shows it under the node that is running, where there is one."""
-    log.warning(text)
+    _in_node(text, logging.WARNING)
+
+
+def tell_in_node(text: str) -> None:
+    """Logs a text and shows it under the node that is running, where there is one."""
+    _in_node(text, logging.INFO)
+
+
+def _in_node(text: str, level: int) -> None:
+    log.log(level, text)
     server = PromptServer.instance
     node_id = getattr(server, "last_node_id", None)
     if node_id is not None:

@@ -66,6 +66,7 @@ def prepared(
     notes = "\n".join(
         [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder), *convert.remarks(model, dtype)]
     )
+    session.tell_in_node(notes)  # before the work: a run that ends for want of memory has said what it needs
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(

@@ -20,6 +20,7 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
+from purecc_pack.nodes import train  # noqa: E402
 from purecc_pack.nodes.host import convert, pocket, session, training  # noqa: E402
 from purecc_pack.nodes.types import TrainingData  # noqa: E402
 from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
@@ -151,17 +152,22 @@ class Words:
         return EncodedText(noise(20, JOINT, seed=seed), noise(POOLED, seed=seed + 1), marks)
 
 
+def wire() -> TrainingData:
+    """As Concept Set gives it."""
+    data = build_concept_set(
+        [noise(64, 64, 3, seed=7)] * 2, ["a [V] dog", ""], trigger="[V]", class_word="dog", kind="instance", tokens=1,
+        encode_picture=lambda picture: noise(CHANNELS, 8, 8, seed=8), text_encoder=lambda word, _: Words(word),
+    )  # fmt: skip
+    return TrainingData(data, pocket.load_pocket()[2], Words(data.trigger))
+
+
 def trained(model: ModelPatcher, **changed) -> dict:
     """Two steps of stage 1, as the node makes them; what stands in the concept's file."""
     settings = TrainSettings(steps=2, **changed)
     with session.outside_inference():
-        data = build_concept_set(
-            [noise(64, 64, 3, seed=7)] * 2, ["a [V] dog", ""], trigger="[V]", class_word="dog", kind="instance", tokens=1,
-            encode_picture=lambda picture: noise(CHANNELS, 8, 8, seed=8), text_encoder=lambda word, _: Words(word),
-        )  # fmt: skip
-        wire = TrainingData(data, pocket.load_pocket()[2], Words(data.trigger))
-        with training.prepared(model, wire, settings) as it:
-            job = ExtractorJob(it.network, data, it.settings, it.scaling, Path(tempfile.mkdtemp()), it.base)
+        data = wire()
+        with training.prepared(model, data, settings) as it:
+            job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, Path(tempfile.mkdtemp()), it.base)
             losses = [record.loss for record in job]
     with safe_open(job.run.result, "pt") as file:
         written = {name: json.loads(file.metadata()[f"purecc.{name}"]) for name in ("base", "settings")}
@@ -229,8 +235,22 @@ def others() -> dict:
     for config in (made, sdxl):
         config.set_inference_dtype(torch.float32, None)
         model = config.get_model({}, "", device="meta")
-        seen[type(config).__name__] = refused(ModelPatcher(model, torch.device("meta"), torch.device("meta")))
+        model = ModelPatcher(model, torch.device("meta"), torch.device("meta"))
+        seen[type(config).__name__] = [refused(model), *by_nodes(model)]
     return seen
+
+
+def by_nodes(model: ModelPatcher) -> list[str]:
+    """What the two nodes that train say of it."""
+    face = {"steps": 1, "batch_size": 1, "learning_rate": 1e-4, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
+    pure = {"method": "PureCC", "eta": 0.0, "fixed_lambda": 0.0, "original": "frozen base"}
+    said = []
+    for node, own in ((train.TrainExtractor, {"embeddings": "replace"}), (train.PureLearning, pure)):
+        try:
+            node.execute(model, wire(), **face, **own)
+        except ValueError as error:
+            said.append(str(error))
+    return said
 
 
 def half_vae() -> dict:

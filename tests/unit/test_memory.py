@@ -13,13 +13,14 @@ from tiny import noise
 
 from benchmarks.live_bytes import LiveBytes
 from purecc.concept_set import ConceptSet, build_concept_set
-from purecc.encoding import PocketTextEncoder
+from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.flow import LatentScaling
 from purecc.frozen import Storage, store
 from purecc.memory import Estimate, Inputs, estimate
 from purecc.network import PURE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
 from purecc.prompts import Placeholder
+from purecc.sampling import euler, guided_velocity
 from purecc.scenes import with_scenes
 from purecc.settings import PureSettings, TrainSettings
 from purecc.stages import ExtractorJob, PureJob
@@ -110,10 +111,11 @@ def test_the_drawing_of_class_pictures_counts(tmp_path: Path, pocket_data: Conce
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, checkpointing: bool) -> None:
-    """Surroundings and scenes beside DOP, with the masks that the base finds and the scenes that it draws."""
+@pytest.mark.parametrize("method", ["LoRA", "LoRA + DOP"])
+def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, method: str, checkpointing: bool) -> None:
+    """Surroundings and scenes, as the nodes come and beside DOP, with the masks that the base finds and the scenes that it draws."""
     settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing)
-    pure = PureSettings("LoRA + DOP", background_anchor=1.0, scene_anchor=1.0, class_steps=1)
+    pure = PureSettings(method, background_anchor=1.0, scene_anchor=1.0, class_steps=1)
     adapted = network(torch.float32)
     data = with_scenes(pocket_data, PocketTextEncoder(load_pocket(), "[V]", Placeholder(1, "dog")))
     job = PureJob(adapted, data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)
@@ -123,6 +125,21 @@ def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, checkpointin
     beside_weights = told.peak - told.weights
     print(f"estimated {beside_weights / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
     assert beside_weights == pytest.approx(live.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_validation_picture_counts(pocket_data: ConceptSet, dtype: torch.dtype) -> None:
+    """With its negative; its decoding is the host's."""
+    adapted, text = (
+        network(dtype),
+        [TextBatch.of([encoded], "cpu") for encoded in list(pocket_data.encoded.values())[:2]],
+    )
+    told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), TrainSettings(), None, dtype, "cpu")
+    noise = torch.randn(1, *pocket_data.examples[0].latent.shape)
+    with LiveBytes() as live:
+        euler(guided_velocity(adapted, *text, 4.0, None), noise, 2, 3.0)
+    print(f"estimated {told.validation / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
+    assert told.validation == pytest.approx(live.peak, rel=0.1)
 
 
 def network(dtype: torch.dtype, storage: Storage = "whole") -> AdaptedNetwork:

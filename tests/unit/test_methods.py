@@ -148,7 +148,7 @@ def test_checkpointing_computes_each_models_blocks_again_as_they_were() -> None:
     for kept, again in zip(*found, strict=True):
         assert (kept is None) == (again is None)
         if kept is not None:
-            torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(again, kept, rtol=1e-5, atol=1e-5 * float(kept.abs().max()))
 
 
 def test_a_base_in_fewer_bytes_draws_its_own_class_pictures(tmp_path: Path) -> None:

@@ -23,15 +23,17 @@ from tiny import (
     same,
     stage_two_of,
 )  # fmt: skip
+from torch import Tensor
 
 from benchmarks.pocketbench.case import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
-from purecc.encoding import PocketTextEncoder
+from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.network import BASE, PURE
 from purecc.prompts import Placeholder, find_word, scene_texts
 from purecc.scenes import Scenes, with_scenes
 from purecc.settings import PureSettings
+from purecc.terms import pure_objective
 
 ANCHORED = PureSettings("LoRA", scene_anchor=2.0, class_steps=2)
 
@@ -134,6 +136,28 @@ def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() ->
         terms.loss.detach(), terms.measured["concept_loss"].detach() + 2 * expected, rtol=1e-4, atol=1e-5
     )
     assert abs(float(expected - away[..., : SIDE // 2, :].mean())) > 0.01  # or it could be anywhere
+
+
+def test_scenes_share_the_forwards_of_the_concepts_pictures(monkeypatch) -> None:
+    """One of the base and one that learns; what is computed again under checkpointing is one text's."""
+    job = stage_two_of(ANCHORED, data=scened())
+    batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, made(job.data))
+    objective, seen, ask = pure_objective(replace(ANCHORED, background_anchor=1.0)), [], job.network.velocity
+
+    def velocity(x_t: Tensor, t: Tensor, text: TextBatch, model: str | None, **options) -> Tensor:
+        seen.append((model, len(t)))
+        return ask(x_t, t, text, model, **options)
+
+    monkeypatch.setattr(job.network, "velocity", velocity)
+    batch = replace(batch, outside=torch.ones_like(batch.x_t[:, :1]))
+    together = len(batch.t) + len(batch.scene.t)
+    objective.terms(job.network, batch)
+    assert seen == [(BASE, together), (PURE, together)]
+    seen.clear()
+    job.network.checkpoint_activations(True)
+    objective.terms(job.network, batch)
+    assert seen[0] == (BASE, together)
+    assert sorted(seen[1:]) == sorted([(PURE, len(batch.t)), (PURE, len(batch.scene.t))])
 
 
 def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:

@@ -28,7 +28,7 @@ from purecc.initial import initial_embeddings
 from purecc.measures import drift, probes
 from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.settings import PureSettings
-from purecc.stages import PureJob
+from purecc.stages import ExtractorJob, PureJob
 
 PURE_FIGURES = {"pure_loss", "scale", "scale_spread", "squared_cosine", "representation"}
 FIGURES = {
@@ -193,6 +193,18 @@ def test_the_lora_is_in_the_chosen_blocks(first: int, last: int | None, blocks: 
 def test_blocks_that_the_model_does_not_have_are_refused(first: int, last: int | None, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this model has 0 to 1"):
         extractor_job(tmp_path, replace(SETTINGS, first_block=first, last_block=last))
+
+
+def test_texts_and_pictures_of_another_type_are_refused_before_any_work(tmp_path: Path) -> None:
+    own = concept_set()
+    texts = {words: replace(text, rows=text.rows[:, :8]) for words, text in own.encoded.items()}
+    examples = tuple(replace(example, latent=example.latent[:3]) for example in own.examples)
+    for data, said in (
+        (replace(own, encoded=texts), "CLIP are 8 and .* wide"),
+        (replace(own, examples=examples), "VAE have 3"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ExtractorJob(network(), data, SETTINGS, SCALING, tmp_path, BASE_ID)
 
 
 def test_masks_that_are_not_there_are_refused_before_any_work(tmp_path: Path) -> None:
