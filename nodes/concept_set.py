@@ -17,7 +17,7 @@ from .checks import require_clip, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
 
-session, text = when_needed("session"), when_needed("text")
+session, text, training = when_needed("session"), when_needed("text"), when_needed("training")
 
 WIRED = "(pictures from the input)"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
@@ -169,6 +169,8 @@ class ConceptSetNode(io.ComfyNode):
 
         with session.outside_inference(), torch.no_grad():
             shown = [p.fitted(resolution[0], shape[0]) for p in found]
+            largest = max((p.pixels.shape[:2] for p in shown), key=lambda size: size[0] * size[1])
+            session.tell_in_node(training.encoding(clip[0], vae, *largest))
             concept_set = build_concept_set(
                 [p.pixels for p in shown],
                 captions_of(found, [] if templates else lines),

@@ -90,16 +90,19 @@ def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextE
     network, by the host in tiles where it lacks room.
     """
     channels, height, width = max((tuple(e.latent.shape) for e in data.examples), key=lambda shape: shape[1] * shape[2])
-    encoding = []
-    clip = getattr(encoder, "clip", None)
-    if clip is not None:
-        encoding.append(f"text encoders {in_words(clip.patcher.model_size())}")
-    pixels = (1, 3, height * vae.downscale_ratio, width * vae.downscale_ratio)
-    encoding.append(f"VAE {in_words(int(vae.model_size() + vae.memory_used_encode(pixels, vae.vae_dtype)))}")
+    pixels = height * vae.downscale_ratio, width * vae.downscale_ratio
     decoding = int(vae.model_size() + vae.memory_used_decode((1, channels, height, width), vae.vae_dtype))
     validation = needed.weights + needed.learnt + max(needed.validation, decoding)
-    before = f"encoding: {', then '.join(encoding)} (ComfyUI's figures, before the training)"
+    before = encoding(getattr(encoder, "clip", None), vae, *pixels)
     return "phases: " + "; ".join([before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
+
+
+def encoding(clip: comfy.sd.CLIP | None, vae: comfy.sd.VAE, height: int, width: int) -> str:
+    """What Concept Set's encoding of a picture of so many pixels, and of its texts, takes by the host's own figures."""
+    parts = [] if clip is None else [f"text encoders {in_words(clip.patcher.model_size())}"]
+    used = vae.memory_used_encode((1, 3, height, width), vae.vae_dtype)
+    parts.append(f"VAE {in_words(int(vae.model_size() + used))}")
+    return f"encoding: {', then '.join(parts)} (ComfyUI's figures, before the training)"
 
 
 def release(network: AdaptedNetwork) -> None:

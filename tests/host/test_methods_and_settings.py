@@ -125,18 +125,19 @@ def test_memory_is_told_for_each_phase(server: Server) -> None:
     assert re.search(r"text encoders \d+ MB, then VAE \d+ MB .*; steps: \d+ MB; validation: \d+ MB", phases)
 
 
-def test_memory_is_told_before_the_first_step(server: Server) -> None:
+def test_memory_is_told_before_each_phase(server: Server) -> None:
     p, texts = Prompt(), []
     pocket = p.pocket()
-    p.show([p.pure(pocket, p.concept_set(pocket), None, method="LoRA", steps=2, seed=11), 2])
+    p.show([p.pure(pocket, p.concept_set(pocket, trigger="[M]"), None, method="LoRA", steps=2, seed=11), 2])
 
     def on_event(kind: str, value: Any) -> None:
         if kind == "progress_text":
             texts.append(value["text"])
 
     server.client.run(p.nodes, on_event=on_event, timeout=DEADLINE)
-    places = [next(i for i, text in enumerate(texts) if words in text) for words in ("memory: about", "step 1 /")]
-    assert places[0] < places[1]
+    said = ("encoding: text encoders", "memory: about", "step 1 /")
+    places = [next(i for i, text in enumerate(texts) if words in text) for words in said]
+    assert places == sorted(places)
 
 
 def test_a_preset_stands_above_what_the_nodes_show(server: Server) -> None:
