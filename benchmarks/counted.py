@@ -1,6 +1,6 @@
-"""Kernels and FLOPs of a stage-2 step at SD3.5 Medium's real size, counted without weights and without a GPU.
+"""Kernels and FLOPs of a step at SD3.5 Medium's real size, counted without weights and without a GPU.
 
-    python -m benchmarks.counted [--text-rows 154|333]
+    python -m benchmarks.counted [--pixels 512|1024] [--text-rows 154|333]
 
 The arms are those of `speed.py`, on tensors without storage, in one dtype. A kernel is an operation that computes: views are none.
 Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
@@ -17,27 +17,29 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves
 
 from purecc.network import AdaptedNetwork
 from purecc.targets import lora_modules
 
-from .speed import ARMS, RANK, Bench
-from .stand_ins import REAL, Size
+from .speed import RANK, REFERENCES, Bench
+from .stand_ins import REAL, Size, flops_of
 
 _NO_KERNEL = {"aten._unsafe_view.default", "aten.detach.default", "aten.empty.memory_format", "aten.empty_like.default"}
 
 
 class Kernels(TorchDispatchMode):
-    """`count` of the operations inside that compute."""
+    """`count` of the operations inside that compute, less those of the CPU on its own."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        self.count += not (operation.is_view or str(operation) in _NO_KERNEL)
-        return operation(*args, **(kwargs or {}))
+        made = operation(*args, **(kwargs or {}))
+        if not (operation.is_view or str(operation) in _NO_KERNEL):
+            self.count += any(isinstance(one, Tensor) and one.is_meta for one in tree_leaves((args, kwargs, made)))
+        return made
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,6 @@ def _one_dtype_and_fused() -> Iterator[None]:
         mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
         mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention),
         mock.patch("torch.nn.functional.rms_norm", _fused_norm),
-        torch.device("meta"),
     ):
         yield
 
@@ -97,30 +98,46 @@ def counted(size: Size) -> dict[str, Counted]:
     """Arm -> what a step's forwards and its backward pass need; the optimiser's few kernels aside."""
     found = {}
     with _one_dtype_and_fused():
-        bench = WithoutStorage(replace(size, device="meta", dtype=torch.float32))
-        for arm in ("R", *ARMS):
-            with FlopCounterMode(display=False) as flops, Kernels() as kernels:
-                bench.loss(arm).backward()
-            bench.optimizers[bench.network(arm)].zero_grad(set_to_none=True)
-            found[arm] = Counted(kernels.count, flops.get_total_flops())
+        with torch.device("meta"):
+            bench = WithoutStorage(replace(size, device="meta", dtype=torch.float32))
+        for reference, own in REFERENCES.items():
+            for arm in (reference, *own):
+                kernels = Kernels()
+                flops = flops_of(lambda arm=arm, kernels=kernels: _forth_and_back(bench, arm, kernels))
+                bench.forget(arm)
+                found[arm] = Counted(kernels.count, flops)
     return found
 
 
+def _forth_and_back(bench: Bench, arm: str, kernels: Kernels) -> None:
+    with kernels:
+        bench.loss(arm).backward()
+
+
 def table(found: dict[str, Counted]) -> str:
-    """As Markdown."""
-    rows = ["| arm | kernels a step | of R's | TFLOP a step | R's, of the arm's |", "|---|--:|--:|--:|--:|"]
-    r = found["R"]
-    for arm, one in found.items():
-        rows.append(
-            f"| {arm} | {one.kernels} | {one.kernels / r.kernels:.2f} | {one.flops / 1e12:.1f} | {r.flops / one.flops:.2f} |"
-        )
+    """As Markdown, the product's arms held against their stage's reference."""
+    rows = []
+    for reference, own in REFERENCES.items():
+        r = found[reference]
+        rows += [
+            f"| {reference} and its arms | kernels a step | of {reference}'s | TFLOP a step | {reference}'s, of the arm's |",
+            "|---|--:|--:|--:|--:|",
+        ]
+        for arm in (reference, *own):
+            one = found[arm]
+            rows.append(
+                f"| {arm} | {one.kernels} | {one.kernels / r.kernels:.2f} | {one.flops / 1e12:.1f} | {r.flops / one.flops:.2f} |"
+            )
+        rows.append("")
     return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pixels", type=int, choices=[512, 1024], default=512, help="a side of the pictures")
     parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
-    print(table(counted(replace(REAL, t5_tokens=parser.parse_args().text_rows - 77))))
+    arguments = parser.parse_args()
+    print(table(counted(replace(REAL, pixels=arguments.pixels, t5_tokens=arguments.text_rows - 77))))
 
 
 if __name__ == "__main__":

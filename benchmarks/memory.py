@@ -1,35 +1,47 @@
 """GPU memory of a training run with SD3 and SD3.5, as it is told before a run; measured too where there is a CUDA GPU.
 
-    python -m benchmarks.memory
+    python -m benchmarks.memory [--pixels 512|1024]
 
-The tests compare the same figures with the bytes alive in real steps, on the CPU and without storage (tests/unit/test_memory.py).
-On CUDA each rung of `purecc.savings` runs at SD3.5 Medium's size with random weights: its peak by the allocator, and its time.
+Each figure is given for stage 1, for stage 2 as the paper has it (eq. 15 at eta 1, no anchors) and for stage 2 as the nodes come.
+The tests compare the same figures with the bytes alive in real steps, on the CPU and without storage (tests/unit/test_memory.py,
+tests/unit/test_speed.py). On CUDA each rung of `purecc.savings`, and what each value of the setting `memory` turns on, runs at SD3.5 Medium's
+size with random weights: its peak by the allocator, its time, and its FLOPs beside those of a large matrix product.
 """
 
-import sys
+import argparse
+import gc
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
-from purecc.adaln_table import ModulationTable
+from purecc.adaln_table import WINDOW, ModulationTable
 from purecc.batches import Batch
+from purecc.class_pictures import TOGETHER
 from purecc.encoding import TextBatch
 from purecc.frozen import store, stream
 from purecc.memory import Estimate, Inputs, estimate, in_words
-from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
-from purecc.savings import LADDER, Room, plan, turned_on
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
+from purecc.presets import SHIPPED
+from purecc.savings import LADDER, Plan, Room, plan, turned_on
 from purecc.settings import MEMORIES, PureSettings, TrainSettings
 from purecc.targets import lora_modules
 from purecc.terms import extractor_objective, pure_objective
 
 from .live_bytes import LiveBytes
 from .speed import RANK, TEXTS
-from .stand_ins import REAL, Size, transformer_of
+from .stand_ins import REAL, Size, flops_of, matrix_rate, transformer_of, with_anchors
 
 TEXT_ROWS = 77 + 77
 AMPLE = 10**12  # bytes
+_STEPS = 64  # whose times a rung knows ahead, for the table of adaLN's outputs
+AS_SHIPPED = PureSettings(**SHIPPED).without_extractor()
+FORMS = {"stage 1": None, "stage 2, paper": PureSettings(), "stage 2, as shipped": AS_SHIPPED}
+# of the ladder's rungs, in bytes: SD3.5 Medium, 512 px, batch 2, stage 1 and stage 2 of the paper
+GOALS = {0: 9.5e9, 2: 5.8e9, 3: 4.3e9, 5: 2.6e9}
+RUNGS = [TrainSettings(**changes) for changes in LADDER]
 
 
 @dataclass(frozen=True)
@@ -58,44 +70,47 @@ MODELS = {
 }
 
 
-def told(model: Model, pixels: int, stage: int, settings: TrainSettings) -> Estimate:
-    """Of a stage in bfloat16 on CUDA, rank 4."""
-    inputs = Inputs((pixels // 16) ** 2, TEXT_ROWS)
-    return estimate(model.config, inputs, settings, PureSettings() if stage == 2 else None, torch.bfloat16)
+@cache
+def told(model: Model, pixels: int, pure: PureSettings | None, settings: TrainSettings) -> Estimate:
+    """Of a form in bfloat16 on CUDA, rank 4."""
+    return estimate(model.config, Inputs((pixels // 16) ** 2, TEXT_ROWS), settings, pure, torch.bfloat16)
 
 
-def words_for(changes: dict) -> str:
-    return turned_on(TrainSettings(), TrainSettings(**changes)).replace(" (not quite the same result)", "") or "nothing"
+def words_for(settings: TrainSettings) -> str:
+    return turned_on(TrainSettings(), settings).replace(" (not quite the same result)", "") or "nothing"
 
 
 def estimated(pixels: int) -> list[str]:
-    """A table of the rungs: GPU memory of the stages by model."""
+    """A table of the rungs: GPU memory of the forms by model."""
     rows = [
         f"| turned on, {pixels} px | {' | '.join(MODELS)} | main memory (SD3.5 Medium) |",
         "|---|" + "---|" * (len(MODELS) + 1),
     ]
-    for changes in LADDER:
-        both = {
-            name: [told(model, pixels, stage, TrainSettings(**changes)) for stage in (1, 2)]
-            for name, model in MODELS.items()
+    for settings in RUNGS:
+        by_model = {
+            name: [told(model, pixels, pure, settings) for pure in FORMS.values()] for name, model in MODELS.items()
         }
-        cells = [" / ".join(in_words(one.peak) for one in pair) for pair in both.values()]
-        host = max(both["SD3.5 Medium"], key=lambda one: one.host).host
-        rows.append(f"| {words_for(changes)} | {' | '.join(cells)} | {in_words(host) if host else ''} |")
+        cells = [" / ".join(in_words(one.peak) for one in forms) for forms in by_model.values()]
+        host = max(one.host for one in by_model["SD3.5 Medium"])
+        rows.append(f"| {words_for(settings)} | {' | '.join(cells)} | {in_words(host) if host else ''} |")
     return rows
 
 
+def planned(model: Model, pixels: int, memory: str) -> Plan:
+    """What stage 2 as shipped gets on a card of that size. Raises ValueError where it is too small."""
+    of = lambda settings: told(model, pixels, AS_SHIPPED, replace(settings, memory="auto"))  # noqa: E731
+    return plan(of, TrainSettings(memory=memory), Room("cuda", AMPLE, AMPLE))
+
+
 def sizes(pixels: int) -> list[str]:
-    """A table of the setting `memory`: what stage 2 gets on a card of that size."""
+    """A table of the setting `memory`."""
     rows = [f"| memory, {pixels} px | {' | '.join(MODELS)} |", "|---|" + "---|" * len(MODELS)]
     for memory in MEMORIES[1:-1]:
         cells = []
         for model in MODELS.values():
-            settings = TrainSettings(memory=memory)
             try:
-                chosen = plan(lambda s, model=model: told(model, pixels, 2, s), settings, Room("cuda", AMPLE, AMPLE))
-                on = turned_on(settings, chosen.settings).replace(" (not quite the same result)", "") or "nothing"
-                cells.append(f"{on}: {in_words(chosen.needed.peak)}")
+                chosen = planned(model, pixels, memory)
+                cells.append(f"{words_for(chosen.settings)}: {in_words(chosen.needed.peak)}")
             except ValueError:
                 cells.append("too little")
         rows.append(f"| {memory} | {' | '.join(cells)} |")
@@ -106,31 +121,39 @@ def sizes(pixels: int) -> list[str]:
 class Measured:
     """Of one step."""
 
-    peak: int  # bytes: of all on CUDA, beside the weights on a CPU
+    peak: int  # bytes, the drawing of scenes before the first step too: of all on CUDA, beside the weights on a CPU
     seconds: float
+    flops: int  # those computed again among them
 
 
 class Rung:
-    """A network with some savings, and a step of a stage on inputs of random numbers."""
+    """A network with some savings, and a step of a form on inputs of random numbers; `pure`: None for stage 1."""
 
-    def __init__(self, size: Size, changes: dict, stage: int):
-        self.size, self.settings, self.stage = size, TrainSettings(rank=RANK, embeddings="none", **changes), stage
+    def __init__(self, size: Size, settings: TrainSettings, pure: PureSettings | None):
+        self.size, self.pure, self.number = size, pure, 0
+        self.settings = replace(settings, rank=RANK, embeddings="none", batch_size=size.batch)
         torch.manual_seed(0)
         transformer = transformer_of(size).requires_grad_(False)
-        if self.settings.frozen_weights != "whole" or self.settings.stream_blocks:
-            store(transformer, self.settings.frozen_weights)
-        if self.settings.stream_blocks:
+        if settings.frozen_weights != "whole" or settings.stream_blocks:
+            store(transformer, settings.frozen_weights)
+        if settings.stream_blocks:
             stream(transformer, size.device)
-        self.batch = self._batch()
-        if self.settings.modulation_table:
-            texts = {which: (self.batch.t.cpu(), getattr(self.batch, which).pooled.cpu()) for which in TEXTS}
-            ModulationTable(transformer, lambda number: texts, steps=1)
+        self.times = torch.rand(_STEPS, size.batch)
+        self.live = LiveBytes()  # on a CPU: of all but the transformer
+        with self.live:
+            self.batch = with_anchors(self._batch())
+        if settings.modulation_table:
+            pooled = {which: getattr(self.batch, which).pooled.cpu() for which in TEXTS}
+            of_step = lambda number: {which: (self.times[number - 1], own) for which, own in pooled.items()}  # noqa: E731
+            ModulationTable(transformer, of_step, _STEPS)  # a scene's times and texts are the batch's first
         self.network = AdaptedNetwork(transformer)
-        self.network.checkpoint_activations(self.settings.checkpointing)
+        self.network.checkpoint_activations(settings.checkpointing)
         modules = lora_modules(transformer, "attention")
-        self.model = PURE if stage == 2 else EXTRACTOR
-        for seed, model in enumerate((EXTRACTOR, PURE)[:stage]):
-            self.network.add_new(model, RANK, float(RANK), modules, seed)
+        self.model = EXTRACTOR if pure is None else PURE
+        models = (EXTRACTOR, PURE) if pure is not None and pure.is_pure else (self.model,)
+        with self.live:
+            for seed, model in enumerate(models):
+                self.network.add_new(model, RANK, float(RANK), modules, seed)
         self.learning = self.network.lora_parameters(self.model)
         transformer.requires_grad_(False)
         for parameter in self.learning:
@@ -143,74 +166,120 @@ class Rung:
         rows = size.clip_tokens + size.t5_tokens
         marks = torch.zeros(size.batch, rows, dtype=torch.int64, device="cpu")
         texts = {which: TextBatch(of(rows, size.joint), of(size.pooled), marks) for which in TEXTS}
-        t = torch.rand(size.batch, device=size.device)
+        t = self.times[0].to(size.device)
         return Batch(of(16, side, side), t, of(16, side, side), class_word=texts["target"], **texts)
 
+    @torch.no_grad()
+    def draw(self) -> None:
+        """A forward of those that draw scenes before the first step: pictures and their negatives."""
+        x_t, text, count = self.batch.x_t[:1], self.batch.base, 2 * TOGETHER
+        rows, pooled, marks = (
+            of[:1].repeat(count, *[1] * (of.ndim - 1)) for of in (text.rows, text.pooled, text.marks)
+        )
+        t = torch.full((count,), 0.5, device=x_t.device)  # of no step
+        self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
+
     def step(self) -> Tensor:
-        objective = pure_objective(PureSettings()) if self.stage == 2 else extractor_objective()
-        loss = objective.terms(self.network, self.batch).loss
+        t = self.times[self.number].to(self.size.device)
+        scene = replace(self.batch.scene, t=t[: len(self.batch.scene.t)])
+        objective = pure_objective(self.pure) if self.pure is not None else extractor_objective()
+        loss = objective.terms(self.network, replace(self.batch, t=t, scene=scene)).loss
         loss.backward()
         nn.utils.clip_grad_norm_(self.learning, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.number += 1
         return loss.detach()
 
     def estimated(self) -> Estimate:
         inputs = Inputs((self.size.pixels // 16) ** 2, self.size.clip_tokens + self.size.t5_tokens)
-        pure, device = PureSettings() if self.stage == 2 else None, torch.device(self.size.device).type
-        settings = replace(self.settings, batch_size=self.size.batch)
-        return estimate(self.network.transformer.config, inputs, settings, pure, self.size.dtype, device)
+        device = torch.device(self.size.device).type
+        return estimate(self.network.transformer.config, inputs, self.settings, self.pure, self.size.dtype, device)
 
-    def measured(self, repeats: int = 5) -> Measured:
-        self.step()
+    def measured(self) -> Measured:
+        """As many steps are timed on CUDA as the table of adaLN's outputs is computed ahead for, at its end once anew."""
         if self.size.device == "cpu":
-            start = time.process_time()
-            with LiveBytes() as live:
-                self.step()
-            return Measured(live.peak, time.process_time() - start)
+            with self.live:
+                self._before_and_step()
+                self.step()  # AdamW's moments are there
+            flops, start = flops_of(self.step), time.process_time()
+            self.step()
+            return Measured(self.live.peak, time.process_time() - start, flops)
+        self._before_and_step()
+        flops, repeats = flops_of(self.step), WINDOW if self.settings.modulation_table else 8
         self.step()
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         for _ in range(repeats):
             self.step()
         torch.cuda.synchronize()
-        return Measured(torch.cuda.max_memory_allocated(), (time.perf_counter() - start) / repeats)
+        return Measured(torch.cuda.max_memory_allocated(), (time.perf_counter() - start) / repeats, flops)
+
+    def _before_and_step(self) -> None:
+        if self.size.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        if self.pure is not None and self.pure.scene_anchor:
+            self.draw()
+        self.step()
 
 
-def on_this_gpu(pixels: int) -> list[str]:
-    """A table of every rung: estimated, by the allocator, seconds a step. The table of positions is whole: 0.45 GB more."""
-    size, rows = (
-        replace(REAL, pixels=pixels),
-        ["| turned on | stage | estimated | allocated | | s a step |", "|---|" * 6],
+def on_this_gpu(size: Size, settings: TrainSettings, pure: PureSettings | None, rate: float, bound: float) -> str:
+    """A row's figures. `rate`: FLOPs a second of a large product; `bound`: bytes that the allocator is held to, 0 for none."""
+    rung = Rung(size, settings, pure)
+    torch.cuda.empty_cache()
+    expected = rung.estimated().peak
+    if bound:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, bound / torch.cuda.get_device_properties(0).total_memory))
+    try:
+        found = rung.measured()
+    except torch.cuda.OutOfMemoryError:
+        return f"{in_words(expected)} | does not fit | | | | |"
+    finally:
+        rung.network.transformer.to("meta")
+        del rung
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    return (
+        f"{in_words(expected)} | {in_words(found.peak)} | {expected / found.peak - 1:+.0%} | {found.seconds:.3f} | "
+        f"{found.flops / 1e12:.1f} | {found.flops / found.seconds / rate:.0%} |"
     )
-    for changes in LADDER:
-        for stage in (1, 2):
-            rung = Rung(size, changes, stage)
-            whole_table = 2 * (384**2 - (pixels // 16) ** 2) * 1536  # the nodes cut it
-            found, expected = rung.measured(), rung.estimated().peak + whole_table
-            del rung
-            torch.cuda.empty_cache()
-            rows.append(
-                f"| {words_for(changes)} | {stage} | {in_words(expected)} | {in_words(found.peak)} | "
-                f"{expected / found.peak - 1:+.0%} | {found.seconds:.3f} |"
-            )
-    return rows
+
+
+def print_measured(pixels: int) -> None:
+    """Two tables: of every rung, and of the setting `memory`, each value with the allocator held to what its name says."""
+    size = replace(REAL, pixels=pixels, positions=pixels // 16)  # as the nodes cut the table of positions
+    rate = matrix_rate(size)
+    rungs = [(f"{words_for(of)} | {form}", of, pure, 0.0) for of in RUNGS for form, pure in FORMS.items()]
+    by_size = []
+    for memory in MEMORIES[1:-1]:
+        settings = planned(MODELS["SD3.5 Medium"], pixels, memory).settings
+        by_size.append((f"{memory} | {words_for(settings)}", settings, AS_SHIPPED, 1e9 * float(memory.split()[0])))
+    print(f"\nMeasured on {torch.cuda.get_device_name()}, SD3.5 Medium's size, random weights, {pixels} px")
+    print(f"The rate of a large product: {rate / 1e12:.0f} TFLOP a second")
+    for head, rows in (("turned on | form", rungs), ("memory (stage 2 as shipped) | turned on", by_size)):
+        print(f"\n| {head} | estimated | allocated | | s a step | TFLOP a step | of that rate |\n{'|---' * 8}|")
+        for words, settings, pure, bound in rows:
+            print(f"| {words} | {on_this_gpu(size, settings, pure, rate, bound)}", flush=True)
 
 
 def main() -> None:
-    for pixels in (512, 1024):
-        print(
-            f"\nEstimated: {TEXT_ROWS} text rows, bfloat16, batch 2, stage 1 / stage 2\n", *estimated(pixels), sep="\n"
-        )
-        print("\nThe setting memory: stage 2\n", *sizes(pixels), sep="\n")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pixels", type=int, choices=[512, 1024], help="a side of the pictures; if left out, both")
+    only = parser.parse_args().pixels
+    every = (only,) if only else (512, 1024)
+    for pixels in every:
+        print(f"\nEstimated: {TEXT_ROWS} text rows, bfloat16, batch 2, {' / '.join(FORMS)}\n")
+        print(*estimated(pixels), sep="\n")
+        print("\nThe setting memory: stage 2, as shipped\n", *sizes(pixels), sep="\n")
+    goals = (f"{words_for(RUNGS[rung])}: {in_words(int(goal))}" for rung, goal in GOALS.items())
+    print(f"\nGoals at 512 px for SD3.5 Medium, stage 1 and stage 2 of the paper: {'; '.join(goals)}")
     if not torch.cuda.is_available():
         print("\nNot measured: there is no CUDA GPU here. What an allocator loses (a few percent) comes on top.")
         return
-    for pixels in (512, 1024):
-        print(f"\nMeasured on {torch.cuda.get_device_name()}, SD3.5 Medium's size, random weights, {pixels} px:\n")
-        print(*on_this_gpu(pixels), sep="\n")
-        sys.stdout.flush()
+    for pixels in every:
+        print_measured(pixels)
 
 
 if __name__ == "__main__":

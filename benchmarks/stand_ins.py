@@ -1,12 +1,20 @@
-"""An SD3 transformer, text encoders and an autoencoder with random weights, of a given size: what the benchmarks of speed and memory run."""
+"""An SD3 transformer, text encoders and an autoencoder with random weights, of a given size: what the benchmarks of speed and memory run.
 
-from dataclasses import dataclass
+And how they are counted and timed: FLOPs, seconds, the rate of a large matrix product.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, SD3Transformer2DModel
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
+from purecc.batches import Batch, Scene
 from purecc.encoding import TextBatch
 
 
@@ -124,3 +132,64 @@ def transformer_of(size: Size) -> SD3Transformer2DModel:
             qk_norm="rms_norm",
         )  # fmt: skip
     return transformer.to(size.dtype)
+
+
+def with_anchors(batch: Batch) -> Batch:
+    """With what the anchors read: half as many scenes as pictures, of their size and length; nothing is masked."""
+    half = -(-len(batch.t) // 2)
+    first = lambda text: TextBatch(text.rows[:half], text.pooled[:half], text.marks[:half])  # noqa: E731
+    outside = torch.ones_like(batch.x_t[:, :1])
+    scene = Scene(batch.x_t[:half], batch.t[:half], first(batch.complete), first(batch.base), outside[:half])
+    return replace(batch, outside=outside, scene=scene)
+
+
+def _attention(q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward(gradient: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, q, k, v)
+
+
+# attention on a CPU, which PyTorch's counter does not know
+_ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def flops_of(work: Callable[[], object]) -> int:
+    """FLOPs of products, convolutions and attention, those computed again among them."""
+    with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def seconds_of(work: Callable[[], object], device: str) -> float:
+    """CPU time, or the time of CUDA's events."""
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def matrix_rate(size: Size) -> float:
+    """FLOPs a second of a large matrix product in the size's dtype; the best of five."""
+    n = 8192 if size.device == "cuda" else 1024
+    a = torch.randn(n, n, device=size.device, dtype=size.dtype)
+    return 2 * n**3 / min(seconds_of(lambda: a @ a, size.device) for _ in range(5))
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def device_name(size: Size) -> str:
+    return torch.cuda.get_device_name() if size.device == "cuda" else "CPU"
