@@ -47,11 +47,11 @@ class Prompt:
             "PureCCApplyConcept", model=[source, 0], clip=[source, 1], concept=concept, **(values | changed)
         )
 
-    def picture(self, source: str, vae: str, text: str, prefix: str, steps: int = 4) -> str:
+    def picture(self, source: str, vae: str, text: str, prefix: str, steps: int = 4, size: int = 128) -> str:
         """Samples one picture with stock nodes and saves it; the number of the SaveImage node."""
         positive = self.add("CLIPTextEncode", clip=[source, 1], text=text)
         negative = self.add("CLIPTextEncode", clip=[source, 1], text="")
-        latent = self.add("EmptySD3LatentImage", width=128, height=128, batch_size=1)
+        latent = self.add("EmptySD3LatentImage", width=size, height=size, batch_size=1)
         sampled = self.add(
             "KSampler", model=[source, 0], positive=[positive, 0], negative=[negative, 0], latent_image=[latent, 0],
             seed=3, steps=steps, cfg=4.0, sampler_name="euler", scheduler="normal", denoise=1.0,

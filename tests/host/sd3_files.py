@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 JOINT, POOLED, CHANNELS, PATCH, HEAD = 4096, 2048, 16, 2, 64  # all SD3 models have these
-SINGLE_FILE = "model.diffusion_model."
+SINGLE_FILE, VAE = "model.diffusion_model.", "first_stage_model."  # prefixes of the parts of single files
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,21 @@ def prefixed(values: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def scaled_float8(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """As the scaled fp8 files: weights of Linears divided by a scale of their own, in float8."""
+    """As the scaled fp8 files: weights of Linears divided by a scale of their own, in float8. T5's two tables stay as they are."""
     made: dict[str, Tensor] = {"scaled_fp8": torch.tensor([], dtype=torch.float8_e4m3fn)}
     for name, value in values.items():
         made[name] = value
-        if value.ndim == 2 and name.endswith(".weight"):
+        table = name == "shared.weight" or name.endswith("relative_attention_bias.weight")
+        if value.ndim == 2 and name.endswith(".weight") and not table:
             scale = value.float().abs().max() / 448
             made[name] = (value.float() / scale).to(torch.float8_e4m3fn)
             made[name.removesuffix("weight") + "scale_weight"] = scale.reshape(())
     return made
+
+
+def cast(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """As the fp16 files, and the fp8 ones without scales: all tensors in one dtype."""
+    return {name: value.to(dtype) for name, value in values.items()}
 
 
 def clip_shapes(width: int, layers: int) -> dict[str, tuple[int, ...]]:
@@ -127,16 +133,17 @@ def clip_shapes(width: int, layers: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-T5_SMALL = {"num_layers": 1, "d_ff": 64}  # of 24 layers and 10240
+T5_SMALL = {"num_layers": 1, "d_ff": 64, "num_heads": 4}  # of 24 layers, 10240 and 64
 
 
 def t5_shapes() -> dict[str, tuple[int, ...]]:
     """T5-XXL with `T5_SMALL`; a key of its last layer, by which loaders know it."""
-    width, layer = 4096, "encoder.block.0.layer"
-    found = {f"{layer}.0.SelfAttention.{name}.weight": (width, width) for name in "qkvo"}
+    width, layer, heads = 4096, "encoder.block.0.layer", T5_SMALL["num_heads"]
+    found = {f"{layer}.0.SelfAttention.{name}.weight": (heads * 64, width) for name in "qkv"}
     return found | {
         "shared.weight": (32128, width),
-        f"{layer}.0.SelfAttention.relative_attention_bias.weight": (32, 64),
+        f"{layer}.0.SelfAttention.o.weight": (width, heads * 64),
+        f"{layer}.0.SelfAttention.relative_attention_bias.weight": (32, heads),
         f"{layer}.0.layer_norm.weight": (width,),
         f"{layer}.1.layer_norm.weight": (width,),
         f"{layer}.1.DenseReluDense.wi_0.weight": (T5_SMALL["d_ff"], width),
@@ -147,13 +154,58 @@ def t5_shapes() -> dict[str, tuple[int, ...]]:
     }
 
 
-def random_text_weights(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
+def vae_shapes() -> dict[str, tuple[int, ...]]:
+    """SD3's VAE at full size, by the names of single files, without their prefix `VAE`."""
+    found: dict[str, tuple[int, ...]] = {}
+
+    def conv(name: str, inner: int, outer: int, side: int = 3) -> None:
+        found[f"{name}.weight"], found[f"{name}.bias"] = (outer, inner, side, side), (outer,)
+
+    def norm(name: str, width: int) -> None:
+        found[f"{name}.weight"] = found[f"{name}.bias"] = (width,)
+
+    def block(name: str, inner: int, outer: int) -> None:
+        norm(f"{name}.norm1", inner)
+        conv(f"{name}.conv1", inner, outer)
+        norm(f"{name}.norm2", outer)
+        conv(f"{name}.conv2", outer, outer)
+        if inner != outer:
+            conv(f"{name}.nin_shortcut", inner, outer, 1)
+
+    def middle(name: str) -> None:
+        block(f"{name}.block_1", 512, 512)
+        block(f"{name}.block_2", 512, 512)
+        norm(f"{name}.attn_1.norm", 512)
+        for part in ("q", "k", "v", "proj_out"):
+            conv(f"{name}.attn_1.{part}", 512, 512, 1)
+
+    widths = (128, 256, 512, 512)
+    conv("encoder.conv_in", 3, 128)
+    conv("decoder.conv_in", CHANNELS, 512)
+    for level, width in enumerate(widths):
+        for index in range(2):
+            block(f"encoder.down.{level}.block.{index}", widths[max(level - 1, 0)] if index == 0 else width, width)
+        for index in range(3):
+            block(f"decoder.up.{level}.block.{index}", widths[min(level + 1, 3)] if index == 0 else width, width)
+        if level < 3:
+            conv(f"encoder.down.{level}.downsample.conv", width, width)
+        if level > 0:
+            conv(f"decoder.up.{level}.upsample.conv", width, width)
+    for half, width, outer in (("encoder", 512, 2 * CHANNELS), ("decoder", 128, 3)):
+        middle(f"{half}.mid")
+        norm(f"{half}.norm_out", width)
+        conv(f"{half}.conv_out", width, outer)
+    return found
+
+
+def random_values(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
     """Norms near 1, the rest small; large tables repeat their first rows."""
     generator, made = torch.Generator().manual_seed(1), {}
     for name, shape in shapes.items():
         if len(shape) == 1:
-            made[name] = torch.full(shape, 0.0 if name.endswith("bias") else 1.0, dtype=dtype)
+            value = 0.1 * torch.randn(shape, generator=generator) + (0.0 if name.endswith("bias") else 1.0)
         else:
-            rows = torch.randn(min(shape[0], 997), *shape[1:], generator=generator) / math.sqrt(shape[-1])
-            made[name] = rows.repeat(-(-shape[0] // len(rows)), 1)[: shape[0]].to(dtype)
+            rows = torch.randn(min(shape[0], 997), *shape[1:], generator=generator) / math.sqrt(math.prod(shape[1:]))
+            value = rows[torch.arange(shape[0]) % len(rows)]
+        made[name] = value.to(dtype)
     return made
