@@ -153,7 +153,7 @@ def _inputs() -> list:
         ),
         io.Boolean.Input(
             "checkpointing", default=train.checkpointing,
-            tooltip="Computes activations again in the backward pass: much less memory, a fifth to a third more time. The result is the same.",
+            tooltip="Computes activations again in the backward pass: much less memory, a fifth to a half more time. The result is the same.",
         ),
         io.Float.Input(
             "max_grad_norm", default=train.max_grad_norm, min=0.001, max=1000.0, step=0.1, round=0.001,

@@ -166,6 +166,10 @@ class PureLearning(io.ComfyNode):
             method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
             **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
+        if pure.method == "merged stage" and not pure.eta:
+            raise ValueError(
+                "merged stage trains an extractor that guides by eta, which is 0. Set eta above 0; the paper's is 1."
+            )
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         title = pure.method
         if extractor is None and title == "PureCC":

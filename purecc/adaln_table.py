@@ -49,11 +49,12 @@ class ModulationTable:
         self._slots: list[list[Tensor] | None] = [None] * ON_DEVICE
         self._next = 0
         self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch
-        self._places: dict[bytes, tuple[int, str, int]] = {}  # row -> step, text, place
+        self._places: dict[bytes, dict[int, tuple[str, int]]] = {}  # row -> step -> text, place
+        self._step = 1  # of the last forward that was foreseen
         for number in range(1, steps + 1):
             for text, (times, pooled) in rows_of(number).items():
                 for i, row in enumerate(_keys(*self._as_asked(times, pooled))):
-                    self._places.setdefault(row, (number, text, i))
+                    self._places.setdefault(row, {}).setdefault(number, (text, i))
         transformer.time_text_embed = _Slots(self)
         for block in transformer.transformer_blocks:
             self._take(block.norm1)
@@ -80,10 +81,12 @@ class ModulationTable:
 
     def _ahead(self, key: Key) -> list[Tensor] | None:
         """Computes forwards of this kind for a window of steps. None where the rows belong to no step."""
-        places = [self._places.get(row) for row in key]
-        if None in places or len({place[0] for place in places}) > 1:
+        places = [self._places.get(row, {}) for row in key]
+        steps = set.intersection(*(set(of) for of in places))  # times of a grid come again
+        if not steps:
             return None
-        number, pattern = places[0][0], tuple((text, i) for _, text, i in places)
+        number = min(steps, key=lambda step: (step < self._step, step))
+        self._step, pattern = number, tuple(of[number] for of in places)
         last = min(number + self.window - 1, self.steps)
         new = pattern not in self._patterns
         self._patterns.add(pattern)

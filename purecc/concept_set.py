@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,23 @@ class ConceptSet:
         """Example `index` with its text number `text`; mirrored with `flipped`, which needs a set that may be flipped."""
         example = self.examples[index]
         return View(index, example.all_texts[text], example.flipped if flipped else example.latent, flipped)
+
+    def require_readable(self, config: Mapping[str, Any]) -> None:
+        """Raises ValueError where texts or latents are of another width than a transformer of this configuration reads."""
+        text = next(iter(self.encoded.values()))
+        widths = text.rows.shape[-1], len(text.pooled)
+        expected = config["joint_attention_dim"], config["pooled_projection_dim"]
+        if widths != expected:
+            raise ValueError(
+                f"This model reads texts of width {expected[0]} and {expected[1]}; those of Concept Set's CLIP are {widths[0]} and "
+                f"{widths[1]} wide, as other types have them. Connect the text encoders that belong to this MODEL."
+            )
+        channels = {example.latent.shape[0] for example in self.examples}
+        if channels != {config["in_channels"]}:
+            raise ValueError(
+                f"This model reads latents of {config['in_channels']} channels; those of Concept Set's VAE have {channels.pop()}. "
+                "Connect the VAE that belongs to this MODEL."
+            )
 
     def loss_weights(self, indices: list[int], background: float, flipped: Sequence[bool] = ()) -> Tensor:
         """[batch, 1, height, width] on the latents' grid: 1 inside the masks, `background` outside, brought to mean 1.

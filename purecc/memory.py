@@ -93,7 +93,7 @@ def estimate(
         backward = max(asked.graph * (i + 2) * layout.boundary() + batch * layout.kept(i) for i in blocks)
     else:
         backward = asked.graph * sum(layout.kept(i) for i in range(len(layout.blocks)))
-    backward += batch * layout.backward()
+    backward += (batch if settings.checkpointing else asked.graph) * layout.backward()
     no_graph = asked.together * layout.forward()
     no_graph = max(no_graph, _AT_LINEAR * no_graph + frozen.widened)
     drawing = 0.0  # of class pictures before the first step, beside their negatives

@@ -16,7 +16,7 @@ _EXACT = {"checkpointing": True, "modulation_table": True}
 LADDER: tuple[dict[str, Any], ...] = (
     {},
     {"modulation_table": True},  # nearly no time
-    {"checkpointing": True},  # a fifth to a third more
+    {"checkpointing": True},  # a fifth to a half more
     _EXACT,
     {**_EXACT, "frozen_weights": "float8"},
     {**_EXACT, "frozen_weights": "nf4"},

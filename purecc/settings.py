@@ -51,7 +51,7 @@ class TrainSettings:
     warmup: int = 0  # steps in which both learning rates rise
     times: Times = "logit-normal"  # continuous, or those of the 1000 that diffusers' SD3 scripts draw
     accumulate: int = 1  # forwards a step, of batch_size each
-    checkpointing: bool = False  # compute activations again in the backward pass: less memory, a fifth to a third more time
+    checkpointing: bool = False  # compute activations again in the backward pass: less memory, up to half more time
     modulation_table: bool = False  # adaLN's outputs computed ahead, its layers in main memory: the result is the same
     background_weight: float = 1.0  # of the losses outside the concept set's masks; 1: alike everywhere
     token_embeddings: bool = False  # the trigger's input embeddings in the CLIPs learn too, see `token_embeddings`

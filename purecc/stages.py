@@ -88,22 +88,7 @@ class Job:
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
         config = self.network.transformer.config
-        text = next(iter(self.data.encoded.values()))
-        widths, expected = (
-            (text.rows.shape[-1], len(text.pooled)),
-            (config.joint_attention_dim, config.pooled_projection_dim),
-        )
-        if widths != expected:
-            raise ValueError(
-                f"This model reads texts of width {expected[0]} and {expected[1]}; those of Concept Set's CLIP are {widths[0]} and {widths[1]} "
-                "wide, as other types have them. Connect the text encoders that belong to this MODEL."
-            )
-        channels = {example.latent.shape[0] for example in self.data.examples}
-        if channels != {config.in_channels}:
-            raise ValueError(
-                f"This model reads latents of {config.in_channels} channels; those of Concept Set's VAE have {channels.pop()}. "
-                "Connect the VAE that belongs to this MODEL."
-            )
+        self.data.require_readable(config)
         largest = config.pos_embed_max_size * config.patch_size
         sides = sorted({tuple(example.latent.shape[1:]) for example in self.data.examples})
         for height, width in sides:

@@ -52,9 +52,10 @@ def prepared(
     token_encoder = None
     if settings.token_embeddings or (extractor is not None and extractor.token_embeddings):
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
+    config = convert.configuration(model)
+    data.require_readable(config)
     session.free_for_training()
     dtype = session.training_dtype(device, settings.dtype)
-    config = convert.configuration(model)
     inputs = Inputs.of(data, config["patch_size"])
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
     chosen = plan(

@@ -125,6 +125,11 @@ def test_memory_is_told_for_each_phase(server: Server) -> None:
     assert re.search(r"text encoders \d+ MB, then VAE \d+ MB .*; steps: \d+ MB; validation: \d+ MB", phases)
 
 
+def test_the_merged_stage_without_eta_is_refused(server: Server) -> None:
+    with pytest.raises(HostError, match="Set eta above 0"):
+        trained(server, of=None, extractor=False, method="merged stage", eta=0.0)
+
+
 def test_memory_is_told_before_each_phase(server: Server) -> None:
     p, texts = Prompt(), []
     pocket = p.pocket()

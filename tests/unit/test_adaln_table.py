@@ -69,6 +69,17 @@ def test_the_pockets_velocity_is_the_same_bit_for_bit_foreseen_and_not() -> None
     assert left < 0.75 * sum(p.numel() for p in plain.transformer.parameters())
 
 
+def test_rows_that_come_again_in_a_later_step_are_foreseen() -> None:
+    """Times of a grid do, for the null text above all."""
+    adapted, words = network(), text("a dog", count=2)
+    times = {1: (0.1, 0.2), 2: (0.2, 0.3), 3: (0.3, 0.1)}
+    rows_of = lambda number: {"null": (torch.tensor(times[number]), words.pooled)}  # noqa: E731
+    table = ModulationTable(adapted.transformer, rows_of, steps=3, window=1)
+    for number in times:
+        adapted.velocity(noise(2, CHANNELS, SIDE, SIDE), torch.tensor(times[number]), words, BASE)
+        assert table.computed_ahead == number
+
+
 def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
     adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=7)
     table = tabulate(adapted, data, settings, window=3)
@@ -89,7 +100,7 @@ def test_scenes_are_computed_ahead() -> None:
     ahead = []
     for number in range(1, 5):
         choice = scene_choice(data, settings, number)
-        for which in ("base", "complete"):  # as `SceneTerm` asks
+        for which in ("base", "complete"):  # alone, as with checkpointing
             batch = noise(len(choice.t), CHANNELS, SIDE, SIDE)
             adapted.velocity(batch, choice.t, text_batch(data, choice, which, "cpu"), BASE)
         ahead.append(table.computed_ahead)

@@ -100,7 +100,7 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     ratios = {arm: r.flops / one.flops for arm, one in found.items() if arm not in ("R", "R1", "E")}
     assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.77, "L": 3.87}, abs=0.02)
     assert found["R1"].flops / found["E"].flops == pytest.approx(1.42, abs=0.02)
-    most = {"P": 0.5, "S": 0.62, "D": 0.5, "A": 0.85, "L": 0.32}  # of R's
+    most = {"P": 0.5, "S": 0.62, "D": 0.5, "A": 0.42, "L": 0.32}  # of R's
     assert all(found[arm].kernels < share * r.kernels for arm, share in most.items())
     assert found["E"].kernels < 0.6 * found["R1"].kernels
     rows = counting.table(found)
