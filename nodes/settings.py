@@ -213,7 +213,7 @@ def _inputs() -> list:
         ),
         io.Combo.Input(
             "memory", options=list(MEMORIES), default=train.memory,
-            tooltip="What may be turned on where GPU memory is short, the cheapest that fits: modulation_table, checkpointing, the "
+            tooltip="What may be turned on where GPU memory is short, the cheapest that fits: scenes apart, modulation_table, checkpointing, the "
             "frozen base in float8, in NF4, blocks waiting in main memory. auto: for what is free, a good choice. 24 to 6 GB: as on a "
             "card of that size. as set: nothing. The report tells what it was.",
         ),

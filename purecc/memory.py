@@ -21,7 +21,7 @@ from .frozen import bytes_of, linears
 from .network import BASE
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
-from .terms import pure_objective
+from .terms import Term, pure_objective
 
 _WIDE = 4  # bytes of float32
 _MLP = 4  # the MLP is so many times as wide as the block
@@ -85,7 +85,7 @@ def estimate(
     with torch.device("meta"):
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
-    batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size)
+    batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size, settings.scenes_apart)
     frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
@@ -223,19 +223,24 @@ class _Asked:
     graph: int  # whose activations wait for one backward pass
 
     @staticmethod
-    def of(pure: PureSettings | None, batch: int) -> "_Asked":
+    def of(pure: PureSettings | None, batch: int, scenes_apart: bool) -> "_Asked":
         """`pure`: None for stage 1."""
         if pure is None:
             return _Asked(batch, 0, batch)
-        terms = pure_objective(pure).of
+        objective = pure_objective(pure)
+        parts = [_Asked._of(part.of, batch) for part in (objective.parts if scenes_apart else (objective,))]
+        own = batch if pure.method == "LoRA + prior preservation" else 0  # class pictures
+        most = lambda name: max(getattr(part, name) for part in parts)  # noqa: E731
+        return _Asked(sum(part.rows for part in parts), most("together"), most("graph") + own)
+
+    @staticmethod
+    def _of(terms: tuple[Term, ...], batch: int) -> "_Asked":
         frozen, learning = (set().union(*asked) for asked in ((t.frozen for t in terms), (t.learning for t in terms)))
         count = lambda some: sum(math.ceil(batch / 2) if text.startswith("scene") else batch for _, text in some)  # noqa: E731
         models = {model for model, _ in frozen if model is not BASE}
         together = max((count(one for one in frozen if one[0] == model) for model in (BASE, *models)), default=0)
-        own = batch if pure.method == "LoRA + prior preservation" else 0  # class pictures
-        return _Asked(
-            count(frozen) + count(learning), count(frozen) if len(models) <= 1 else together, count(learning) + own
-        )
+        together = count(frozen) if len(models) <= 1 else together
+        return _Asked(count(frozen) + count(learning), together, count(learning))
 
 
 def _learnt(

@@ -1,6 +1,6 @@
 """What a run can do about memory, from what costs no time to what costs most, and how much of it a device needs.
 
-Each rung holds those before it where they help. The first four give the same result; a base in float8 or NF4 is another
+Each rung holds those before it where they help. The first six give the same result; a base in float8 or NF4 is another
 base, close to the first, and the concept's file says so. What a person turned on stays on.
 """
 
@@ -15,7 +15,9 @@ _EXACT = {"checkpointing": True, "modulation_table": True}
 # what is turned on, in the order in which it is tried
 LADDER: tuple[dict[str, Any], ...] = (
     {},
-    {"modulation_table": True},  # nearly no time
+    {"scenes_apart": True},  # nearly no time
+    {"modulation_table": True},
+    {"scenes_apart": True, "modulation_table": True},
     {"checkpointing": True},  # a fifth to a half more
     _EXACT,
     {**_EXACT, "frozen_weights": "float8"},
@@ -27,7 +29,7 @@ _LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
 _FLOAT8 = ("cpu", "cuda", "xpu")  # devices that store it
 _SHARED = ("cpu", "mps")  # devices whose memory is the main one
 _NAMES = {
-    "checkpointing": "checkpointing", "modulation_table": "modulation_table", "stream_blocks": "blocks in main memory",
+    "scenes_apart": "scenes apart", "checkpointing": "checkpointing", "modulation_table": "modulation_table", "stream_blocks": "blocks in main memory",
 }  # fmt: skip
 
 

@@ -63,6 +63,9 @@ class TrainSettings:
     frozen_weights: Storage = (
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
     )
+    scenes_apart: bool = (
+        False  # the scene anchor's backward pass on its own: less memory, a forward more, the same result
+    )
     stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
     def __post_init__(self) -> None:
@@ -183,7 +186,7 @@ class PureSettings:
 
 
 # dtype too: a run's identity has the network's own
-_SAME_RESULT = ("modulation_table", "memory", "stream_blocks", "dtype")
+_SAME_RESULT = ("modulation_table", "memory", "scenes_apart", "stream_blocks", "dtype")
 
 
 def as_plain(settings: TrainSettings) -> dict[str, Any]:

@@ -241,6 +241,13 @@ class Objective:
     models: tuple[str, ...]
     of: tuple[Term, ...]
 
+    @property
+    def parts(self) -> tuple["Objective", ...]:
+        """The terms of the concept's pictures and those of scenes: of the sum's gradient each part has its own share and its own graph."""
+        scenes = tuple(term for term in self.of if isinstance(term, SceneTerm))
+        rest = tuple(term for term in self.of if term not in scenes)
+        return tuple(Objective(self.models, of) for of in (rest, scenes) if of)
+
     def terms(self, network: AdaptedNetwork, batch: Batch) -> Terms:
         velocities, loss, measured = Velocities(network, batch), torch.zeros((), device=batch.t.device), {}
         velocities.frozen(*(asked for term in self.of for asked in term.frozen))
@@ -249,6 +256,21 @@ class Objective:
             one = term(velocities)
             loss, measured = loss + one.loss, measured | one.measured
         return Terms(loss, measured)
+
+    def descend(
+        self, network: AdaptedNetwork, batch: Batch, share: float = 1.0, scenes_apart: bool = False
+    ) -> dict[str, Tensor]:
+        """Adds `share` of the gradient to the parameters'; "loss" and what was measured, without a graph.
+
+        `scenes_apart`: the parts one after the other, so that one graph at a time is there.
+        """
+        loss, measured = torch.zeros((), device=batch.t.device), {}
+        for part in self.parts if scenes_apart else (self,):
+            terms = part.terms(network, batch)
+            (share * terms.loss).backward()
+            loss, measured = loss + terms.loss.detach(), measured | terms.measured
+            del terms  # and its graph
+        return {"loss": loss, **{name: value.detach() for name, value in measured.items()}}
 
 
 def extractor_objective() -> Objective:

@@ -97,10 +97,7 @@ def train(
             found = []
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
                 batch = draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
-                terms = objective.terms(network, batch)
-                (terms.loss / settings.accumulate).backward()
-                found.append({"loss": terms.loss.detach(), **{n: v.detach() for n, v in terms.measured.items()}})
-                del terms  # and its graph
+                found.append(objective.descend(network, batch, 1 / settings.accumulate, settings.scenes_apart))
             norms = [nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm) for of_model in parameters.values()]
             measured, gradient = _fetch(found, norms)
             _require_finite(measured["loss"], "loss", step, settings)

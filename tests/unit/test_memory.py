@@ -110,11 +110,16 @@ def test_the_drawing_of_class_pictures_counts(tmp_path: Path, pocket_data: Conce
     assert told.step == pytest.approx(live.peak, rel=0.1)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("method", ["LoRA", "LoRA + DOP"])
-def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, method: str, checkpointing: bool) -> None:
+@pytest.mark.parametrize(
+    ("method", "changed"),
+    [
+        ("LoRA", {}), ("LoRA", {"scenes_apart": True}), ("LoRA", {"checkpointing": True}), ("LoRA + DOP", {}),
+        ("LoRA + DOP", {"checkpointing": True}),
+    ],
+)  # fmt: skip
+def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, method: str, changed: dict) -> None:
     """Surroundings and scenes, as the nodes come and beside DOP, with the masks that the base finds and the scenes that it draws."""
-    settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing)
+    settings = TrainSettings(steps=3, batch_size=4, **changed)
     pure = PureSettings(method, background_anchor=1.0, scene_anchor=1.0, class_steps=1)
     adapted = network(torch.float32)
     data = with_scenes(pocket_data, PocketTextEncoder(load_pocket(), "[V]", Placeholder(1, "dog")))

@@ -292,7 +292,7 @@ def test_gradient_checkpointing_changes_no_gradient(embeddings: bool, original: 
     pairs = zip(gradients(False, embeddings, original), gradients(True, embeddings, original), strict=True)
     for kept, recomputed in pairs:
         assert float(kept.norm()) > 0
-        torch.testing.assert_close(recomputed, kept, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(recomputed, kept, rtol=1e-5, atol=1e-5 * float(kept.abs().max()))
 
 
 def test_a_model_added_after_the_base_was_asked_acts() -> None:

@@ -143,6 +143,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
         "modulation_table": True,
         "checkpointing": True,
         "stream_blocks": True,
+        "scenes_apart": True,
         "memory": "as set",
         "dtype": "float32",
     }

@@ -25,6 +25,7 @@ from tiny import (
 )  # fmt: skip
 from torch import Tensor
 
+from benchmarks.live_bytes import LiveBytes
 from benchmarks.pocketbench.case import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
@@ -158,6 +159,25 @@ def test_scenes_share_the_forwards_of_the_concepts_pictures(monkeypatch) -> None
     objective.terms(job.network, batch)
     assert seen[0] == (BASE, together)
     assert sorted(seen[1:]) == sorted([(PURE, len(batch.t)), (PURE, len(batch.scene.t))])
+
+
+def test_scenes_apart_give_the_same_gradient_with_one_graph_at_a_time() -> None:
+    found = []
+    for apart in (False, True):
+        job = stage_two_of(replace(ANCHORED, background_anchor=1.0), data=scened())
+        batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, made(job.data))
+        batch = replace(batch, outside=torch.ones_like(batch.x_t[:, :1]))
+        parameters = job.network.lora_parameters(PURE)
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with LiveBytes() as live:
+            measured = job.objective().descend(job.network, batch, 0.5, apart)
+        found.append((measured, torch.cat([p.grad.flatten() for p in parameters]), live.peak))
+    (together, gradient, peak), (apart, again, lower) = found
+    assert together.keys() == apart.keys()
+    torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)
+    assert float(gradient.norm()) > 0 and float((again - gradient).norm()) < 1e-5 * float(gradient.norm())
+    assert lower < 0.85 * peak
 
 
 def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:

@@ -118,14 +118,15 @@ def test_a_step_with_each_rung_of_the_savings(form: str) -> None:
         rung = Rung(TINY, settings, FORMS[form])
         losses.append([float(rung.step()) for _ in range(2)])
         assert rung.estimated().peak > 0
-    exact, stored = losses[:4], losses[4:]
-    assert all(one == exact[0] for one in exact)
+    exact, stored = losses[:6], losses[6:]
+    assert all(one == pytest.approx(exact[0], rel=1e-6) for one in exact)
     assert all(one == pytest.approx(exact[0], rel=0.02) and one != exact[0] for one in stored)
-    assert losses[4] == losses[6]  # blocks that wait in main memory
+    assert losses[6] == losses[8]  # blocks that wait in main memory
 
 
 @pytest.mark.parametrize(
-    ("rung", "form"), [*((0, form) for form in FORMS), (2, "stage 2, paper"), (2, "stage 2, as shipped")]
+    ("rung", "form"),
+    [*((0, form) for form in FORMS), (1, "stage 2, as shipped"), (4, "stage 2, paper"), (4, "stage 2, as shipped")],
 )
 def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
     """At 128 px: of the smallest size what learns would be a fifth, and it is not all there at the peak."""
@@ -138,7 +139,7 @@ def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
 
 
 def test_checkpointing_computes_a_forward_again() -> None:
-    plain, again = (Rung(TINY, RUNGS[rung], None).measured().flops for rung in (0, 2))
+    plain, again = (Rung(TINY, RUNGS[rung], None).measured().flops for rung in (0, 4))
     assert 1.3 * plain < again < 1.7 * plain
 
 
@@ -149,10 +150,12 @@ def test_the_tables_of_memory() -> None:
     assert len(by_size) == 2 + 5 and "nothing: " in by_size[2] and "float8" in str(by_size)
 
 
-def test_the_goals_of_memory_hold_for_the_papers_stages() -> None:
-    for rung, goal in GOALS.items():
-        for form in ("stage 1", "stage 2, paper"):
-            assert told(MODELS["SD3.5 Medium"], 512, FORMS[form], RUNGS[rung]).peak <= goal
+def test_the_goals_of_memory_hold() -> None:
+    """Where nothing is turned on for the paper's stages; as the nodes come with scenes apart."""
+    for rung, goal in [(0, GOALS[1]), *GOALS.items()]:
+        for form, pure in FORMS.items():
+            if rung or form != "stage 2, as shipped":
+                assert told(MODELS["SD3.5 Medium"], 512, pure, RUNGS[rung]).peak <= goal
 
 
 @pytest.mark.parametrize("pixels", [512, 1024])
