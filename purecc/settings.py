@@ -64,7 +64,7 @@ class TrainSettings:
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
     )
     scenes_apart: bool = (
-        False  # the scene anchor's backward pass on its own: less memory, a forward more, the same result
+        False  # the scene anchor's passes on their own: less memory, two forwards more, the same result
     )
     stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
@@ -151,7 +151,7 @@ class PureSettings:
 
     @property
     def is_guided(self) -> bool:
-        """Whether it weighs anything there: at eta 0 no guidance is computed (eq. 15)."""
+        """Whether L_PureCC has a weight: at eta 0 no guidance is computed (eq. 15)."""
         return self.is_pure and self.eta > 0
 
     def without_extractor(self) -> "PureSettings":

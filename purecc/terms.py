@@ -243,9 +243,9 @@ class Objective:
 
     @property
     def parts(self) -> tuple["Objective", ...]:
-        """The terms of the concept's pictures and those of scenes: of the sum's gradient each part has its own share and its own graph."""
+        """The terms of the concept's pictures and those of scenes: their gradients add up, and each has a graph of its own."""
         scenes = tuple(term for term in self.of if isinstance(term, SceneTerm))
-        rest = tuple(term for term in self.of if term not in scenes)
+        rest = tuple(term for term in self.of if not isinstance(term, SceneTerm))
         return tuple(Objective(self.models, of) for of in (rest, scenes) if of)
 
     def terms(self, network: AdaptedNetwork, batch: Batch) -> Terms:

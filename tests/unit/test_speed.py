@@ -117,7 +117,6 @@ def test_a_step_with_each_rung_of_the_savings(form: str) -> None:
     for settings in RUNGS:
         rung = Rung(TINY, settings, FORMS[form])
         losses.append([float(rung.step()) for _ in range(2)])
-        assert rung.estimated().peak > 0
     exact, stored = losses[:6], losses[6:]
     assert all(one == pytest.approx(exact[0], rel=1e-6) for one in exact)
     assert all(one == pytest.approx(exact[0], rel=0.02) and one != exact[0] for one in stored)
@@ -135,7 +134,6 @@ def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
     beside_weights = expected.peak - expected.weights
     print(f"estimated {beside_weights / 1e6:.2f} MB, measured {found.peak / 1e6:.2f} MB")
     assert beside_weights == pytest.approx(found.peak, rel=0.1)
-    assert found.flops > 0 and found.seconds > 0
 
 
 def test_checkpointing_computes_a_forward_again() -> None:
