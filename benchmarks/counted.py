@@ -53,11 +53,10 @@ class Counted:
 class WithoutStorage(Bench):
     """The arms on meta tensors, which have no random numbers to draw."""
 
-    def _adapted(self, transformer: torch.nn.Module, *models: str) -> AdaptedNetwork:
-        network = AdaptedNetwork(transformer)
+    def _adapted(self, network: AdaptedNetwork, *models: str) -> AdaptedNetwork:
         for model in models:
-            network._add_lora(model, RANK, float(RANK), list(lora_modules(transformer, "attention")))
-        transformer.requires_grad_(False)
+            network._add_lora(model, RANK, float(RANK), list(lora_modules(network.transformer, "attention")))
+        network.transformer.requires_grad_(False)
         return network
 
 

@@ -136,6 +136,7 @@ class Rung:
         transformer = transformer_of(size).requires_grad_(False)
         if settings.frozen_weights != "whole" or settings.stream_blocks:
             store(transformer, settings.frozen_weights)
+        self.frozen = sum(of.nbytes for of in (*transformer.parameters(), *transformer.buffers()))  # wherever they are
         if settings.stream_blocks:
             stream(transformer, size.device)
         self.times = torch.rand(_STEPS, size.batch)

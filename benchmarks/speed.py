@@ -29,12 +29,13 @@ import json
 import random
 import statistics
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from purecc import objective as eq
@@ -85,6 +86,22 @@ REAL_SHARES = {
 }
 
 
+class ByPeft(AdaptedNetwork):
+    """The reference's: LoRAs by peft's own forward, of which the one added last acts."""
+
+    def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
+        super()._add_lora(name, rank, alpha, targets)
+        for layer in self._layers.values():
+            layer.enable_adapters(True)
+            layer.set_adapter([name])
+
+    def _change(self, is_text: bool) -> Callable[..., None]:
+        return lambda *_: None
+
+    def _narrowed(self, *_: Any) -> None:
+        pass
+
+
 class Bench:
     """The arms on one set of inputs."""
 
@@ -101,9 +118,9 @@ class Bench:
         self.t = torch.rand(size.batch, device=size.device)
         second, third = deepcopy(transformer), deepcopy(transformer)
         fuse_norms(transformer)
-        self.product = self._adapted(transformer, EXTRACTOR, PURE)
-        self.reference = self._adapted(second, EXTRACTOR, PURE)  # R's, of which only PURE acts
-        self.reference_extractor = self._adapted(third, EXTRACTOR)  # R's guide, and all of R1
+        self.product = self._adapted(AdaptedNetwork(transformer), EXTRACTOR, PURE)
+        self.reference = self._adapted(ByPeft(second), EXTRACTOR, PURE)
+        self.reference_extractor = self._adapted(ByPeft(third), EXTRACTOR)  # R's guide, and all of R1
         learning = {
             "R": self.reference.lora_parameters(PURE), "R1": self.reference_extractor.lora_parameters(EXTRACTOR),
             "E": self.product.lora_parameters(EXTRACTOR),
@@ -114,15 +131,14 @@ class Bench:
         self._optimizers = {arm: torch.optim.AdamW(own, lr=0.0) for arm, own in self._learning.items()}  # weights stay
         self.cached = with_anchors(self._batch())
 
-    def _adapted(self, transformer: SD3Transformer2DModel, *models: str) -> AdaptedNetwork:
-        network = AdaptedNetwork(transformer)
-        modules = lora_modules(transformer, "attention")
+    def _adapted(self, network: AdaptedNetwork, *models: str) -> AdaptedNetwork:
+        modules = lora_modules(network.transformer, "attention")
         for seed, model in enumerate(models):
             network.add_new(model, RANK, float(RANK), modules, seed)
             generator = torch.Generator().manual_seed(seed)
             for parameter in network.lora_parameters(model):  # B is not zero: both adapters act
                 parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
-        transformer.requires_grad_(False)
+        network.transformer.requires_grad_(False)
         return network
 
     def _batch(self) -> Batch:

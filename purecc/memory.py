@@ -18,7 +18,6 @@ from .adaln_table import ON_DEVICE, WINDOW, is_modulation
 from .class_pictures import TOGETHER
 from .concept_set import ConceptSet
 from .frozen import bytes_of, linears
-from .network import BASE
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
 from .terms import Term, pure_objective
@@ -54,7 +53,9 @@ class Estimate:
     weights: int  # of the frozen transformer
     learnt: int  # LoRAs and embeddings, their gradients and AdamW's moments
     inputs: int  # texts, latents and velocities of a step
-    step: int  # the most that the forwards and the backward pass of a step hold beside these, or the drawing of class pictures
+    step: (
+        int  # the most that a step holds beside these, adaLN's tabulated outputs too; or the drawing of class pictures
+    )
     validation: int  # the same of a validation picture, its decoding aside
     host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there
 
@@ -86,7 +87,7 @@ def estimate(
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
     batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size, settings.scenes_apart)
-    frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize)
+    frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize, device)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -104,9 +105,9 @@ def estimate(
     return Estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
-        inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels) + frozen.outputs,
-        step=int(max(backward + frozen.widened, no_graph, drawing + frozen.widened)),
-        validation=int(2 * layout.forward() + frozen.widened),
+        inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels),
+        step=int(max(max(backward + frozen.widened, no_graph) + frozen.outputs, drawing + frozen.widened)),
+        validation=int(2 * layout.forward() + frozen.widened + frozen.outputs),
         host=frozen.host,
     )
 
@@ -121,8 +122,10 @@ class _Frozen:
     host: int  # in main memory
 
 
-def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, rows: int, s: int) -> _Frozen:
-    """`rows`: of a step's forwards together; `s`: of the dtype."""
+def _frozen(
+    transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, rows: int, s: int, device: str
+) -> _Frozen:
+    """`rows`: of a step's forwards together; `s`: of the dtype. On a CPU what waits in main memory is there already."""
     plain = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
     host, outputs = 0.0, 0
     if settings.modulation_table:
@@ -130,7 +133,8 @@ def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainS
         taken, row = sum(p.numel() for p in modulation), s * sum(p.numel() for p in modulation if p.ndim == 1)
         plain -= taken
         host += s * taken + WINDOW * rows * row
-        outputs = ON_DEVICE * rows * row // (1 if rows == settings.batch_size else 2)  # forwards of a step
+        forwards = 1 if rows == settings.batch_size else 2  # of a step
+        outputs = 0 if device == "cpu" else ON_DEVICE * rows * row // forwards
     by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
     for name, linear in linears(transformer):
         count = linear.weight.numel()
@@ -138,7 +142,8 @@ def _frozen(transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainS
         size = bytes_of(count, linear.out_features, settings.frozen_weights, s)
         by_block[int(name.split(".")[1])] += size
         largest = max(largest, count)
-        pinned += 1 << (int(size) - 1).bit_length()  # PyTorch rounds pinned memory up to powers of two
+        # PyTorch rounds pinned memory up to powers of two; a CPU needs none
+        pinned += int(size) if device == "cpu" else 1 << (int(size) - 1).bit_length()
     stored = sum(by_block)
     if settings.stream_blocks:
         host, stored = host + pinned, max(by_block)
@@ -181,14 +186,14 @@ class _Layout:
         return self.width * (tokens * (picture + of_lora[False]) + rows * (text + of_lora[True]) + changes)
 
     def _lora_inputs(self, index: int, is_text: bool) -> float:
-        """Inputs of the Linears with a LoRA: in float32 q, k and v share theirs; under autocast each has a copy."""
+        """Inputs of the Linears with a LoRA, of which q, k and v share theirs."""
         shared: set[str] = set()
         size = 0.0
         for name in self.lora:
             if not name.startswith(f"transformer_blocks.{index}.") or in_text_stream(name) != is_text:
                 continue
             attention, _, linear = name.rpartition(".")
-            if linear in _QKV and self.s == _WIDE:
+            if linear in _QKV:
                 if attention in shared:
                     continue
                 shared.add(attention)
@@ -237,10 +242,7 @@ class _Asked:
     def _of(terms: tuple[Term, ...], batch: int) -> "_Asked":
         frozen, learning = (set().union(*asked) for asked in ((t.frozen for t in terms), (t.learning for t in terms)))
         count = lambda some: sum(math.ceil(batch / 2) if text.startswith("scene") else batch for _, text in some)  # noqa: E731
-        models = {model for model, _ in frozen if model is not BASE}
-        together = max((count(one for one in frozen if one[0] == model) for model in (BASE, *models)), default=0)
-        together = count(frozen) if len(models) <= 1 else together
-        return _Asked(count(frozen) + count(learning), together, count(learning))
+        return _Asked(count(frozen) + count(learning), count(frozen), count(learning))
 
 
 def _learnt(

@@ -13,7 +13,7 @@ against the base's own null prediction: what LoRA shifts in common no longer can
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
+from .lora import ActingLora, changed
 from .targets import in_text_stream
 from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
 
@@ -35,28 +36,16 @@ Times = Tensor  # [batch] in [0, 1]
 
 # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
 _ACTING = "purecc_acting"
-
-
-@dataclass(frozen=True, eq=False)
-class _Lora:
-    """Whose LoRA acts, and what multiplies its change in either stream: a number, or [batch, rows or 1, 1]."""
-
-    model: str | None
-    in_pictures: float | Tensor = 1.0
-    in_text: float | Tensor = 1.0
+_STREAMS = ("hidden_states", "encoder_hidden_states")  # of an attention
 
 
 @dataclass(frozen=True, eq=False)
 class _Acting:
     """What acts during one forward."""
 
-    lora: _Lora
-    embeddings: LayerwiseEmbeddings | None
+    loras: tuple[ActingLora, ...]
+    embeddings: tuple[tuple[LayerwiseEmbeddings, Tensor], ...]  # each with the marks [batch, rows] where it acts
     strength: float  # of the embeddings
-    marks: Tensor  # [batch, rows]
-
-
-_NO_LORA = _Lora(BASE)
 
 
 class AdaptedNetwork:
@@ -68,18 +57,20 @@ class AdaptedNetwork:
         self.tokens: dict[str, TokenEmbeddings] = {}
         self.token_encoder: TokenEncoder | None = None  # needed for models with input embeddings only
         self.gates: dict[str, Gate] = {}  # of a model; "off" where there is none
-        self._lora: set[str] = set()
-        self._layers: list[tuple[str, BaseTunerLayer]] = []  # every Linear that carries a LoRA, by module name
-        self._routed: _Lora | None = _NO_LORA
-        self._whole: dict[tuple[str, float], _Lora] = {}
+        self._unit: dict[str, float] = {}  # alpha / rank of each LoRA
+        self._layers: dict[str, BaseTunerLayer] = {}  # every Linear that carries a LoRA, by module name
+        self._loras: tuple[ActingLora, ...] = ()  # that act now
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+            for attention in (block.attn, getattr(block, "attn2", None)):
+                if attention is not None:
+                    attention.register_forward_pre_hook(self._narrowed, with_kwargs=True)
 
     @property
     def models(self) -> set[str]:
         """The models on top of the base."""
-        return self._lora | set(self.embeddings) | set(self.tokens)
+        return set(self._unit) | set(self.embeddings) | set(self.tokens)
 
     @property
     def blocks(self) -> int:
@@ -94,23 +85,27 @@ class AdaptedNetwork:
         x_t: Tensor,
         t: Times,
         text: TextBatch,
-        model: str | None,
+        model: str | None | Sequence[str | None],
         *,
         strength: float = 1.0,
         embedding_strength: float = 1.0,
-        where: Tensor | None = None,
     ) -> Tensor:
         """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16).
 
-        `strength` multiplies the LoRA's change, `embedding_strength` blends the embeddings in (`LayerwiseEmbeddings.act`);
-        0 and 0 are the base. `where` [batch] bool, on the CPU: the samples that are the model's; the others are the base's.
+        `model`: of all samples, or one for each. `strength` multiplies the LoRA's change, `embedding_strength` blends the
+        embeddings in (`LayerwiseEmbeddings.act`); 0 and 0 are the base.
         """
-        if where is not None:
-            text = replace(text, marks=text.marks * where[:, None])
-        if model in self.tokens:
-            text = self.tokens[model].read(text, embedding_strength)
-        acting = self._acting(text, model, strength, embedding_strength, where)
-        self._route(acting.lora)
+        loras, embeddings = [], []
+        for name, own in _samples(model, len(x_t)).items():
+            theirs = replace(text, marks=text.marks * own[:, None], guided=text.shows & own)
+            if name in self.tokens:
+                read = self.tokens[name].read(theirs, embedding_strength)
+                text = replace(text, rows=read.rows, pooled=read.pooled)
+            loras += self._lora(name, own, theirs, strength)
+            if name in self.embeddings and embedding_strength and bool(theirs.marks.any()):
+                embeddings.append((self.embeddings[name], theirs.marks))
+        acting = _Acting(tuple(loras), tuple(embeddings), embedding_strength)
+        self._loras = acting.loras
         dtype = self.dtype
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
             return self.transformer(
@@ -230,56 +225,54 @@ class AdaptedNetwork:
     def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
         self.transformer.add_adapter(config, adapter_name=name)
-        self._lora.add(name)
-        self._layers = [(n, m) for n, m in self.transformer.named_modules() if isinstance(m, BaseTunerLayer)]
+        self._unit[name] = alpha / rank
+        for module, layer in self.transformer.named_modules():
+            if not isinstance(layer, BaseTunerLayer):
+                continue
+            asked = {p: p.requires_grad for p in layer.parameters()}
+            layer.enable_adapters(False)  # see `lora`; it takes the gradients away as well
+            for parameter, value in asked.items():
+                parameter.requires_grad_(value)
+            if module not in self._layers:
+                self._layers[module] = layer
+                layer.register_forward_hook(self._change(in_text_stream(module)))
         for parameter in self.lora_parameters(name):
             # peft takes the base's dtype and device: it may be in float8, or in main memory
             parameter.data = parameter.data.to(self.device, torch.float32)
-        self._routed = None  # unknown: peft leaves layers that were switched off as they were
 
     def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
         return [
             (module, layer.lora_A[name].weight, layer.lora_B[name].weight)
-            for module, layer in self._layers
+            for module, layer in self._layers.items()
             if name in layer.lora_A
         ]
 
-    def _acting(
-        self, text: TextBatch, model: str | None, strength: float, embedding_strength: float, where: Tensor | None
-    ) -> _Acting:
+    def _lora(self, model: str, own: Tensor, text: TextBatch, strength: float) -> list[ActingLora]:
+        """The model's LoRA as its gate lets it act in its `own` samples; none where it does not."""
         marked, device = text.marks > 0, text.rows.device
         gate = self.gates.get(model, "off")
-        opened = marked.any(1)  # [batch] where the LoRA acts
-        if gate in ("picture", "off"):
-            opened = text.shows if gate == "picture" else torch.ones_like(opened)
-            opened = opened if where is None else opened & where
-        embeddings = self.embeddings.get(model) if embedding_strength and bool(marked.any()) else None
-        if model not in self._lora or strength == 0 or not bool(opened.any()):
-            lora = _NO_LORA
-        elif gate == "rows":
-            lora = _Lora(model, 0.0, strength * marked[..., None].float().to(device))
-        elif not bool(opened.all()):
-            scale = strength * opened[:, None, None].float().to(device)
-            lora = _Lora(model, scale, scale)
-        else:
-            lora = self._whole.setdefault((model, strength), _Lora(model, strength, strength))
-        return _Acting(lora, embeddings, embedding_strength, text.marks)
+        opened = {"off": own, "picture": text.shows}.get(gate, marked.any(1))
+        if model not in self._unit or strength == 0 or not bool(opened.any()):
+            return []
+        scale = strength * self._unit[model]
+        if gate == "rows":
+            return [ActingLora(model, 0.0, scale * marked[..., None].float().to(device))]
+        if not bool(opened.all()):
+            scale = scale * opened[:, None, None].float().to(device)
+        return [ActingLora(model, scale, scale)]
 
-    def _route(self, lora: _Lora) -> None:
-        """Makes one model's LoRA act, or none. Leaves alone which parameters ask for a gradient."""
-        if lora is self._routed:
-            return
-        for module, layer in self._layers:
-            scale = lora.in_text if in_text_stream(module) else lora.in_pictures
-            asked = {p: p.requires_grad for p in layer.parameters()}
-            acts = lora.model is not BASE and (isinstance(scale, Tensor) or scale != 0)
-            layer.enable_adapters(acts)
-            if acts:
-                layer.set_adapter([lora.model])
-                layer.set_scale(lora.model, scale)  # a tensor spreads over samples and rows
-            for parameter, value in asked.items():
-                parameter.requires_grad_(value)
-        self._routed = lora
+    def _change(self, is_text: bool):
+        def change(layer: BaseTunerLayer, args: tuple, out: Tensor) -> Tensor:
+            for lora in self._loras:
+                out = changed(out, args[0], layer, lora.model, lora.in_text if is_text else lora.in_pictures)
+            return out
+
+        return change
+
+    def _narrowed(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Both streams in the compute dtype: what CUDA's layer norms give is float32, which q, k and v would each copy."""
+        streams = {name: kwargs[name].to(self.dtype) for name in _STREAMS if kwargs.get(name) is not None}
+        return args, kwargs | streams
 
     def _hook(self, block: int):
         def act(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -290,12 +283,19 @@ class AdaptedNetwork:
             acting: _Acting | None = (options or {}).get(_ACTING)
             if acting is None:
                 return None
-            self._route(acting.lora)  # computed again in the backward pass, after forwards of other models
-            if acting.embeddings is not None:
-                stream = acting.embeddings.act(block, stream, acting.marks, acting.strength)
+            self._loras = acting.loras  # computed again in the backward pass, after forwards of other models
+            for embeddings, marks in acting.embeddings:
+                stream = embeddings.act(block, stream, marks, acting.strength)
             options = {name: value for name, value in options.items() if name != _ACTING}
             if args:
                 return (args[0], stream, args[2], options), kwargs
             return args, {**kwargs, "encoder_hidden_states": stream, "joint_attention_kwargs": options}
 
         return act
+
+
+def _samples(model: str | None | Sequence[str | None], count: int) -> dict[str, Tensor]:
+    """Which of `count` samples are whose, [batch] bool on the CPU; the base's are left out."""
+    of = [model] * count if model is BASE or isinstance(model, str) else model
+    models = [name for name in dict.fromkeys(of) if name is not BASE]
+    return {name: torch.tensor([one == name for one in of], device="cpu") for name in models}

@@ -40,36 +40,26 @@ class Velocities:
         return self._found(self._frozen, asked)
 
     def learning(self, *asked: Asked) -> list[Tensor]:
-        """In the graph of the models' parameters. With checkpointing each has its forward: a block computed again is smaller."""
-        if self.network.transformer.gradient_checkpointing:
-            for one in asked:
-                self._found(self._learning, (one,))
+        """In the graph of the models' parameters, a forward for each model: one that learns beside another is as it is alone.
+
+        With checkpointing a forward for each text: a block computed again is smaller.
+        """
+        one_by_one = self.network.transformer.gradient_checkpointing
+        for own in dict.fromkeys(asked if one_by_one else (model for model, _ in asked)):
+            self._found(self._learning, tuple(one for one in asked if own in (one, one[0])))
         return self._found(self._learning, asked)
 
     def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:
-        """Texts of one length and pictures of one size share a forward: those of one model, and the base's with them."""
+        """Texts of one length and pictures of one size share a forward, whichever model they are for."""
         missing = [one for one in dict.fromkeys(asked) if one not in kept]
         for shape in dict.fromkeys(self._shape(text) for _, text in missing):
             together = [one for one in missing if self._shape(one[1]) == shape]
-            models = list(dict.fromkeys(model for model, _ in together if model is not BASE))
-            if len(models) <= 1:
-                kept |= self._forward(together, models[0] if models else BASE)
-            else:
-                for own in (BASE, *models):
-                    kept |= self._forward([one for one in together if one[0] == own], own)
+            x_t, t, words = zip(*(self._read(text) for _, text in together), strict=True)
+            sizes = [len(times) for times in t]
+            models = [model for (model, _), size in zip(together, sizes, strict=True) for _ in range(size)]
+            found = self.network.velocity(torch.cat(x_t), torch.cat(t), reduce(operator.add, words), models)
+            kept |= dict(zip(together, found.split(sizes), strict=True))
         return [kept[one] for one in asked]
-
-    def _forward(self, asked: list[Asked], model: str | None) -> dict[Asked, Tensor]:
-        """One forward of one shape: of a model, and of the base."""
-        if not asked:
-            return {}
-        x_t, t, words = zip(*(self._read(text) for _, text in asked), strict=True)
-        sizes = [len(times) for times in t]
-        own = torch.tensor([of == model for of, _ in asked], device="cpu").repeat_interleave(torch.tensor(sizes))
-        found = self.network.velocity(
-            torch.cat(x_t), torch.cat(t), reduce(operator.add, words), model, where=None if own.all() else own
-        )
-        return dict(zip(asked, found.split(sizes), strict=True))
 
     def _read(self, text: str) -> tuple[Tensor, Tensor, TextBatch]:
         """x_t, t and the words."""

@@ -21,6 +21,9 @@ from ...purecc.settings import PureSettings, TrainSettings
 from ..types import TrainingData
 from . import convert, session, token_text
 
+# tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
+_ENCODING, _DECODING = 3, 5
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -85,25 +88,39 @@ def prepared(
 
 
 def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextEncoder) -> str:
-    """A line for people: GPU memory of each phase (main memory without a GPU), by the host's own figures where it works.
+    """A line for people: GPU memory of each phase (main memory without a GPU).
 
     The host encodes before the training and its models leave the device then; a validation picture is decoded beside the
     network, by the host in tiles where it lacks room.
     """
     channels, height, width = max((tuple(e.latent.shape) for e in data.examples), key=lambda shape: shape[1] * shape[2])
     pixels = height * vae.downscale_ratio, width * vae.downscale_ratio
-    decoding = int(vae.model_size() + vae.memory_used_decode((1, channels, height, width), vae.vae_dtype))
-    validation = needed.weights + needed.learnt + max(needed.validation, decoding)
+    decoding = vae_bytes(vae, pixels, _DECODING) or vae.model_size() + vae.memory_used_decode(
+        (1, channels, height, width), vae.vae_dtype
+    )
+    validation = needed.weights + needed.learnt + max(needed.validation, int(decoding))
     before = encoding(getattr(encoder, "clip", None), vae, *pixels)
     return "phases: " + "; ".join([before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
 
 
 def encoding(clip: comfy.sd.CLIP | None, vae: comfy.sd.VAE, height: int, width: int) -> str:
-    """What Concept Set's encoding of a picture of so many pixels, and of its texts, takes by the host's own figures."""
+    """What Concept Set's encoding of a picture of so many pixels, and of its texts, takes of the device, and what the host keeps free."""
     parts = [] if clip is None else [f"text encoders {in_words(clip.patcher.model_size())}"]
-    used = vae.memory_used_encode((1, 3, height, width), vae.vae_dtype)
-    parts.append(f"VAE {in_words(int(vae.model_size() + used))}")
-    return f"encoding: {', then '.join(parts)} (ComfyUI's figures, before the training)"
+    by_host = int(vae.model_size() + vae.memory_used_encode((1, 3, height, width), vae.vae_dtype))
+    parts.append(f"VAE {in_words(vae_bytes(vae, (height, width), _ENCODING) or by_host)}")
+    return f"encoding, before the training: {', then '.join(parts)} (ComfyUI makes {in_words(by_host)} free for it)"
+
+
+def vae_bytes(vae: comfy.sd.VAE, pixels: tuple[int, int], alive: int) -> int | None:
+    """A VAE's weights and the largest tensors alive at once for a picture, `alive` of its first layer's; None of another kind.
+
+    Counted as `memory.estimate` counts: what a GPU's convolutions take to work in comes on top.
+    """
+    first = getattr(getattr(vae.first_stage_model, "encoder", None), "conv_in", None)
+    if first is None or vae.latent_dim != 2:
+        return None
+    size = comfy.model_management.dtype_size(vae.vae_dtype)
+    return int(vae.model_size() + alive * first.out_channels * pixels[0] * pixels[1] * size)
 
 
 def release(network: AdaptedNetwork) -> None:

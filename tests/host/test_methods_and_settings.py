@@ -140,7 +140,7 @@ def test_memory_is_told_before_each_phase(server: Server) -> None:
             texts.append(value["text"])
 
     server.client.run(p.nodes, on_event=on_event, timeout=DEADLINE)
-    said = ("encoding: text encoders", "memory: about", "step 1 /")
+    said = ("encoding, before the training: text encoders", "memory: about", "step 1 /")
     places = [next(i for i, text in enumerate(texts) if words in text) for words in said]
     assert places == sorted(places)
 

@@ -27,7 +27,7 @@ CHECKS = {
         "stage_two_has_the_extractors_embeddings",
     ),
     "of_wiring": ("other_nodes", "messages"),
-    "of_session": ("session_of_training", "folders"),
+    "of_session": ("session_of_training", "folders", "memory_of_a_vae"),
 }
 NAMES = [name for names in CHECKS.values() for name in names]
 

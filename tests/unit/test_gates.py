@@ -14,7 +14,7 @@ from torch import Tensor
 from purecc.concept import load_concept, save_concept
 from purecc.encoding import TextBatch
 from purecc.files import load_tensors
-from purecc.network import BASE, PURE, AdaptedNetwork
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.sampling import guided_velocity
 from purecc.settings import PureSettings
 from purecc.targets import TARGETS, in_text_stream
@@ -35,7 +35,7 @@ def gated(gate: str, dtype: torch.dtype = torch.float32, targets: str = "attenti
     return adapted
 
 
-def v(adapted: AdaptedNetwork, model: str | None, words: TextBatch, **strengths: float) -> Tensor:
+def v(adapted: AdaptedNetwork, model: str | None | list[str | None], words: TextBatch, **strengths: float) -> Tensor:
     with torch.no_grad():
         return adapted.velocity(X, T, words, model, **strengths)
 
@@ -55,11 +55,28 @@ def test_without_the_trigger_it_is_the_base_bit_for_bit(gate: str, dtype: torch.
 @pytest.mark.parametrize("gate", ["off", *GATES])
 def test_samples_that_are_said_to_be_the_bases_are_bit_for_bit(gate: str) -> None:
     """Even where the text holds the trigger, so that no gate would."""
-    adapted, where = gated(gate), torch.tensor([False, True])
-    found = v(adapted, PURE, MARKED, where=where)
+    adapted = gated(gate)
+    found = v(adapted, [BASE, PURE], MARKED)
     assert torch.equal(found[0], v(adapted, BASE, MARKED)[0])
     torch.testing.assert_close(found[1], v(adapted, PURE, MARKED)[1])
-    assert torch.equal(v(adapted, PURE, MARKED, where=~(where | True)), v(adapted, BASE, MARKED))
+    assert torch.equal(v(adapted, [BASE, BASE], MARKED), v(adapted, BASE, MARKED))
+
+
+@pytest.mark.parametrize("gate", ["off", *GATES])
+@pytest.mark.parametrize("other", ["off", "conditioning"])
+def test_samples_of_two_models_share_a_forward(gate: str, other: str) -> None:
+    """Each is as its own model has it alone: LoRA, embeddings and gate."""
+    adapted = gated(gate)
+    start = extractor().embeddings
+    adapted.add_embeddings(EXTRACTOR, replace(start, clip=start.clip + noise(*start.clip.shape, seed=7)))
+    adapted.add_new(EXTRACTOR, 4, 2.0, TARGETS["attention"], seed=1)
+    strengthen(adapted, EXTRACTOR, seed=5)
+    adapted.gates[EXTRACTOR] = other
+    alone = {model: v(adapted, model, MARKED) for model in (BASE, EXTRACTOR, PURE)}
+    for models in ([PURE, EXTRACTOR], [EXTRACTOR, PURE], [PURE, BASE]):
+        found = v(adapted, models, MARKED)
+        torch.testing.assert_close(found, torch.stack([alone[m][i] for i, m in enumerate(models)]))
+        assert not torch.allclose(found, alone[PURE], atol=1e-2)
 
 
 def test_in_a_picture_with_the_trigger_the_negative_has_the_lora_too() -> None:
@@ -113,7 +130,7 @@ def outputs(adapted: AdaptedNetwork, model: str | None) -> dict[str, Tensor]:
     seen: dict[str, Tensor] = {}
     handles = [
         layer.register_forward_hook(lambda module, args, output, name=name: seen.update({name: output}))
-        for name, layer in adapted._layers
+        for name, layer in adapted._layers.items()
         if name.startswith("transformer_blocks.0.attn.") and "out" not in name
     ]
     v(adapted, model, MIXED)

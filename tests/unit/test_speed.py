@@ -13,7 +13,7 @@ from benchmarks import counted as counting
 from benchmarks.counted import counted
 from benchmarks.memory import FORMS, GOALS, MODELS, RUNGS, Rung, estimated, planned, sizes, told
 from benchmarks.speed import Bench, measured, table
-from benchmarks.stand_ins import REAL, TINY, flops_of
+from benchmarks.stand_ins import REAL, SLICE, TINY, flops_of
 from purecc.network import PURE
 from purecc.settings import MEMORIES
 
@@ -61,10 +61,12 @@ def test_flops_of_a_step(bench: Bench) -> None:
     batch = bench.cached
     with torch.no_grad():
         forward = flops_of(lambda: bench.product.velocity(batch.x_t, batch.t, batch.complete, PURE))
-    backward = flops["P"] - flops["S"]
+    backward = flops["P"] - flops["D"]
     assert 0.5 * forward < backward < 1.5 * forward  # weights are frozen: the inputs' gradient, and little for the LoRA
-    assert flops["S"] - backward == pytest.approx(4 * forward, rel=0.01)  # complete, target, null, original
-    assert flops["D"] == flops["S"]  # the frozen base shares the extractor's forward, its LoRA times 0
+    assert flops["D"] - backward == pytest.approx(4 * forward, rel=0.001)  # complete, target, null, original
+    assert (
+        flops["D"] < flops["S"] < 1.01 * flops["D"]
+    )  # in the forward that they share both LoRAs act, each for its own samples
     assert flops["R"] > 1.02 * flops["P"]  # its encoders
     assert flops["E"] == flops["L"]
     assert flops["R1"] > 1.02 * flops["E"]
@@ -100,11 +102,18 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     ratios = {arm: r.flops / one.flops for arm, one in found.items() if arm not in ("R", "R1", "E")}
     assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.77, "L": 3.87}, abs=0.02)
     assert found["R1"].flops / found["E"].flops == pytest.approx(1.42, abs=0.02)
-    most = {"P": 0.5, "S": 0.62, "D": 0.5, "A": 0.42, "L": 0.32}  # of R's
+    most = {"P": 0.43, "S": 0.5, "D": 0.45, "A": 0.39, "L": 0.29}  # of R's
     assert all(found[arm].kernels < share * r.kernels for arm, share in most.items())
-    assert found["E"].kernels < 0.6 * found["R1"].kernels
+    assert found["E"].kernels < 0.54 * found["R1"].kernels
     rows = counting.table(found)
     assert "| R1 and its arms |" in rows and "| A |" in rows
+
+
+@pytest.mark.parametrize(("rows", "p", "s"), [(154, 1.37, 1.61), (333, 1.82, 2.16)])
+def test_flops_of_the_slice_that_a_cpu_measures(rows: int, p: float, s: float) -> None:
+    found = counted(replace(SLICE, t5_tokens=rows - 77))
+    ratios = {arm: found["R"].flops / found[arm].flops for arm in "PSD"}
+    assert ratios == pytest.approx({"P": p, "S": s, "D": s}, abs=0.02)
 
 
 # Memory
@@ -125,13 +134,21 @@ def test_a_step_with_each_rung_of_the_savings(form: str) -> None:
 
 @pytest.mark.parametrize(
     ("rung", "form"),
-    [*((0, form) for form in FORMS), (1, "stage 2, as shipped"), (4, "stage 2, paper"), (4, "stage 2, as shipped")],
+    [
+        *((rung, form) for rung in (0, 2) for form in FORMS),
+        *((rung, "stage 2, as shipped") for rung in (1, 3, 4)),
+        *((rung, "stage 2, paper") for rung in (4, 5, 6, 7, 8)),
+    ],
 )
 def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
-    """At 128 px: of the smallest size what learns would be a fifth, and it is not all there at the peak."""
+    """What is told of the device and of main memory together, which are one here.
+
+    At 128 px: of the smallest size what learns would be a fifth, and it is not all there at the peak. Under checkpointing as
+    shipped it is the drawing of scenes, before the table of adaLN is there.
+    """
     own = Rung(replace(TINY, pixels=128, positions=8, layers=3), RUNGS[rung], FORMS[form])
     found, expected = own.measured(), own.estimated()
-    beside_weights = expected.peak - expected.weights
+    beside_weights = expected.peak + expected.host - own.frozen
     print(f"estimated {beside_weights / 1e6:.2f} MB, measured {found.peak / 1e6:.2f} MB")
     assert beside_weights == pytest.approx(found.peak, rel=0.1)
 

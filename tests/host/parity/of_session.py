@@ -6,14 +6,18 @@ import tempfile
 from pathlib import Path
 
 import comfy.model_management
+import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
 from comfy.cli_args import args
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from common import Result, check, host
 from PIL import Image
-from purecc_pack.nodes.host import session
+from purecc_pack.nodes.host import session, training
 from server import PromptServer
+
+from benchmarks.live_bytes import LiveBytes
 
 
 @check
@@ -100,4 +104,28 @@ def folders() -> Result:
         link.symlink_to(outside)
         result.raises("a link", "leads out", lambda: inside(folder, "link/x"))
         link.unlink()
+    return result
+
+
+@check
+def memory_of_a_vae() -> Result:
+    """What is told of encoding and decoding against the bytes alive in them: SD3's own VAE, with random weights."""
+    result = Result()
+    shape = {"double_z": True, "z_channels": 16, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128}
+    levels = {"ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0}
+    own = AutoencoderKL(embed_dim=16, ddconfig=shape | levels)
+    vae = comfy.sd.VAE(sd=own.state_dict())
+    model, side = vae.first_stage_model.to(vae.vae_dtype), 256
+    for alive, work, given in (
+        (training._ENCODING, model.encode, (1, 3, side, side)),
+        (training._DECODING, model.decode, (1, 16, side // 8, side // 8)),
+    ):
+        told = training.vae_bytes(vae, (side, side), alive) - vae.model_size()
+        with torch.no_grad(), LiveBytes() as live:
+            work(torch.zeros(given, dtype=vae.vae_dtype))
+        result.sentences[f"{work.__name__}: told {told}, alive {live.peak}"] = abs(told / live.peak - 1) < 0.1
+    weights = sum(p.nbytes for p in model.parameters())
+    result.sentences[f"weights {weights}"] = abs(vae.model_size() / weights - 1) < 0.1
+    line = training.encoding(host()[1], vae, side, side)
+    result.sentences[line] = "then VAE 436 MB (ComfyUI makes" in line and "text encoders" in line
     return result
