@@ -1,6 +1,6 @@
 """Time, FLOPs and memory of one step of either stage, side by side: the reference's plumbing and the product's.
 
-    python -m benchmarks.speed [--repeats 5] [--size slice|real] [--pixels 512|1024] [--text-rows 154|333] [--out FILE.json]
+    python -m benchmarks.speed [--repeats 5] [--size slice|real] [--pixels 512|1024] [--text-rows 154|333] [--arms P S ...] [--out FILE.json]
 
 Stage 2:
 R   reference plumbing with the paper's arithmetic: texts and pictures are encoded at every step, a second whole transformer
@@ -29,11 +29,10 @@ import json
 import random
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +50,7 @@ from .live_bytes import LiveBytes
 from .stand_ins import (
     REAL,
     SLICE,
+    ByPeft,
     Encoders,
     Size,
     device_name,
@@ -84,22 +84,6 @@ REAL_SHARES = {
     (154, 1024): {"text": 0.08, "picture": 0.45},
     (333, 1024): {"text": 0.22, "picture": 0.43},
 }
-
-
-class ByPeft(AdaptedNetwork):
-    """The reference's: LoRAs by peft's own forward, of which the one added last acts."""
-
-    def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
-        super()._add_lora(name, rank, alpha, targets)
-        for layer in self._layers.values():
-            layer.enable_adapters(True)
-            layer.set_adapter([name])
-
-    def _change(self, is_text: bool) -> Callable[..., None]:
-        return lambda *_: None
-
-    def _narrowed(self, *_: Any) -> None:
-        pass
 
 
 class Bench:
@@ -214,10 +198,11 @@ class Bench:
         return live.peak
 
 
-def measured(bench: Bench, repeats: int, half: Bench | None = None) -> dict:
-    """Every figure of one run; `half`: the same in bfloat16."""
+def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequence[str] = tuple(ARMS)) -> dict:
+    """Every figure of one run; `half`: the same in bfloat16; `arms`: the product's, each beside its reference."""
     size = bench.size
-    against = {one: reference for reference, own in REFERENCES.items() for one in (reference, *own)}
+    asked = {reference: [one for one in own if one in arms] for reference, own in REFERENCES.items()}
+    against = {one: reference for reference, own in asked.items() if own for one in (reference, *own)}
     by_arm = {arm: (bench, arm) for arm in against}
     if half:
         against["B"], by_arm["B"] = "R", (half, "S")
@@ -258,6 +243,8 @@ def table(found: dict) -> str:
         f"{found['repeats']} rounds, {found['threads']} threads"
     ]
     for reference, stage in (("R", "stage 2"), ("R1", "stage 1")):
+        if reference not in found["arms"]:
+            continue
         rows += [
             "",
             f"{stage}  {f'speed against {reference}':24}  s a step  TFLOP a step  of the matrix rate  peak beside the weights",
@@ -294,6 +281,9 @@ def main() -> None:
     parser.add_argument("--size", choices=["slice", "real"], help="real needs CUDA; the default where there is one")
     parser.add_argument("--pixels", type=int, choices=[512, 1024], default=512, help="a side of the pictures")
     parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), help="the product's; if left out, all"
+    )
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args()
     size = arguments.size or ("real" if torch.cuda.is_available() else "slice")
@@ -303,7 +293,7 @@ def main() -> None:
         sys.exit("--repeats must be 1 or more.")
     chosen = replace(REAL if size == "real" else SLICE, pixels=arguments.pixels, t5_tokens=arguments.text_rows - 77)
     half = Bench(replace(chosen, dtype=torch.bfloat16)) if size == "slice" and has_bfloat16() else None
-    found = measured(Bench(chosen), arguments.repeats, half)
+    found = measured(Bench(chosen), arguments.repeats, half, arguments.arms)
     print(table(found))
     if arguments.out:
         arguments.out.write_text(json.dumps(found, indent=1), encoding="utf-8")

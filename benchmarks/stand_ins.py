@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 
 from purecc.batches import Batch, Scene
 from purecc.encoding import TextBatch
+from purecc.network import AdaptedNetwork
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,22 @@ TINY = Size(
     "tiny", 2, 1, 64, 8, 8, torch.float32, "cpu", clips=(Clip(64, 256, 1, 2, 32),) * 2, joint=64, t5_mlp=288,
     t5_layers=2, channels=(8, 16, 40, 40), heads=4, positions=4,
 )  # of the tests  # fmt: skip
+
+
+class ByPeft(AdaptedNetwork):
+    """The reference's: LoRAs by peft's own forward, of which the one added last acts."""
+
+    def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
+        super()._add_lora(name, rank, alpha, targets)
+        for layer in self._layers.values():
+            layer.enable_adapters(True)
+            layer.set_adapter([name])
+
+    def _change(self, is_text: bool) -> Callable[..., None]:
+        return lambda *_: None
+
+    def _narrowed(self, *_: Any) -> None:
+        pass
 
 
 class Encoders:

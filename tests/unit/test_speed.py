@@ -95,6 +95,11 @@ def test_the_table_holds_each_stage_against_its_own_reference(bench: Bench) -> N
     assert "64 px" in stage2 and "\nA  " in stage2 and "\nE  " in stage1 and "\nR1 " in stage1
 
 
+def test_some_arms_are_measured_beside_their_reference(bench: Bench) -> None:
+    found = measured(bench, 1, arms=["S", "D"])
+    assert list(found["arms"]) == ["R", "S", "D"] and "speed against R1" not in table(found)
+
+
 def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     """Without storage, so a step that asked the device for a value (and would wait for it on a GPU) fails here."""
     found = counted(REAL)
