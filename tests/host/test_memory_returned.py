@@ -23,7 +23,7 @@ def test_a_training_holds_a_copy_of_the_model(seen: dict) -> None:
     "when",
     [
         "after",
-        "after a second run, with the table of adaLN",
+        "after a second run as shipped, with the table of adaLN",
         "after a run in float8, blocks waiting",
         "after an error that is kept",
     ],

@@ -298,7 +298,7 @@ def test_gradient_checkpointing_changes_no_gradient(embeddings: bool, original: 
 def test_a_model_added_after_the_base_was_asked_acts() -> None:
     adapted = network()
     add_lora(adapted, EXTRACTOR, seed=1)
-    before = v(adapted, BASE)  # switches the adapters off
+    before = v(adapted, BASE)
     add_lora(adapted, PURE, seed=2)
     assert distance(v(adapted, PURE), before) > 0.1
 
@@ -309,6 +309,18 @@ def test_a_half_precision_base_hears_the_exact_time() -> None:
     adapted.transformer.time_text_embed.register_forward_pre_hook(lambda module, args: heard.append(args[0]))
     adapted.velocity(X, torch.tensor([0.7131, 0.333]), MARKED, BASE)
     torch.testing.assert_close(heard[0].float(), torch.tensor([713.1, 333.0]), rtol=1e-6, atol=0)
+
+
+def test_q_k_and_v_keep_one_input_in_the_compute_dtype() -> None:
+    """CUDA's layer norms give float32; a copy for each would stay for the LoRAs' backward pass."""
+    adapted, read = AdaptedNetwork(transformer().to(torch.bfloat16)), []
+    block = adapted.transformer.transformer_blocks[0]
+    block.norm1.register_forward_hook(lambda module, args, made: (made[0].float(), *made[1:]))
+    for linear in (block.attn.to_q, block.attn.to_k, block.attn.to_v):
+        linear.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    v(adapted, BASE)
+    assert {one.dtype for one in read} == {torch.bfloat16}
+    assert len(read) == 3 and len({one.data_ptr() for one in read}) == 1
 
 
 @pytest.mark.parametrize(("heads", "layers"), [(3, 2), (1, 2), (2, 1), (2, 3)])
