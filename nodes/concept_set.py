@@ -224,7 +224,7 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
     if not pixels:
         raise ValueError("There are no pictures. Connect 3 to 5 pictures of the concept, or choose a folder.")
     if flat and len(flat) != len(pixels):
-        raise ValueError(f"There are {len(pixels)} pictures but {len(flat)} masks; connect one mask for each, or none.")
+        raise ValueError(f"Pictures: {len(pixels)}, masks: {len(flat)}. Connect one mask for each, or none.")
     for i, (picture, mask) in enumerate(zip(pixels, flat, strict=False), 1):
         if mask.shape != picture.shape[:2]:
             (high, wide), (mask_high, mask_wide) = picture.shape[:2], mask.shape
@@ -243,9 +243,7 @@ def lines_of(captions: list[str]) -> list[str]:
 def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     """Each picture's caption file, else its line of the widget, else nothing."""
     if lines and len(lines) != len(pictures):
-        raise ValueError(
-            f"There are {len(pictures)} pictures but {len(lines)} captions; write one line for each picture."
-        )
+        raise ValueError(f"Pictures: {len(pictures)}, captions: {len(lines)}. Write one line for each picture.")
     return [p.caption or (lines[i] if lines else "") for i, p in enumerate(pictures)]
 
 
@@ -260,7 +258,7 @@ def describe(concept_set: ConceptSet, found: list[Picture]) -> str:
     """What is trained with, for the canvas. `found`: the pictures as they came."""
     sizes = [Size(*p.shape[:2]) for p in concept_set.pictures]
     flipped = ", each mirrored too" if concept_set.examples[0].flipped is not None else ""
-    rows = [f"{len(found)} pictures, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
+    rows = [f"{len(found)} picture{'s' * (len(found) > 1)}, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
     for i, (picture, size) in enumerate(zip(found, sizes, strict=True), 1):
         rows.append(f"{picture.name or i}: {described(*picture.pixels.shape[:2], size)}")
     texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
+from .flow import LatentScaling
 from .prompts import Kind, Placeholder, SceneTexts, Texts, class_text, texts_of
 from .templates import texts_of_template
 
@@ -95,6 +96,11 @@ class ConceptSet:
                 f"This model reads latents of {config['in_channels']} channels; those of Concept Set's VAE have {channels.pop()}. "
                 "Connect the VAE that belongs to this MODEL."
             )
+
+    def spread(self, scaling: LatentScaling) -> float:
+        """The root mean square of the latents as the model reads them: about 1 where they are of its own autoencoder."""
+        found = [scaling.to_model(example.latent.float()).square().mean() for example in self.examples]
+        return float(torch.stack(found).mean().sqrt())
 
     def loss_weights(self, indices: list[int], background: float, flipped: Sequence[bool] = ()) -> Tensor:
         """[batch, 1, height, width] on the latents' grid: 1 inside the masks, `background` outside, brought to mean 1.
@@ -226,9 +232,7 @@ def build_concept_set(
     if not pictures:
         raise ValueError("There are no pictures. Connect 3 to 5 of the concept, or choose a folder that holds them.")
     if len(captions) != len(pictures):
-        raise ValueError(
-            f"There are {len(pictures)} pictures but {len(captions)} captions; one line for each is needed."
-        )
+        raise ValueError(f"Pictures: {len(pictures)}, captions: {len(captions)}. One line for each is needed.")
     if not trigger or not class_word:
         raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
     if trigger.lower() == class_word.lower():

@@ -23,6 +23,7 @@ from . import convert, session, token_text
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
+_SPREAD = 2.5  # of a model's own VAE it is about 1; of Flux's in SD3's scaling 1.5305 / 0.3611, which is 4.2
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ def prepared(
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
     config = convert.configuration(model)
     data.require_readable(config)
+    scaling = LatentScaling(*convert.latent_scaling(model))
     session.free_for_training()
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
@@ -67,10 +69,11 @@ def prepared(
         Room(device.type, free, main),
     )
     settings = chosen.settings
-    notes = "\n".join(
-        [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder), *convert.remarks(model, dtype)]
-    )
-    session.tell_in_node(notes)  # before the work: a run that ends for want of memory has said what it needs
+    foreign = remark_on_latents(data, scaling)
+    told = [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder)]
+    notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
+    # before the work: a run that ends for want of memory has said what it needs
+    (session.warn_in_node if foreign else session.tell_in_node)(notes)
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(
@@ -80,11 +83,21 @@ def prepared(
         )
     )  # fmt: skip
     network.token_encoder = token_encoder
-    scaling = LatentScaling(*convert.latent_scaling(model))
     try:
         yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), settings, notes)
     finally:
         release(network)
+
+
+def remark_on_latents(data: ConceptSet, scaling: LatentScaling) -> list[str]:
+    """A sentence where the latents can hardly be of the MODEL's own VAE, whose channels another may have."""
+    spread = data.spread(scaling)
+    if spread < _SPREAD:
+        return []
+    return [
+        f"The pictures' latents are {spread:.1f} times as large as this MODEL's own would be: the VAE may be another model's (Flux's has the "
+        "same shape, and four times the size). Connect the VAE that belongs to this MODEL."
+    ]
 
 
 def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextEncoder) -> str:

@@ -53,3 +53,7 @@ def test_the_node_tells_what_of_an_applied_concept_is_no_part_of_the_base(seen: 
     assert "1 LoRA on the model counts" in off and "The embeddings of " in off and "set the gate" not in off
     assert "is no part of the base here" in gated and "set the gate" in gated and "counts as part" not in gated
     assert "no part of the base" not in seen["notes"]
+
+
+def test_latents_of_another_models_vae_are_noticed(seen: dict) -> None:
+    assert "the VAE may be another model's" in seen["notes of another VAE"] and "may be another" not in seen["notes"]

@@ -37,5 +37,5 @@ def test_the_concept_is_drawn_and_the_base_is_left_alone(seen: dict) -> None:
 
 def test_what_was_trained_with_is_told(seen: dict) -> None:
     reports = seen["reports"]
-    assert "1 pictures, 64 x 64 px" in reports["data"] and "a [V] dog in the sun" in reports["data"]
+    assert "1 picture, 64 x 64 px" in reports["data"] and "a [V] dog in the sun" in reports["data"]
     assert "text encoders" in reports["extractor"] and "VAE" in reports["pure"]

@@ -99,7 +99,7 @@ def test_the_fingerprint_is_stable_and_notices_every_change() -> None:
     ("changes", "message"),
     [
         ({"pictures": [], "captions": []}, "There are no pictures. Connect 3 to 5"),
-        ({"captions": ["a dog", "a dog"]}, "There are 1 pictures but 2 captions"),
+        ({"captions": ["a dog", "a dog"]}, "Pictures: 1, captions: 2"),
         ({"trigger": "  "}, 'The trigger is "" and the class word "dog"; neither may be empty'),
         ({"class_word": ""}, 'The trigger is "\\[V\\]" and the class word ""'),
         ({"trigger": "Dog"}, 'Trigger and class word are both "Dog"'),
