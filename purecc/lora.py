@@ -23,11 +23,13 @@ class ActingLora:
 
 
 def changed(out: Tensor, x: Tensor, layer: BaseTunerLayer, model: str, scale: Scale) -> Tensor:
-    """out + B A x * scale, in the dtype of `out`; `out` where the model has no LoRA here. Both [batch, rows, channels]."""
+    """out + B A x * scale, in the dtype of `out`; `out` where the model has no LoRA here. Both [batch, rows, channels], adaLN's without rows."""
     if model not in layer.lora_A or (isinstance(scale, float) and scale == 0):
         return out
     a, b = (of[model].weight.to(out.dtype) for of in (layer.lora_A, layer.lora_B))
     inner = F.linear(x.to(out.dtype), a)
-    if isinstance(scale, Tensor) or scale != 1:
-        inner = (inner * scale).to(out.dtype)
+    if isinstance(scale, Tensor):
+        inner = (inner * scale.flatten(inner.ndim - 1)).to(out.dtype)
+    elif scale != 1:
+        inner = inner * scale
     return out + F.linear(inner, b)

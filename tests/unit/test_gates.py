@@ -79,6 +79,17 @@ def test_samples_of_two_models_share_a_forward(gate: str, other: str) -> None:
         assert not torch.allclose(found, alone[PURE], atol=1e-2)
 
 
+def test_a_lora_on_adaln_acts_in_its_own_samples() -> None:
+    """Its input has no rows."""
+    adapted = gated("off")
+    adapted.add_new(EXTRACTOR, 2, 8.0, ("norm1.linear",), seed=0)
+    strengthen(adapted, EXTRACTOR, seed=3)
+    found = v(adapted, [EXTRACTOR, BASE], MARKED)
+    torch.testing.assert_close(found[0], v(adapted, EXTRACTOR, MARKED)[0])
+    assert torch.equal(found[1], v(adapted, BASE, MARKED)[1])
+    assert not torch.allclose(found[0], v(adapted, BASE, MARKED)[0], atol=1e-2)
+
+
 def test_in_a_picture_with_the_trigger_the_negative_has_the_lora_too() -> None:
     adapted, ungated = gated("picture"), gated("off")
     null = text("", count=2)
