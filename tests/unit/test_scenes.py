@@ -145,9 +145,10 @@ def test_scenes_share_the_forwards_of_the_concepts_pictures(monkeypatch) -> None
     batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, made(job.data))
     objective, seen, ask = pure_objective(replace(ANCHORED, background_anchor=1.0)), [], job.network.velocity
 
-    def velocity(x_t: Tensor, t: Tensor, text: TextBatch, model: str | None, **options) -> Tensor:
+    def velocity(x_t: Tensor, t: Tensor, text: TextBatch, models: list[str | None]) -> Tensor:
+        (model,) = set(models)
         seen.append((model, len(t)))
-        return ask(x_t, t, text, model, **options)
+        return ask(x_t, t, text, models)
 
     monkeypatch.setattr(job.network, "velocity", velocity)
     batch = replace(batch, outside=torch.ones_like(batch.x_t[:, :1]))

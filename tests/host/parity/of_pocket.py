@@ -15,6 +15,7 @@ from common import LATENT, Result, check, encode, host, noise, picture, predict,
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.lora import add_lora
+from purecc_pack.purecc.encoding import TextBatch
 from purecc_pack.purecc.fingerprint import transformer_fingerprint
 from purecc_pack.purecc.network import AdaptedNetwork
 
@@ -161,7 +162,8 @@ def conversion() -> Result:
         network = AdaptedNetwork(back)
         network.add_new("new", 4, 4.0, ("attn.to_q", "attn.to_out.0"), seed=0)
         rows, pooled = (t.clone() for t in pure().encode_text([PROMPT]))
-        made = back(noise(1, *LATENT), rows, pooled, torch.tensor([500.0])).sample
+        text = TextBatch(rows, pooled, torch.zeros(rows.shape[:2], dtype=torch.int64))
+        made = network.velocity(noise(1, *LATENT), torch.tensor([0.5]), text, "new")
         made.square().mean().backward()
         grads = [p.grad for p in network.lora_parameters("new") if p.grad is not None]
         result.sentences["converted in inference mode, it still trains"] = sum(float(g.abs().sum()) for g in grads) > 0
