@@ -37,6 +37,7 @@ from .stand_ins import REAL, Size, flops_of, matrix_rate, transformer_of, with_a
 TEXT_ROWS = 77 + 77
 AMPLE = 10**12  # bytes
 _STEPS = 64  # whose times a rung knows ahead, for the table of adaLN's outputs
+_DRAWN = 16  # forwards that draw: as many as keep their outputs of adaLN
 AS_SHIPPED = PureSettings(**SHIPPED).without_extractor()
 FORMS = {"stage 1": None, "stage 2, paper": PureSettings(), "stage 2, as shipped": AS_SHIPPED}
 # of the ladder's rungs, in bytes: SD3.5 Medium, 512 px, batch 2
@@ -172,13 +173,14 @@ class Rung:
 
     @torch.no_grad()
     def draw(self) -> None:
-        """A forward of those that draw scenes before the first step: pictures and their negatives."""
+        """As many forwards as draw scenes together before the first step: pictures and their negatives."""
         x_t, text, count = self.batch.x_t[:1], self.batch.base, 2 * TOGETHER
         rows, pooled, marks = (
             of[:1].repeat(count, *[1] * (of.ndim - 1)) for of in (text.rows, text.pooled, text.marks)
         )
-        t = torch.full((count,), 0.5, device=x_t.device)  # of no step
-        self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
+        for number in range(_DRAWN):
+            t = torch.full((count,), (number + 0.5) / _DRAWN, device=x_t.device)  # of no step
+            self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
 
     def step(self) -> Tensor:
         t = self.times[self.number].to(self.size.device)

@@ -204,7 +204,7 @@ def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequen
     asked = {reference: [one for one in own if one in arms] for reference, own in REFERENCES.items()}
     against = {one: reference for reference, own in asked.items() if own for one in (reference, *own)}
     by_arm = {arm: (bench, arm) for arm in against}
-    if half:
+    if half and "R" in against:
         against["B"], by_arm["B"] = "R", (half, "S")
     flops, peaks = ({arm: getattr(of, name)(own) for arm, (of, own) in by_arm.items()} for name in ("flops", "peak"))
     rounds = []

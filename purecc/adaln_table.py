@@ -18,7 +18,7 @@ Rows = tuple[Tensor, Tensor]  # times [batch] in [0, 1], pooled texts [batch, wi
 Key = tuple[bytes, ...]  # of a forward's rows, in their order
 ON_DEVICE = 16  # forwards whose outputs are on the device: those of a step, until its backward pass
 WINDOW = 25  # steps that are computed ahead
-_UNFORESEEN = 256  # forwards of other kinds that are kept in main memory
+UNFORESEEN = 128  # rows of other forwards, such as a preview's, that are kept in main memory
 
 
 def is_modulation(name: str) -> bool:
@@ -107,7 +107,7 @@ class ModulationTable:
     def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> list[Tensor]:
         found = self._compute({key: (timestep, pooled)})[key]
         self._others[key] = found
-        if len(self._others) > _UNFORESEEN:
+        while len(self._others) > 1 and sum(map(len, self._others)) > UNFORESEEN:
             self._others.popitem(last=False)
         return found
 

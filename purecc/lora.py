@@ -1,7 +1,7 @@
 """What LoRAs add to a Linear: out + B A x * scale, for each that acts.
 
-peft holds the matrices; its own forward stays switched off. Under autocast that would keep an input of float32 and a copy of it for
-each of q, k and v; it multiplies outputs where a factor of the rank's width does; and it switches adapters Linear by Linear.
+peft holds the matrices; its own forward stays switched off. Under autocast peft's keeps a copy of their input for each of q, k and v; it applies
+the scale to whole outputs, where B's inputs of the rank's width would do; and it switches adapters Linear by Linear.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def changed(out: Tensor, x: Tensor, layer: BaseTunerLayer, model: str, scale: Sc
     a, b = (of[model].weight.to(out.dtype) for of in (layer.lora_A, layer.lora_B))
     inner = F.linear(x.to(out.dtype), a)
     if isinstance(scale, Tensor):
-        inner = (inner * scale.flatten(inner.ndim - 1)).to(out.dtype)
+        inner = (inner * scale.flatten(inner.ndim - 1)).to(out.dtype)  # adaLN's inputs have no rows
     elif scale != 1:
         inner = inner * scale
     return out + F.linear(inner, b)

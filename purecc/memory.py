@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from diffusers import SD3Transformer2DModel
 
-from .adaln_table import ON_DEVICE, WINDOW, is_modulation
+from .adaln_table import ON_DEVICE, UNFORESEEN, WINDOW, is_modulation
 from .class_pictures import TOGETHER
 from .concept_set import ConceptSet
 from .frozen import bytes_of, linears
@@ -87,7 +87,10 @@ def estimate(
         transformer = SD3Transformer2DModel(**config)
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
     batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size, settings.scenes_apart)
-    frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize, device)
+    drawn = 0  # class pictures that are drawn together, before the first step, beside their negatives
+    if pure is not None and (pure.method == "LoRA + prior preservation" or pure.scene_anchor):
+        drawn = 2 * (TOGETHER if pure.scene_anchor else min(TOGETHER, pure.class_pictures))
+    frozen = _frozen(transformer, inputs, settings, asked.rows, drawn, dtype.itemsize, device)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -97,16 +100,13 @@ def estimate(
     backward += (batch if settings.checkpointing else asked.graph) * layout.backward()
     no_graph = asked.together * layout.forward()
     no_graph = max(no_graph, _AT_LINEAR * no_graph + frozen.widened)
-    drawing = 0.0  # of class pictures before the first step, beside their negatives
-    if pure is not None and (pure.method == "LoRA + prior preservation" or pure.scene_anchor):
-        drawing = 2 * (TOGETHER if pure.scene_anchor else min(TOGETHER, pure.class_pictures)) * layout.forward()
     channels = transformer.config.out_channels * transformer.config.patch_size**2
     text = 6 * inputs.rows * transformer.config.joint_attention_dim
     return Estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
         inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels),
-        step=int(max(max(backward + frozen.widened, no_graph) + frozen.outputs, drawing + frozen.widened)),
+        step=int(max(backward + frozen.widened, no_graph, drawn * layout.forward() + frozen.widened) + frozen.outputs),
         validation=int(2 * layout.forward() + frozen.widened + frozen.outputs),
         host=frozen.host,
     )
@@ -123,18 +123,24 @@ class _Frozen:
 
 
 def _frozen(
-    transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, rows: int, s: int, device: str
+    transformer: SD3Transformer2DModel,
+    inputs: Inputs,
+    settings: TrainSettings,
+    rows: int,
+    drawn: int,
+    s: int,
+    device: str,
 ) -> _Frozen:
-    """`rows`: of a step's forwards together; `s`: of the dtype. On a CPU what waits in main memory is there already."""
+    """`rows`: of a step's forwards together; `drawn`: of one that draws; `s`: of the dtype. On a CPU what waits in main memory is there."""
     plain = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
     host, outputs = 0.0, 0
     if settings.modulation_table:
         modulation = [p for name, p in transformer.named_parameters() if is_modulation(name)]
         taken, row = sum(p.numel() for p in modulation), s * sum(p.numel() for p in modulation if p.ndim == 1)
         plain -= taken
-        host += s * taken + WINDOW * rows * row
+        host += s * taken + (WINDOW * rows + (UNFORESEEN if drawn else 0)) * row
         forwards = 1 if rows == settings.batch_size else 2  # of a step
-        outputs = 0 if device == "cpu" else ON_DEVICE * rows * row // forwards
+        outputs = 0 if device == "cpu" else ON_DEVICE * max(rows // forwards, drawn) * row
     by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
     for name, linear in linears(transformer):
         count = linear.weight.numel()

@@ -295,7 +295,9 @@ class AdaptedNetwork:
 
 
 def _samples(model: str | None | Sequence[str | None], count: int) -> dict[str, Tensor]:
-    """Which of `count` samples are whose, [batch] bool on the CPU; the base's are left out."""
+    """Which of `count` samples are whose, [batch] bool on the CPU; the base's are left out. Raises ValueError where a list has another length."""
     of = [model] * count if model is BASE or isinstance(model, str) else model
+    if len(of) != count:
+        raise ValueError(f"{len(of)} models were named for {count} samples; name one for each.")
     models = [name for name in dict.fromkeys(of) if name is not BASE]
     return {name: torch.tensor([one == name for one in of], device="cpu") for name in models}

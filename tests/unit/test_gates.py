@@ -72,9 +72,12 @@ def test_samples_of_two_models_share_a_forward(gate: str, other: str) -> None:
     adapted.add_new(EXTRACTOR, 4, 2.0, TARGETS["attention"], seed=1)
     strengthen(adapted, EXTRACTOR, seed=5)
     adapted.gates[EXTRACTOR] = other
-    alone = {model: v(adapted, model, MARKED) for model in (BASE, EXTRACTOR, PURE)}
+    marked = text("a [V] dog on the beach") + text(
+        "a [V] dog on the beach"
+    )  # as the terms join them: it says whose pictures show
+    alone = {model: v(adapted, model, marked) for model in (BASE, EXTRACTOR, PURE)}
     for models in ([PURE, EXTRACTOR], [EXTRACTOR, PURE], [PURE, BASE]):
-        found = v(adapted, models, MARKED)
+        found = v(adapted, models, marked)
         torch.testing.assert_close(found, torch.stack([alone[m][i] for i, m in enumerate(models)]))
         assert not torch.allclose(found, alone[PURE], atol=1e-2)
 

@@ -227,3 +227,14 @@ def test_what_a_base_in_float8_and_one_in_main_memory_leave_on_the_gpu() -> None
     assert blocks / 2 <= streamed.host - float8.host < blocks  # pinned: rounded up
     assert whole.host == pytest.approx(2 * 0.767e9, rel=0.3)  # the layers, and their outputs to come
     assert of(SETTINGS).host == 0
+
+
+def test_what_the_table_gave_waits_on_a_gpu_too() -> None:
+    """Of 16 forwards, a row of SD3.5 Medium a megabyte: of two texts as the paper has them, of eight rows that draw scenes."""
+    settings = replace(SETTINGS, batch_size=2)
+    tabulated = replace(settings, modulation_table=True)
+    for pure, rows in ((PureSettings(), 4), (PureSettings(scene_anchor=0.5), 8)):
+        step = lambda given, device, pure=pure: estimate(SD35_MEDIUM, BIG, given, pure, torch.bfloat16, device).step  # noqa: E731
+        norms = step(settings, "cuda") - step(settings, "cpu")
+        waiting = step(tabulated, "cuda") - step(tabulated, "cpu") - norms
+        assert waiting == pytest.approx(16 * rows * 1.0e6, rel=0.15)

@@ -149,7 +149,7 @@ def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
     """What is told of the device and of main memory together, which are one here.
 
     At 128 px: of the smallest size what learns would be a fifth, and it is not all there at the peak. Under checkpointing as
-    shipped it is the drawing of scenes, before the table of adaLN is there.
+    shipped it is the drawing of scenes, before adaLN's outputs of steps are there: told too high.
     """
     own = Rung(replace(TINY, pixels=128, positions=8, layers=3), RUNGS[rung], FORMS[form])
     found, expected = own.measured(), own.estimated()
