@@ -54,7 +54,7 @@ class Estimate:
     learnt: int  # LoRAs and embeddings, their gradients and AdamW's moments
     inputs: int  # texts, latents and velocities of a step
     step: (
-        int  # the most that a step holds beside these, adaLN's tabulated outputs too; or the drawing of class pictures
+        int  # the most that a step, or the drawing of class pictures, holds beside these; adaLN's tabulated outputs too
     )
     validation: int  # the same of a validation picture, its decoding aside
     host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there

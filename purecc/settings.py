@@ -63,9 +63,7 @@ class TrainSettings:
     frozen_weights: Storage = (
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
     )
-    scenes_apart: bool = (
-        False  # the scene anchor's passes on their own: less memory, two forwards more, the same result
-    )
+    scenes_apart: bool = False  # the scene anchor's passes on their own: less memory, two forwards more, same result
     stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
     def __post_init__(self) -> None:

@@ -44,9 +44,13 @@ class Velocities:
 
         With checkpointing a forward for each text: a block computed again is smaller.
         """
-        one_by_one = self.network.transformer.gradient_checkpointing
-        for own in dict.fromkeys(asked if one_by_one else (model for model, _ in asked)):
-            self._found(self._learning, tuple(one for one in asked if own in (one, one[0])))
+        if self.network.transformer.gradient_checkpointing:
+            forwards = [(one,) for one in asked]
+        else:
+            models = dict.fromkeys(model for model, _ in asked)
+            forwards = [tuple(one for one in asked if one[0] == model) for model in models]
+        for together in forwards:
+            self._found(self._learning, together)
         return self._found(self._learning, asked)
 
     def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:

@@ -109,9 +109,8 @@ for gate in ("off", "picture"):
         applied, _ = apply.apply_concept(model, clip, first["concept"], gate=gate)
     with session.outside_inference(), training.prepared(applied, wire, TrainSettings(steps=1)) as it:
         seen["notes of a concept"][gate] = it.notes
-wide = [
-    replace(example, latent=4.2 * example.latent) for example in data.examples
-]  # as Flux's VAE gives them in SD3's scaling
+# as Flux's VAE gives them in SD3's scaling
+wide = [replace(example, latent=4.2 * example.latent) for example in data.examples]
 other = replace(wire, concept_set=replace(data, examples=tuple(wide)))
 with session.outside_inference(), training.prepared(model, other, TrainSettings(steps=1)) as it:
     seen["notes of another VAE"] = it.notes

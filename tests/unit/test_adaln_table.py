@@ -25,7 +25,7 @@ from tiny import (
 )  # fmt: skip
 
 from purecc.adaln_rows import tabulate
-from purecc.adaln_table import ModulationTable, is_modulation
+from purecc.adaln_table import UNFORESEEN, ModulationTable, is_modulation
 from purecc.batches import draw_batch, scene_choice
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
@@ -78,6 +78,16 @@ def test_rows_that_come_again_in_a_later_step_are_foreseen() -> None:
     for number in times:
         adapted.velocity(noise(2, CHANNELS, SIDE, SIDE), torch.tensor(times[number]), words, BASE)
         assert table.computed_ahead == number
+
+
+def test_rows_of_no_step_are_kept_up_to_a_bound() -> None:
+    """A preview asks for the same again; drawing asks for hundreds."""
+    adapted, words = network(), text("a dog", count=8)
+    rows_of = lambda number: {"null": (torch.zeros(2), words.pooled[:2])}  # noqa: E731
+    table = ModulationTable(adapted.transformer, rows_of, steps=1)
+    for number in range(UNFORESEEN // 8 + 3):
+        adapted.velocity(noise(8, CHANNELS, SIDE, SIDE), torch.full((8,), 0.01 * (number + 1)), words, BASE)
+    assert sum(map(len, table._others)) == UNFORESEEN
 
 
 def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:

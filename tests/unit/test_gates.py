@@ -72,14 +72,18 @@ def test_samples_of_two_models_share_a_forward(gate: str, other: str) -> None:
     adapted.add_new(EXTRACTOR, 4, 2.0, TARGETS["attention"], seed=1)
     strengthen(adapted, EXTRACTOR, seed=5)
     adapted.gates[EXTRACTOR] = other
-    marked = text("a [V] dog on the beach") + text(
-        "a [V] dog on the beach"
-    )  # as the terms join them: it says whose pictures show
+    # joined, as the terms do: it says whose pictures show the concept
+    marked = text("a [V] dog on the beach") + text("a [V] dog on the beach")
     alone = {model: v(adapted, model, marked) for model in (BASE, EXTRACTOR, PURE)}
     for models in ([PURE, EXTRACTOR], [EXTRACTOR, PURE], [PURE, BASE]):
         found = v(adapted, models, marked)
         torch.testing.assert_close(found, torch.stack([alone[m][i] for i, m in enumerate(models)]))
         assert not torch.allclose(found, alone[PURE], atol=1e-2)
+
+
+def test_a_list_of_models_names_one_for_each_sample() -> None:
+    with pytest.raises(ValueError, match="1 models were named for 2 samples"):
+        v(gated("off"), [PURE], MARKED)
 
 
 def test_a_lora_on_adaln_acts_in_its_own_samples() -> None:

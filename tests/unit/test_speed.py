@@ -64,9 +64,7 @@ def test_flops_of_a_step(bench: Bench) -> None:
     backward = flops["P"] - flops["D"]
     assert 0.5 * forward < backward < 1.5 * forward  # weights are frozen: the inputs' gradient, and little for the LoRA
     assert flops["D"] - backward == pytest.approx(4 * forward, rel=0.001)  # complete, target, null, original
-    assert (
-        flops["D"] < flops["S"] < 1.01 * flops["D"]
-    )  # in the forward that they share both LoRAs act, each for its own samples
+    assert flops["D"] < flops["S"] < 1.01 * flops["D"]  # in one forward two LoRAs act, each in its own samples
     assert flops["R"] > 1.02 * flops["P"]  # its encoders
     assert flops["E"] == flops["L"]
     assert flops["R1"] > 1.02 * flops["E"]
