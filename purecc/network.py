@@ -13,6 +13,7 @@ against the base's own null prediction: what LoRA shifts in common no longer can
 """
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -93,10 +94,12 @@ class AdaptedNetwork:
         """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16).
 
         `model`: of all samples, or one for each. `strength` multiplies the LoRA's change, `embedding_strength` blends the
-        embeddings in (`LayerwiseEmbeddings.act`); 0 and 0 are the base.
+        embeddings in (`LayerwiseEmbeddings.act`); 0 and 0 are the base. Raises ValueError for a model that is not there.
         """
         loras, embeddings = [], []
         for name, own in _samples(model, len(x_t)).items():
+            if name not in self.models:
+                raise ValueError(f"There is no model {name} here; there are {sorted(self.models)} and the base.")
             theirs = replace(text, marks=text.marks * own[:, None], guided=text.shows & own)
             if name in self.tokens:
                 read = self.tokens[name].read(theirs, embedding_strength)
@@ -224,7 +227,9 @@ class AdaptedNetwork:
 
     def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, init_lora_weights=False)
-        self.transformer.add_adapter(config, adapter_name=name)
+        with warnings.catch_warnings():  # peft warns of a second adapter, which is meant here
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")
+            self.transformer.add_adapter(config, adapter_name=name)
         self._unit[name] = alpha / rank
         for module, layer in self.transformer.named_modules():
             if not isinstance(layer, BaseTunerLayer):

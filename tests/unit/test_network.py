@@ -303,6 +303,13 @@ def test_a_model_added_after_the_base_was_asked_acts() -> None:
     assert distance(v(adapted, PURE), before) > 0.1
 
 
+def test_a_model_that_is_not_there_is_not_the_base() -> None:
+    adapted = network()
+    add_lora(adapted, EXTRACTOR)
+    with pytest.raises(ValueError, match=r"no model pure here; there are \['extractor'\]"):
+        v(adapted, PURE)
+
+
 def test_a_half_precision_base_hears_the_exact_time() -> None:
     """bf16 has 8 bits: 713.1 of 1000 would be told as 716, and x_t is of 713.1."""
     adapted, heard = AdaptedNetwork(transformer().to(torch.bfloat16)), []

@@ -14,7 +14,7 @@ from purecc.concept import load_concept, save_concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.flow import LatentScaling
-from purecc.network import EXTRACTOR, AdaptedNetwork
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.pocket import model as pocket_model
 from purecc.prompts import Placeholder
 from purecc.settings import PureSettings, TrainSettings
@@ -132,6 +132,23 @@ def test_embeddings_that_are_not_to_learn_stay_in_both_places(tmp_path: Path) ->
     assert all(torch.equal(v, first.concept.token_embeddings[n]) for n, v in second.concept.token_embeddings.items())
     assert torch.equal(second.concept.embeddings.clip, first.concept.embeddings.clip)
     assert any(b.any() for _, b in second.concept.lora.matrices.values()), "the LoRA learns"
+
+
+def test_two_models_in_one_forward_read_their_own() -> None:
+    adapted, models = network(), [EXTRACTOR, BASE, PURE]
+    for seed, name in enumerate((EXTRACTOR, PURE)):
+        start = adapted.token_encoder.initial()
+        adapted.add_tokens(name, {key: v + noise(*v.shape, seed=seed) for key, v in start.items()})
+    words, x, t = (
+        texts(*["a [V] dog on the beach"] * 3),
+        noise(1, 16, 8, 8, seed=3).expand(3, -1, -1, -1),
+        torch.full((3,), 0.5),
+    )
+    with torch.no_grad():
+        together = adapted.velocity(x, t, words, models)
+        apart = [adapted.velocity(x, t, words, model)[i] for i, model in enumerate(models)]
+    torch.testing.assert_close(together, torch.stack(apart), atol=1e-5, rtol=1e-5)
+    assert min(float((together[i] - together[j]).abs().max()) for i, j in ((0, 1), (0, 2), (1, 2))) > 0.01
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
