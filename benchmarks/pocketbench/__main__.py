@@ -110,13 +110,11 @@ def main() -> None:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, drawing = {"steps": 120}, Drawing((0.6, 1.0))
     measured_by = protocol(drawing)
-    if args.split == "test" and args.report:
-        missing = [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by) for a in arms]
-        if missing and not args.missing:
+    if args.split == "test" and args.report and not args.missing:
+        if missing := missing_of(args, folder, measured_by):
             parser.error(
                 f"{len(missing)} cases are not there yet; PROTOCOL.md has no look at the figures before all are."
             )
-        about = about_test(missing)
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = [
