@@ -126,6 +126,7 @@ ARMS: dict[str, Arm] = {
         for name, method, weight, steps in (
             ("LoRA", _LORA, 0.25, 0),
             ("LoRA", _LORA, 0.5, 0),
+            ("LoRA", _LORA, 0.5, 300),
             ("LoRA", _LORA, 1.0, 0),
             ("LoRA", _LORA, 2.0, 0),
             ("LoRA", _LORA, 1.0, 300),
