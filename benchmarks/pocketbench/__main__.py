@@ -4,6 +4,7 @@ python -m benchmarks.pocketbench --quick
 python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seeds 3] [--workers 2]
 python -m benchmarks.pocketbench --report
 python -m benchmarks.pocketbench --split test      # the comparison of PROTOCOL.md; closed unless openings.json records an opening
+python -m benchmarks.pocketbench --split confirmation                  # that of CONFIRMATION.md, likewise
 python -m benchmarks.pocketbench --sheets          # contact sheets of one drawing, from runs in the work folder (sheets.py)
 """
 
@@ -19,8 +20,8 @@ from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL, concept, concepts
-from .hypotheses import TEST_ARMS, TEST_DRAWING, planned_seeds
-from .opening import Closed, records, require_opening
+from .hypotheses import COMPARISONS, DRAWING
+from .opening import TEXTS, Closed, records, require_opening
 from .worker import result_path, run_cases
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,8 +40,8 @@ def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iter
     for seed in range(args.seeds):
         for name in args.concepts:
             open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
-            if args.split == "test":
-                open_ = [a for a in open_ if seed < planned_seeds(a, concept(name, "test").kind)]
+            if comparison := COMPARISONS.get(args.split):
+                open_ = [a for a in open_ if seed < comparison.seeds(a, concept(name, args.split).kind)]
             for shared in (True, False):
                 if arms := [a for a in open_ if ARMS[a].needs_extractor == shared]:
                     yield name, seed, arms
@@ -50,21 +51,22 @@ def missing_of(args: argparse.Namespace, folder: Path, measured_by: str) -> list
     return [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by) for a in arms]
 
 
-def about_test(missing: list[str]) -> str:
-    """What the report of the test comparison says of its opening, and of what is not there."""
-    opened = records()[-1] if records() else {}
+def about(split: str, missing: list[str]) -> str:
+    """What the report of a comparison says of its opening, and of what is not there."""
+    found, text = records(split), TEXTS[split].name
+    opened = found[-1] if found else {}
     try:
-        state = "PROTOCOL.md and the code are still what they were then." if require_opening() else ""
+        state = f"{text} and the code are still what they were then." if require_opening(split) else ""
     except Closed as reason:
         state = f"**Not so any more**: {reason}"
-    of = f"Opening {len(records())}, {opened.get('date')}, code {opened.get('revision')}, PROTOCOL.md {opened.get('protocol')}."
+    of = f"Opening {len(found)}, {opened.get('date')}, code {opened.get('revision')}, {text} {opened.get('protocol')}."
     return f"{of} {state}\n\nMissing: {'; '.join(missing) or 'none'}."
 
 
-def folder_of_test() -> str:
-    """Where the cases of the last opening belong: those of the first are not the second's."""
-    count = len(records())
-    return "test" if count < 2 else f"test, opening {count}"
+def title_of(split: str) -> str:
+    """Of a comparison's last opening, and its folder: cases of the first are not the second's."""
+    count = len(records(split))
+    return split if count < 2 else f"{split}, opening {count}"
 
 
 def main() -> None:
@@ -72,7 +74,7 @@ def main() -> None:
     parser.add_argument(
         "--quick", action="store_true", help="three concepts, five arms, one seed, fewer steps and pictures"
     )
-    parser.add_argument("--split", default="development", choices=["development", "test"])
+    parser.add_argument("--split", default="development", choices=["development", *COMPARISONS])
     parser.add_argument("--arms", nargs="+", default=list(AT_COMMON_RATE), choices=ARMS)
     parser.add_argument("--concepts", nargs="+", default=list(SMALL))
     parser.add_argument("--seeds", type=int, default=1)
@@ -81,7 +83,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".local/pocketbench"), help="runs and pictures")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument(
-        "--missing", action="store_true", help="report the test split though cases are missing, and name them"
+        "--missing", action="store_true", help="report a comparison though cases are missing, and name them"
     )
     parser.add_argument("--sheets", action="store_true", help="contact sheets, as JPEG")
     args = parser.parse_args()
@@ -94,26 +96,27 @@ def main() -> None:
         return
     title = "quick" if args.quick else args.split
     folder, changes, drawing = RESULTS / title, {}, Drawing(STRENGTHS, args.noises)
-    if args.quick and args.split == "test":
+    comparison = COMPARISONS.get(args.split)
+    if args.quick and comparison:
         parser.error("--quick is of the development split.")
-    if args.split == "test":  # nothing of it is left to the command line
+    if comparison:  # nothing of it is left to the command line
         if not args.report:
             try:
-                print("opened:", require_opening())
+                print("opened:", require_opening(args.split))
             except Closed as reason:
                 parser.error(str(reason))
-        args.arms, drawing = list(TEST_ARMS), TEST_DRAWING
-        args.concepts, args.seeds = [c.name for c in concepts("test")], max(TEST_ARMS.values())
-        title = folder_of_test()
+        args.arms, drawing = list(comparison.arms), DRAWING
+        args.concepts, args.seeds = [c.name for c in concepts(args.split)], max(comparison.arms.values())
+        title = title_of(args.split)
         folder = RESULTS / title
     elif args.quick:
         args.arms, args.concepts, args.seeds = list(QUICK), list(QUICK_CONCEPTS), 1
         changes, drawing = {"steps": 120}, Drawing((0.6, 1.0))
     measured_by = protocol(drawing)
-    if args.split == "test" and args.report and not args.missing:
+    if comparison and args.report and not args.missing:
         if missing := missing_of(args, folder, measured_by):
             parser.error(
-                f"{len(missing)} cases are not there yet; PROTOCOL.md has no look at the figures before all are."
+                f"{len(missing)} cases are not there yet; {TEXTS[args.split].name} has no look at the figures before all are."
             )
     if not args.report:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
@@ -127,8 +130,8 @@ def main() -> None:
                 1,
                 f"These failed; their errors stand above. The same command tries them again:\n{chr(10).join(failed)}\n",
             )
-    about = about_test(missing_of(args, folder, measured_by)) if args.split == "test" else ""
-    print(report.write(folder, RESULTS / f"{title}.md", measured_by, about))
+    head = about(args.split, missing_of(args, folder, measured_by)) if comparison else ""
+    print(report.write(folder, RESULTS / f"{title}.md", measured_by, head))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The comparisons that are written down before they are run (PROTOCOL.md), and their test: paired, by concept, with Holm's step-down.
+"""The comparisons that are written down before they are run, and their test: paired, by concept, with Holm's step-down.
 
-On the development set the same table is a rehearsal; only the test set's decides.
+Two there are: the test (PROTOCOL.md) and the confirmation (CONFIRMATION.md). On the development set the first is a rehearsal.
 """
 
 from collections import defaultdict
@@ -11,7 +11,7 @@ import numpy as np
 
 from .arms import SHIPPED, STRENGTHS, at_rate
 from .case import Case, Drawing
-from .concepts import concepts
+from .concepts import Split, concepts
 from .statistics import Differences, Interval, holm, interval, p_above
 from .summary import at_fidelity, by_picture, drifts, summarise
 
@@ -20,9 +20,10 @@ FEWEST = 5  # concepts for an interval
 MARGIN = 0.05  # of fidelity: the reasons stand in PROTOCOL.md
 MATCHED = 0.9  # of plain LoRA's fidelity, concept by concept: where curves are compared
 REACHED = 0.8  # of the concepts and seeds must be there, and reach it in both arms, or nothing is decided
-CANDIDATE = SHIPPED
+CANDIDATE = "eta 0 + scenes 0.5, gated"  # the test's: what shipped when it was opened
 GUIDED = "PureCC, eta 0.1 + scenes 0.5, gated"  # the candidate with an extractor, to begin from and to guide
 SLOWER = at_rate("LoRA", "3e-4")  # the baseline where it harms less
+DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))  # how pictures are drawn in both
 
 
 @dataclass(frozen=True)
@@ -44,27 +45,52 @@ class Hypothesis:
         return f"{self.figure} of *{self.arm}* is lower than {part}that of *{self.other}*"
 
 
-HYPOTHESES = (
-    Hypothesis("H1", CANDIDATE, "LoRA", "fidelity", margin=MARGIN),
-    Hypothesis("H2", CANDIDATE, "LoRA", "drift", share=0.2),
-    Hypothesis("H3", CANDIDATE, "LoRA", "matched background"),
-    Hypothesis("H4", CANDIDATE, "LoRA", "matched layout"),
-    Hypothesis("H5", CANDIDATE, "LoRA + DOP", "matched background"),
-    Hypothesis("H6", "PureCC, paper", "LoRA", "drift"),
-    Hypothesis("H7", "PureCC", "PureCC, paper", "drift"),
-    Hypothesis("H8", GUIDED, CANDIDATE, "matched background"),
-    Hypothesis("H9", CANDIDATE, SLOWER, "matched background"),
-    Hypothesis("H10", CANDIDATE, SLOWER, "matched layout"),
-)
-#: arm -> training seeds on each drawing: three where the candidate is decided, one where the recipes are told apart
-TEST_ARMS = {"LoRA": 3, "LoRA + DOP": 3, SLOWER: 3, CANDIDATE: 3, "PureCC, paper": 1, "PureCC": 1, GUIDED: 1}
-TEST_SEEDS_OF_LOOKS = 1  # they decide nothing
-TEST_DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on the concepts of one split; drawings decide."""
+
+    hypotheses: tuple[Hypothesis, ...]
+    arms: dict[str, int]  # arm -> training seeds on each drawing
+    seeds_of_looks: int = 1  # they decide nothing
+
+    def seeds(self, arm: str, kind: str) -> int:
+        """How many training seeds an arm has on a drawing (kind "instance") or a look ("style")."""
+        return self.seeds_of_looks if kind == "style" else self.arms[arm]
+
+    def planned(self, hypothesis: Hypothesis, split: Split) -> int:
+        """How many drawings and seeds both arms of a hypothesis have."""
+        drawings = sum(concept.kind == "instance" for concept in concepts(split))
+        return drawings * min(self.arms[hypothesis.arm], self.arms[hypothesis.other])
 
 
-def planned_seeds(arm: str, kind: str) -> int:
-    """How many training seeds the test comparison has of an arm, on a drawing (kind "instance") or a look ("style")."""
-    return TEST_SEEDS_OF_LOOKS if kind == "style" else TEST_ARMS[arm]
+COMPARISONS: dict[Split, Comparison] = {
+    "test": Comparison(
+        (
+            Hypothesis("H1", CANDIDATE, "LoRA", "fidelity", margin=MARGIN),
+            Hypothesis("H2", CANDIDATE, "LoRA", "drift", share=0.2),
+            Hypothesis("H3", CANDIDATE, "LoRA", "matched background"),
+            Hypothesis("H4", CANDIDATE, "LoRA", "matched layout"),
+            Hypothesis("H5", CANDIDATE, "LoRA + DOP", "matched background"),
+            Hypothesis("H6", "PureCC, paper", "LoRA", "drift"),
+            Hypothesis("H7", "PureCC", "PureCC, paper", "drift"),
+            Hypothesis("H8", GUIDED, CANDIDATE, "matched background"),
+            Hypothesis("H9", CANDIDATE, SLOWER, "matched background"),
+            Hypothesis("H10", CANDIDATE, SLOWER, "matched layout"),
+        ),
+        # three seeds where the candidate is decided, one where the recipes are told apart
+        {"LoRA": 3, "LoRA + DOP": 3, SLOWER: 3, CANDIDATE: 3, "PureCC, paper": 1, "PureCC": 1, GUIDED: 1},
+    ),
+    "confirmation": Comparison(
+        (
+            Hypothesis("C1", SHIPPED, "LoRA", "fidelity", margin=MARGIN),
+            Hypothesis("C2", SHIPPED, "LoRA", "matched background"),
+            Hypothesis("C3", SHIPPED, "LoRA", "matched layout"),
+            Hypothesis("C4", SHIPPED, SLOWER, "matched background"),
+            Hypothesis("C5", SHIPPED, SLOWER, "matched layout"),
+        ),
+        {"LoRA": 2, SHIPPED: 2, SLOWER: 1},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -118,12 +144,6 @@ def gains(cases: Cases, hypothesis: Hypothesis) -> Differences:
     return {c: {s: [sign * v for v in values] for s, values in seeds.items()} for c, seeds in found.items()}
 
 
-def planned_pairs(hypothesis: Hypothesis) -> int:
-    """How many drawings and seeds the test comparison has of a hypothesis's two arms."""
-    drawings = sum(concept.kind == "instance" for concept in concepts("test"))
-    return drawings * min(TEST_ARMS[hypothesis.arm], TEST_ARMS[hypothesis.other])
-
-
 def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000, planned: int | None = None) -> Outcome:
     """`planned`: how many concepts and seeds there ought to be; None: those that both arms have."""
     pairs = gains(cases, hypothesis)
@@ -142,13 +162,21 @@ def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000, planned: int 
 
 
 def family(
-    cases: Cases, hypotheses: tuple[Hypothesis, ...] = HYPOTHESES, decides: bool = False
+    cases: Cases, hypotheses: tuple[Hypothesis, ...] = COMPARISONS["test"].hypotheses
 ) -> list[tuple[Outcome, bool | None]]:
     """Every hypothesis with whether it holds at a family-wise level of 5 % (Holm 1979); None: cannot be told yet.
 
-    One that has no p-value counts as 1: the family is what was written down, not what was run. `decides`: cases are the test
-    comparison's, and what is missing of it counts as not reached.
+    One that has no p-value counts as 1: the family is what was written down, not what was run.
     """
-    outcomes = [judge(cases, h, planned=planned_pairs(h) if decides else None) for h in hypotheses]
+    return _verdicts([judge(cases, h) for h in hypotheses])
+
+
+def decided(cases: Cases, split: Split) -> list[tuple[Outcome, bool | None]]:
+    """The same of a whole comparison: what is missing of it counts as not reached."""
+    comparison = COMPARISONS[split]
+    return _verdicts([judge(cases, h, planned=comparison.planned(h, split)) for h in comparison.hypotheses])
+
+
+def _verdicts(outcomes: list[Outcome]) -> list[tuple[Outcome, bool | None]]:
     holds = holm({o.hypothesis.key: 1.0 if o.p is None else o.p for o in outcomes})
     return [(o, None if o.p is None else holds[o.hypothesis.key]) for o in outcomes]

@@ -92,4 +92,5 @@ LOOKS: dict[str, dict[str, Look]] = {
         "thermal": thermal, "blueprint": blueprint, "night vision": night_vision, "stained glass": stained_glass,
         "candy": candy, "negative": negative,
     },
+    "confirmation": {},
 }  # fmt: skip

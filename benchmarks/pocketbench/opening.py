@@ -1,8 +1,8 @@
-"""The test split's lock: it opens for the comparison that PROTOCOL.md has written down, at most twice, and each time is recorded.
+"""The lock of test and confirmation: each opens for the comparison that its text has written down, and each time is recorded.
 
-    python -m benchmarks.pocketbench.opening "why it is opened"    # records it, from a clean checkout; commit the file
+    python -m benchmarks.pocketbench.opening SPLIT "why it is opened"    # records it, from a clean checkout; commit the file
 
-A record in `openings.json` holds the day (UTC), the SHA-256 of PROTOCOL.md, the code's revision, and the reason.
+A record in `openings.json` holds the split, the day (UTC), the SHA-256 of the text, the code's revision, and the reason.
 """
 
 import argparse
@@ -14,17 +14,18 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 
 HERE = Path(__file__).parent
-PROTOCOL, OPENINGS = HERE / "PROTOCOL.md", HERE / "openings.json"
-MOST = 2
+OPENINGS = HERE / "openings.json"
+TEXTS = {"test": HERE / "PROTOCOL.md", "confirmation": HERE / "CONFIRMATION.md"}
+MOST = {"test": 2, "confirmation": 1}
 #: what a run depends on: these may not change between the record and the run
 CODE = (
     ":(glob)benchmarks/pocketbench/*.py", "benchmarks/pocketbench/judges", ":(glob)purecc/*.py",
-    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art", "benchmarks/pocketbench/PROTOCOL.md",
+    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art", ":(glob)benchmarks/pocketbench/*.md",
 )  # fmt: skip
 
 
 class Closed(Exception):
-    """The test split may not be opened; the text says why."""
+    """This split may not be opened; the text says why."""
 
 
 def _git(*words: str) -> subprocess.CompletedProcess:
@@ -42,55 +43,65 @@ def unchanged_since(commit: str) -> bool:
     return _git("diff", "--quiet", commit, "--", *CODE).returncode == 0
 
 
-def protocol_hash(protocol: Path = PROTOCOL) -> str:
+def protocol_hash(text: Path) -> str:
     """SHA-256 of the text, whatever its line ends."""
-    return hashlib.sha256(protocol.read_text(encoding="utf-8").encode()).hexdigest()
+    return hashlib.sha256(text.read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def records(openings: Path = OPENINGS) -> list[dict[str, str]]:
-    return json.loads(openings.read_text(encoding="utf-8")) if openings.is_file() else []
+def records(split: str, openings: Path = OPENINGS) -> list[dict[str, str]]:
+    """The openings of one split, the first first."""
+    every = json.loads(openings.read_text(encoding="utf-8")) if openings.is_file() else []
+    return [record for record in every if record["split"] == split]
 
 
-def require_opening(protocol: Path = PROTOCOL, openings: Path = OPENINGS) -> dict[str, str]:
-    """The record that opens the test split now. Raises Closed without one for this text, day and code."""
-    found = records(openings)
-    if len(found) > MOST:
-        raise Closed(f"{openings.name} holds {len(found)} openings; the protocol allows {MOST}.")
-    if not found:
+def require_opening(split: str, text: Path | None = None, openings: Path = OPENINGS) -> dict[str, str]:
+    """The record that opens a split now. Raises Closed without one for this text, day and code."""
+    text, found = text or TEXTS[split], records(split, openings)
+    closed = f"The {split} split is closed:"
+    if len(found) > MOST[split]:
         raise Closed(
-            f"The test split is closed: {openings.name} holds no opening. PROTOCOL.md says who opens it, and when."
+            f"{openings.name} holds {len(found)} openings of the {split} split; {text.name} allows {MOST[split]}."
         )
+    if not found:
+        raise Closed(f"{closed} {openings.name} holds no opening of it. {text.name} says who opens it, and when.")
     last = found[-1]
-    if last.get("protocol") != protocol_hash(protocol):
-        raise Closed(f"The test split is closed: the last opening is of another text than {protocol.name} has now.")
+    if last.get("protocol") != protocol_hash(text):
+        raise Closed(f"{closed} the last opening is of another text than {text.name} has now.")
     try:
         date.fromisoformat(last.get("date", ""))
     except ValueError:
-        raise Closed("The test split is closed: its last opening has no date.") from None
+        raise Closed(f"{closed} its last opening has no date.") from None
     commit = last.get("revision", "")
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise Closed("The test split is closed: its last opening has no revision of the code.")
+        raise Closed(f"{closed} its last opening has no revision of the code.")
     if not unchanged_since(commit):
-        raise Closed(
-            f"The test split is closed: the code is no longer what it was at {commit[:12]}, when it was opened."
-        )
+        raise Closed(f"{closed} the code is no longer what it was at {commit[:12]}, when it was opened.")
     return last
 
 
-def record(why: str, protocol: Path = PROTOCOL, openings: Path = OPENINGS) -> dict[str, str]:
+def record(split: str, why: str, text: Path | None = None, openings: Path = OPENINGS) -> dict[str, str]:
     """Adds an opening; raises Closed where there were too many, or where the code is not a commit's."""
-    found, commit = records(openings), revision()
-    if len(found) >= MOST:
-        raise Closed(f"The test split was opened {len(found)} times; the protocol allows {MOST}.")
+    count, commit = len(records(split, openings)), revision()
+    if count >= MOST[split]:
+        raise Closed(f"The {split} split was opened as often as its text allows: {count}.")
     if len(commit) != 40:
         raise Closed("Commit the code first: an opening names the revision that runs.")
     today = datetime.now(timezone.utc).date().isoformat()
-    found.append({"date": today, "protocol": protocol_hash(protocol), "revision": commit, "why": why})
-    openings.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return found[-1]
+    added = {
+        "split": split,
+        "date": today,
+        "protocol": protocol_hash(text or TEXTS[split]),
+        "revision": commit,
+        "why": why,
+    }
+    every = json.loads(openings.read_text(encoding="utf-8")) if openings.is_file() else []
+    openings.write_text(json.dumps([*every, added], indent=2) + "\n", encoding="utf-8")
+    return added
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("split", choices=TEXTS)
     parser.add_argument("why")
-    print(record(parser.parse_args().why))
+    args = parser.parse_args()
+    print(record(args.split, args.why))

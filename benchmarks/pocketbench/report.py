@@ -11,7 +11,9 @@ from purecc.files import write_atomically
 
 from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
-from .hypotheses import FEWEST, GUIDED, MATCHED, REACHED, Cases, differences, goals
+from .concepts import Split
+from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, Cases, differences, goals
+from .opening import TEXTS
 from .statistics import Differences, interval, mean_of
 from .summary import Summary, at_fidelity, by_picture, drifts, strengths, summarise
 from .tables import family_table, mean_over_concepts, paper_tables, table
@@ -56,7 +58,7 @@ _CURVES = [
     "LoRA + background 3",
     "LoRA + scenes 0.5",
     GUIDED,
-    SHIPPED,
+    *dict.fromkeys((CANDIDATE, SHIPPED)),
 ]
 
 
@@ -178,9 +180,14 @@ def by_rate(cases: Cases) -> dict[str, Cases]:
     return {rate: of_rate for rate, of_rate in found.items() if "LoRA" in of_rate}
 
 
+def compared(out: Path) -> Split | None:
+    """The split whose comparison a report tells; None: it is no comparison's."""
+    return next((split for split in COMPARISONS if out.stem.startswith(split)), None)
+
+
 def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list[str]:
     """All that is told of concepts of one kind at one learning rate, as Markdown paragraphs; `every`: at all rates."""
-    decides = out.stem.startswith("test") and kind == "instance"
+    decides = compared(out) if kind == "instance" else None
     parts = [
         f"## {kind.capitalize()} concepts{rate}",
         "### Strength 1",
@@ -195,7 +202,7 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
         *paper_tables(cases, kind),
     ]
     if not rate:
-        verdict = "as PROTOCOL.md has it" if decides else "shown only: the test split's drawings decide"
+        verdict = f"as {TEXTS[decides].name} has it" if decides else "shown only: the test split's drawings decide"
         parts += [f"### The family of comparisons ({verdict})", family_table(every, decides)]
     for figure, says in _PLOTS.items():
         if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):
@@ -211,8 +218,8 @@ def write(folder: Path, out: Path, protocol: str, about: str = "") -> str:
     parts = []
     for kind in ("instance", "style"):
         every = load(folder, protocol, kind)
-        # the test compares its slower baseline with all others
-        for rate, cases in ({"": every} if out.stem.startswith("test") and every else by_rate(every)).items():
+        # a comparison has its slower baseline among all others
+        for rate, cases in ({"": every} if compared(out) and every else by_rate(every)).items():
             parts += section(every, cases, kind, rate, out)
     intro = (
         f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "

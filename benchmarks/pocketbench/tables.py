@@ -17,7 +17,8 @@ import numpy as np
 
 from .arms import SHIPPED
 from .case import Case
-from .hypotheses import Cases, family
+from .concepts import Split
+from .hypotheses import Cases, decided, family
 from .summary import select, summarise
 
 DASH = "-"
@@ -131,10 +132,10 @@ def paper_tables(cases: Cases, kind: str) -> list[str]:
     return [part for title in TABLES for part in (f"### {title}", paper_table(cases, title, kind))]
 
 
-def family_table(cases: Cases, decides: bool = False) -> str:
-    """The family of PROTOCOL.md: by how much the arm is better, p (one-sided bootstrap), and Holm's verdict."""
+def family_table(cases: Cases, split: Split | None = None) -> str:
+    """The family of a comparison, or the test's as a rehearsal: by how much the arm is better, p (one-sided bootstrap), Holm's verdict."""
     rows = []
-    for outcome, holds in family(cases, decides=decides):
+    for outcome, holds in family(cases) if split is None else decided(cases, split):
         gain = outcome.gain if outcome.gain is not None else DASH
         rows.append(
             [

@@ -11,7 +11,7 @@ import torch
 from .arms import ARMS
 from .case import Bench, Drawing
 from .concepts import Split, concept
-from .opening import require_opening
+from .opening import TEXTS, require_opening
 
 log = logging.getLogger("pocketbench")
 
@@ -35,8 +35,8 @@ def run_cases(
 
     Returns the names of those that failed, which are logged; the others are measured all the same.
     """
-    if split == "test":
-        require_opening()
+    if split in TEXTS:
+        require_opening(split)
     measuring, failed = bench(work, drawing), []
     for arm in arms:
         start = time.monotonic()

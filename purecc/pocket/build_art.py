@@ -1,6 +1,6 @@
 """Rasterises the drawings of `specification.SPLITS` into one picture and one index for each split.
 
-    python -m purecc.pocket.build_art FOLDER
+    python -m purecc.pocket.build_art FOLDER [--splits NAME ...]
 
 FOLDER holds the unpacked npm packages `@iconify-json/<vendor>` as `<vendor>/package/` (each carries `icons.json` and
 `info.json` with its licence). Needs `resvg-py`. Run once; the result in `art/` is part of the repository.
@@ -44,12 +44,13 @@ def rasterise(icons: dict, name: str) -> Image.Image | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    for split, drawings in SPLITS.items():
-        index, images = [], []
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=list(SPLITS))
+    args = parser.parse_args()
+    for split in args.splits:
+        drawings, index, images = SPLITS[split], [], []
         for vendor in drawings.vendors:
-            icons = json.loads((folder / vendor / "package" / "icons.json").read_text(encoding="utf-8"))
-            info = json.loads((folder / vendor / "package" / "info.json").read_text(encoding="utf-8"))
+            icons = json.loads((args.folder / vendor / "package" / "icons.json").read_text(encoding="utf-8"))
+            info = json.loads((args.folder / vendor / "package" / "info.json").read_text(encoding="utf-8"))
             for class_word, names in drawings.names.items():
                 seen: list[np.ndarray] = []
                 for name in names:

@@ -73,7 +73,7 @@ _TYPICAL = {
     "backpack": ("backpack", "school-backpack"), "robot": ("robot", "robot-face", "robot-face-1"),
 }  # fmt: skip
 
-#: Split by vendor *and* drawing. No vendor is in two splits; development and test concepts share no drawing's name.
+#: Split by vendor *and* drawing. No vendor is in two splits, test and confirmation aside; no drawing's name is in two splits of concepts.
 SPLITS = {
     "base": Drawings(("noto", "twemoji", "emojione", "emojione-v1", "fxemoji"), _TYPICAL),
     "judges": Drawings(("openmoji", "streamline-emojis"), _TYPICAL),
@@ -115,6 +115,40 @@ SPLITS = {
             "backpack": ("handbag",),
             "cake": ("cupcake",),
             "rocket": ("rocket",),
+        },
+    ),  # fmt: skip
+    # test's artist again, other things: a second set that nothing was measured on, for what the first gave reason to change
+    "confirmation": Drawings(
+        ("fluent-emoji",),
+        {
+            "dog": ("fox",),
+            "cat": ("tiger-face", "lion"),
+            "rabbit": ("chipmunk",),
+            "bear": ("teddy-bear", "raccoon"),
+            "pig": ("pig-face",),
+            "horse": ("zebra",),
+            "elephant": ("rhinoceros",),
+            "owl": ("parrot",),
+            "duck": ("swan",),
+            "fish": ("tropical-fish",),
+            "turtle": ("snail",),
+            "frog": ("lizard",),
+            "butterfly": ("butterfly",),
+            "octopus": ("octopus",),
+            "crab": ("scorpion",),
+            "tree": ("christmas-tree",),
+            "cactus": ("cactus",),
+            "flower": ("sunflower",),
+            "apple": ("peach",),
+            "strawberry": ("strawberry",),
+            "cake": ("birthday-cake",),
+            "car": ("tractor",),
+            "bus": ("fire-engine",),
+            "airplane": ("small-airplane",),
+            "boat": ("sailboat",),
+            "house": ("castle",),
+            "backpack": ("luggage",),
+            "robot": ("robot",),
         },
     ),  # fmt: skip
 }

@@ -1,4 +1,4 @@
-"""PocketBench's report: curves, the paper's tables, the family of comparisons, and the test split's lock. No training."""
+"""PocketBench's report: curves, the paper's tables, the family of comparisons, and the lock of what is compared. No training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
-from benchmarks.pocketbench.arms import ARMS
+from benchmarks.pocketbench.arms import ARMS, SHIPPED
 from benchmarks.pocketbench.case import Case, Drawing
 from benchmarks.pocketbench.concepts import concepts
-from benchmarks.pocketbench.hypotheses import CANDIDATE, HYPOTHESES, MARGIN, TEST_ARMS, family
+from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, family
 from benchmarks.pocketbench.sheets import SHEETS
 from benchmarks.pocketbench.summary import at_fidelity, summarise
+
+HYPOTHESES = COMPARISONS["test"].hypotheses
 
 
 def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
@@ -87,7 +89,10 @@ def test_the_tables_of_the_paper_have_their_columns_and_dashes() -> None:
 
 def test_tables_name_arms_that_exist() -> None:
     named = {arm for _, arms in tables.TABLES.values() for arm in arms.values()} - {""}
-    named |= {arm for h in HYPOTHESES for arm in (h.arm, h.other)} | set(TEST_ARMS) | set(report._CURVES)
+    for comparison in COMPARISONS.values():
+        assert {arm for h in comparison.hypotheses for arm in (h.arm, h.other)} <= set(comparison.arms)
+        named |= set(comparison.arms)
+    named |= set(report._CURVES)
     named |= {arm for arms in SHEETS.values() for arm in arms}
     assert named <= set(ARMS)
 
@@ -134,31 +139,39 @@ def test_older_cases_are_judged_by_the_witnesses_that_all_have(tmp_path: Path) -
     assert not old.complete and not Case.load(tmp_path / "0.json").kid
 
 
-def test_the_protocol_says_what_the_code_tests() -> None:
-    text = opening.PROTOCOL.read_text(encoding="utf-8")
-    for hypothesis in HYPOTHESES:
+@pytest.mark.parametrize(("split", "count"), [("test", "ten"), ("confirmation", "five")])
+def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
+    text, comparison = opening.TEXTS[split].read_text(encoding="utf-8"), COMPARISONS[split]
+    for hypothesis in comparison.hypotheses:
         assert f"| {hypothesis.key} | {hypothesis.says}" in text
-    assert all(f"*{arm}*" in text for arm in TEST_ARMS)
-    assert f"-{MARGIN:g} for H1" in text and "ten" in text and len(HYPOTHESES) == 10
+    assert all(f"*{arm}*" in text for arm in comparison.arms)
+    assert f"-{MARGIN:g} for {comparison.hypotheses[0].key}" in text and f"one family of {count}" in text
+    assert len(comparison.hypotheses) == {"ten": 10, "five": 5}[count]
 
 
-def planned() -> list[tuple[str, str, int]]:
-    """Concept, arm and seed of every case of the test comparison."""
-    args = Namespace(split="test", concepts=[c.name for c in concepts("test")], arms=list(TEST_ARMS), seeds=3)
+def planned(split: str = "test") -> list[tuple[str, str, int]]:
+    """Concept, arm and seed of every case of a comparison."""
+    args = Namespace(
+        split=split, concepts=[c.name for c in concepts(split)], arms=list(COMPARISONS[split].arms), seeds=3
+    )
     jobs = command.to_measure(args, Path("nothing is here"), "protocol")
     return [(name, arm, seed) for name, seed, arms in jobs for arm in arms]
 
 
-def test_the_test_comparison_is_what_its_text_says() -> None:
-    thrice = {"LoRA", "LoRA + DOP", "LoRA, rate 3e-4", CANDIDATE}
-    expected = {
-        (concept.name, arm, seed)
-        for concept in concepts("test")
-        for arm in TEST_ARMS
-        for seed in range(3 if arm in thrice and concept.kind == "instance" else 1)
+def test_a_comparison_is_what_its_text_says() -> None:
+    on_drawings = {
+        "test": {"LoRA": 3, "LoRA + DOP": 3, "LoRA, rate 3e-4": 3, CANDIDATE: 3},
+        "confirmation": {"LoRA": 2, SHIPPED: 2},
     }
-    assert len(planned()) == len(set(planned())) and set(planned()) == expected
-    assert f"In all {len(expected)} cases" in opening.PROTOCOL.read_text(encoding="utf-8")
+    for split, seeds in on_drawings.items():
+        expected = {
+            (concept.name, arm, seed)
+            for concept in concepts(split)
+            for arm in COMPARISONS[split].arms
+            for seed in range(seeds.get(arm, 1) if concept.kind == "instance" else 1)
+        }
+        assert len(planned(split)) == len(set(planned(split))) and set(planned(split)) == expected
+        assert f"In all {len(expected)} cases" in opening.TEXTS[split].read_text(encoding="utf-8")
 
 
 def whole_test(folder: Path, out: Path, left_out: int) -> str:
@@ -217,12 +230,13 @@ def test_an_arm_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.glob("*.json")] == ["poodle - LoRA + DOP - 0.json"]
 
 
-def test_a_look_at_the_test_before_all_is_there_is_refused(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("sys.argv", ["pocketbench", "--split", "test", "--report"])
+@pytest.mark.parametrize("split", COMPARISONS)
+def test_a_look_before_all_is_there_is_refused(split: str, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("sys.argv", ["pocketbench", "--split", split, "--report"])
     monkeypatch.setattr(command, "RESULTS", Path("nothing is here"))
     with pytest.raises(SystemExit):
         command.main()
-    assert f"{len(planned())} cases are not there yet" in capsys.readouterr().err
+    assert f"{len(planned(split))} cases are not there yet" in capsys.readouterr().err
 
 
 def test_arms_at_other_rates_are_compared_among_themselves() -> None:
@@ -230,15 +244,18 @@ def test_arms_at_other_rates_are_compared_among_themselves() -> None:
     assert report.by_rate(every) == {"": {"LoRA": [1], "PureCC": [2]}, ", rate 1e-3": {"LoRA": [3]}}
 
 
-def test_the_test_split_is_closed_without_a_record_of_this_text(tmp_path: Path, monkeypatch, capsys) -> None:
-    protocol, openings = tmp_path / "PROTOCOL.md", tmp_path / "openings.json"
-    protocol.write_text("what will be compared", encoding="utf-8")
+@pytest.mark.parametrize("split", COMPARISONS)
+def test_a_split_is_closed_without_a_record_of_this_text(split: str, tmp_path: Path, monkeypatch) -> None:
+    text, openings = tmp_path / "PROTOCOL.md", tmp_path / "openings.json"
+    text.write_text("what will be compared", encoding="utf-8")
     monkeypatch.setattr(opening, "revision", lambda: "0123456789" * 4)
     monkeypatch.setattr(opening, "unchanged_since", lambda commit: commit == "0123456789" * 4)
-    check = lambda: opening.require_opening(protocol, openings)  # noqa: E731
+    check = lambda: opening.require_opening(split, text, openings)  # noqa: E731
+    other = next(name for name in COMPARISONS if name != split)
+    opening.record(other, "not of this split", text, openings)
     with pytest.raises(opening.Closed, match="no opening"):
         check()
-    written = opening.record("the comparison", protocol, openings)
+    written = opening.record(split, "the comparison", text, openings)
     assert check() == written and written["why"] == "the comparison"
     for name, value, why in (
         ("date", "soon", "date"),
@@ -249,21 +266,23 @@ def test_the_test_split_is_closed_without_a_record_of_this_text(tmp_path: Path, 
         with pytest.raises(opening.Closed, match=why):
             check()
     openings.write_text(json.dumps([written]), encoding="utf-8")
-    protocol.write_text("something else", encoding="utf-8")
+    text.write_text("something else", encoding="utf-8")
     with pytest.raises(opening.Closed, match="another text"):
         check()
-    opening.record("a fault", protocol, openings)
-    with pytest.raises(opening.Closed, match="2 times"):
-        opening.record("once more", protocol, openings)
+    for _ in range(opening.MOST[split] - 1):
+        opening.record(split, "a fault", text, openings)
+    with pytest.raises(opening.Closed, match=f"allows: {opening.MOST[split]}"):
+        opening.record(split, "once more", text, openings)
 
 
-def test_the_command_refuses_the_test_split(monkeypatch, capsys, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", COMPARISONS)
+def test_the_command_refuses_a_split_that_is_not_open(split: str, monkeypatch, capsys, tmp_path: Path) -> None:
     """Before anything of it is read: no opening is recorded in the repository's own file, or in an empty one."""
-    monkeypatch.setattr(opening, "records", lambda openings=None: [])
-    monkeypatch.setattr("sys.argv", ["pocketbench", "--split", "test", "--work", str(tmp_path)])
+    monkeypatch.setattr(opening, "records", lambda split, openings=None: [])
+    monkeypatch.setattr("sys.argv", ["pocketbench", "--split", split, "--work", str(tmp_path)])
     with pytest.raises(SystemExit):
         command.main()
     assert "closed" in capsys.readouterr().err
     with pytest.raises(opening.Closed):
-        worker.run_cases(tmp_path, tmp_path, Drawing(), "x", 0, ["LoRA"], {}, "test")
+        worker.run_cases(tmp_path, tmp_path, Drawing(), "x", 0, ["LoRA"], {}, split)
     assert not list(tmp_path.iterdir())
