@@ -140,9 +140,15 @@ ARMS: dict[str, Arm] = {
     "PureCC, eta 0.1 + scenes 0.5, gated": Arm(
         {"eta": 0.1, "background_anchor": 3.0, "scene_anchor": 0.5}, masks=False, sampling_gate="by kind"
     ),
-    "eta 0 + scenes 0.5, gated": Arm(
-        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}, guided=False, masks=False, sampling_gate="by kind"
-    ),
+    **{
+        f"eta 0 + scenes {weight:g}, gated": Arm(
+            {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": weight},
+            guided=False,
+            masks=False,
+            sampling_gate="by kind",
+        )
+        for weight in (0.25, 0.5)
+    },
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
@@ -155,7 +161,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-SHIPPED = "eta 0 + scenes 0.5, gated"  # the pack's defaults
+SHIPPED = "eta 0 + scenes 0.25, gated"  # the pack's defaults
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

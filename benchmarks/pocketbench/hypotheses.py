@@ -36,13 +36,15 @@ class Hypothesis:
     figure: str  # "fidelity" or "drift" at strength 1; "matched ..." a field of `Summary` at matched fidelity
     share: float = 1.0  # of the other's figure, that the arm is to stay under
     margin: float = 0.0
+    at: float = MATCHED  # share of plain LoRA's fidelity where a "matched ..." figure is read
 
     @property
     def says(self) -> str:
         if self.margin:
             return f"{self.figure} of *{self.arm}* is at most {self.margin:g} under that of *{self.other}*"
         part = f"{self.share:g} of " if self.share != 1 else ""
-        return f"{self.figure} of *{self.arm}* is lower than {part}that of *{self.other}*"
+        where = f", at {self.at:g} of LoRA's fidelity" if self.at != MATCHED else ""
+        return f"{self.figure} of *{self.arm}* is lower than {part}that of *{self.other}*{where}"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Comparison:
     hypotheses: tuple[Hypothesis, ...]
     arms: dict[str, int]  # arm -> training seeds on each drawing
     seeds_of_looks: int = 1  # they decide nothing
+    level: float = 0.05  # of the family
 
     def seeds(self, arm: str, kind: str) -> int:
         """How many training seeds an arm has on a drawing (kind "instance") or a look ("style")."""
@@ -87,8 +90,10 @@ COMPARISONS: dict[Split, Comparison] = {
             Hypothesis("C3", SHIPPED, "LoRA", "matched layout"),
             Hypothesis("C4", SHIPPED, SLOWER, "matched background"),
             Hypothesis("C5", SHIPPED, SLOWER, "matched layout"),
+            Hypothesis("C6", SHIPPED, "LoRA + DOP", "matched background", at=0.8),
         ),
-        {"LoRA": 2, SHIPPED: 2, SLOWER: 1},
+        {"LoRA": 2, SHIPPED: 2, SLOWER: 1, "LoRA + DOP": 1},
+        level=0.025,
     ),
 }
 
@@ -127,7 +132,7 @@ def goals(cases: Cases, other: str = "LoRA", share: float = MATCHED) -> dict[str
 
 def gains(cases: Cases, hypothesis: Hypothesis) -> Differences:
     """By how much the arm is better, paired: by picture at strength 1, by run at matched fidelity."""
-    figure, wanted = hypothesis.figure, goals(cases)
+    figure, wanted = hypothesis.figure, goals(cases, share=hypothesis.at)
 
     def values(case: Case) -> np.ndarray | None:
         if figure == "fidelity":
@@ -164,7 +169,7 @@ def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000, planned: int 
 def family(
     cases: Cases, hypotheses: tuple[Hypothesis, ...] = COMPARISONS["test"].hypotheses
 ) -> list[tuple[Outcome, bool | None]]:
-    """Every hypothesis with whether it holds at a family-wise level of 5 % (Holm 1979); None: cannot be told yet.
+    """Every hypothesis with whether it holds at a family-wise level of 5 % (Holm's step-down); None: cannot be told yet.
 
     One that has no p-value counts as 1: the family is what was written down, not what was run.
     """
@@ -174,9 +179,10 @@ def family(
 def decided(cases: Cases, split: Split) -> list[tuple[Outcome, bool | None]]:
     """The same of a whole comparison: what is missing of it counts as not reached."""
     comparison = COMPARISONS[split]
-    return _verdicts([judge(cases, h, planned=comparison.planned(h, split)) for h in comparison.hypotheses])
+    outcomes = [judge(cases, h, planned=comparison.planned(h, split)) for h in comparison.hypotheses]
+    return _verdicts(outcomes, comparison.level)
 
 
-def _verdicts(outcomes: list[Outcome]) -> list[tuple[Outcome, bool | None]]:
-    holds = holm({o.hypothesis.key: 1.0 if o.p is None else o.p for o in outcomes})
+def _verdicts(outcomes: list[Outcome], level: float = 0.05) -> list[tuple[Outcome, bool | None]]:
+    holds = holm({o.hypothesis.key: 1.0 if o.p is None else o.p for o in outcomes}, level)
     return [(o, None if o.p is None else holds[o.hypothesis.key]) for o in outcomes]

@@ -12,7 +12,7 @@ from purecc.files import write_atomically
 from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
 from .concepts import Split
-from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, Cases, differences, goals
+from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, SLOWER, Cases, differences, goals
 from .opening import TEXTS
 from .statistics import Differences, interval, mean_of
 from .summary import Summary, at_fidelity, by_picture, drifts, strengths, summarise
@@ -52,6 +52,7 @@ _PLOTS = {
 }
 _CURVES = [
     "LoRA",
+    SLOWER,
     "LoRA + DOP",
     "PureCC, paper",
     "PureCC",
@@ -87,7 +88,7 @@ def overview(cases: Cases, strength: float = 1.0) -> str:
 
 
 def _difference(pairs: Differences) -> str:
-    return f"{mean_of(pairs):+.3f}" if len(pairs) < FEWEST else str(interval(pairs, draws=1000))
+    return f"{mean_of(pairs):+.3f}" if len(pairs) < FEWEST else str(interval(pairs))
 
 
 def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
@@ -146,7 +147,18 @@ def curves(cases: Cases, arms: list[str], figure: str, says: str, path: Path) ->
     write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
 
 
-_COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#888888", "#000000")
+_COLOURS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#888888",
+    "#000000",
+    "#996633",
+    "#bbbbbb",
+)
 
 
 def _svg(points: dict[str, list[tuple[float, float]]], says: str) -> str:
@@ -202,7 +214,7 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
         *paper_tables(cases, kind),
     ]
     if not rate:
-        verdict = f"as {TEXTS[decides].name} has it" if decides else "shown only: the test split's drawings decide"
+        verdict = f"as {TEXTS[decides].name} has it" if decides else "shown only, it decides nothing"
         parts += [f"### The family of comparisons ({verdict})", family_table(every, decides)]
     for figure, says in _PLOTS.items():
         if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):

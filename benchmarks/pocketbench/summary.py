@@ -95,7 +95,7 @@ def strengths(case: Case) -> list[float]:
 
 
 def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
-    """A figure of `Summary` where the case's curve over strength first reaches a fidelity; None where it never does.
+    """A figure of `Summary` where the case's curve over strength first reaches a fidelity; None where it never does, or the base has it.
 
     Strength 0 is the base model: fidelity is what the base has, and nothing has changed.
     """
@@ -104,6 +104,8 @@ def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
         (base - low) / (high - low) for name, (low, high) in witnesses(case).items() for base in [case.ends[name][0]]
     ]
     points = [(float(np.mean(floors)), start)]
+    if wanted <= points[0][0]:
+        return None
     for strength in strengths(case):
         one = summarise(case, strength)
         points.append((one.fidelity, getattr(one, figure)))

@@ -18,7 +18,7 @@ import numpy as np
 from .arms import SHIPPED
 from .case import Case
 from .concepts import Split
-from .hypotheses import Cases, decided, family
+from .hypotheses import COMPARISONS, Cases, decided, family
 from .summary import select, summarise
 
 DASH = "-"
@@ -133,18 +133,19 @@ def paper_tables(cases: Cases, kind: str) -> list[str]:
 
 
 def family_table(cases: Cases, split: Split | None = None) -> str:
-    """The family of a comparison, or the test's as a rehearsal: by how much the arm is better, p (one-sided bootstrap), Holm's verdict."""
+    """The family of a comparison: by how much the arm is better, p (one-sided bootstrap), Holm's verdict. None: the test's, without verdicts."""
+    header = ["hypothesis", "concepts", "concepts and seeds", "better by"]
+    header += [] if split is None else ["p", f"Holm, {100 * COMPARISONS[split].level:g} %"]
     rows = []
     for outcome, holds in family(cases) if split is None else decided(cases, split):
         gain = outcome.gain if outcome.gain is not None else DASH
-        rows.append(
-            [
-                f"{outcome.hypothesis.key}: {outcome.hypothesis.says}",
-                str(outcome.concepts),
-                f"{outcome.there} of {outcome.planned}",
-                f"{gain:+.3f}" if isinstance(gain, float) else str(gain),
-                DASH if outcome.p is None else f"{outcome.p:.4f}",
-                DASH if holds is None else "holds" if holds else "not shown",
-            ]
-        )
-    return table(["hypothesis", "concepts", "concepts and seeds", "better by", "p", "Holm, 5 %"], rows)
+        row = [
+            f"{outcome.hypothesis.key}: {outcome.hypothesis.says}",
+            str(outcome.concepts),
+            f"{outcome.there} of {outcome.planned}",
+            f"{gain:+.3f}" if isinstance(gain, float) else str(gain),
+            DASH if outcome.p is None else f"{outcome.p:.4f}",
+            DASH if holds is None else "holds" if holds else "not shown",
+        ]
+        rows.append(row[: len(header)])
+    return table(header, rows)

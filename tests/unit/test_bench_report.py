@@ -53,6 +53,8 @@ def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
     assert at_fidelity(case, 0.2, "drift") == pytest.approx(5)  # from the base model on
     assert at_fidelity(case, 0.2, "seg_cons") == pytest.approx(0.5)  # the base agrees with itself
     assert at_fidelity(case, 0.9, "drift") is None
+    below = case_with({0.5: -0.4, 1.0: 0.2}, {0.5: 10.0, 1.0: 30.0})
+    assert at_fidelity(below, -0.2, "drift") is None  # it falls below the base first: what the base has is no goal
 
 
 def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
@@ -139,14 +141,15 @@ def test_older_cases_are_judged_by_the_witnesses_that_all_have(tmp_path: Path) -
     assert not old.complete and not Case.load(tmp_path / "0.json").kid
 
 
-@pytest.mark.parametrize(("split", "count"), [("test", "ten"), ("confirmation", "five")])
+@pytest.mark.parametrize(("split", "count"), [("test", "ten"), ("confirmation", "six")])
 def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
     text, comparison = opening.TEXTS[split].read_text(encoding="utf-8"), COMPARISONS[split]
     for hypothesis in comparison.hypotheses:
         assert f"| {hypothesis.key} | {hypothesis.says}" in text
     assert all(f"*{arm}*" in text for arm in comparison.arms)
     assert f"-{MARGIN:g} for {comparison.hypotheses[0].key}" in text and f"one family of {count}" in text
-    assert len(comparison.hypotheses) == {"ten": 10, "five": 5}[count]
+    assert f"at {100 * comparison.level:g} %" in text
+    assert len(comparison.hypotheses) == {"ten": 10, "six": 6}[count]
 
 
 def planned(split: str = "test") -> list[tuple[str, str, int]]:
