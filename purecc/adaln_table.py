@@ -64,7 +64,7 @@ class ModulationTable:
     def slot(self, timestep: Tensor, pooled: Tensor) -> int:
         """Where the outputs for these rows are, on the device."""
         key = _keys(timestep, pooled)
-        held = self._foreseen.pop(key, None) or self._others.get(key)
+        held = self._foreseen.get(key) or self._others.get(key)  # two forwards of a step may read the same rows
         if held is None:
             held = self._ahead(key) or self._unforeseen(key, timestep, pooled)
         slot, self._next = self._next, (self._next + 1) % ON_DEVICE
@@ -73,6 +73,14 @@ class ModulationTable:
 
     def output(self, slot: int, layer: int) -> Tensor:
         return self._slots[slot][layer]
+
+    def clear(self) -> None:
+        """Lets go of the layers and of all outputs: the table, and the transformer it is in, are of no more use."""
+        self.layers.clear()
+        self._foreseen.clear()
+        self._others.clear()
+        self._slots = [None] * ON_DEVICE
+        self.embed.to("meta")
 
     def _take(self, norm: nn.Module) -> None:
         self.layers.append(norm.linear.cpu())
@@ -102,7 +110,7 @@ class ModulationTable:
                     asked[_keys(*together)] = together
         self.computed_ahead += len(asked)
         self._foreseen |= self._compute(asked)
-        return self._foreseen.pop(key, None)
+        return self._foreseen.get(key)
 
     def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> list[Tensor]:
         found = self._compute({key: (timestep, pooled)})[key]
@@ -134,6 +142,10 @@ class _Slots(nn.Module):
         super().__init__()
         self._table = [table]  # in a list: its layers are not to be modules of the transformer
 
+    @property
+    def table(self) -> ModulationTable:
+        return self._table[0]
+
     def forward(self, timestep: Tensor, pooled: Tensor) -> Tensor:
         return torch.tensor([self._table[0].slot(timestep, pooled)], dtype=torch.float32)
 
@@ -147,6 +159,12 @@ class _Output(nn.Module):
 
     def forward(self, slot: Tensor) -> Tensor:
         return self._table[0].output(int(slot), self.layer)
+
+
+def table_of(transformer: SD3Transformer2DModel) -> ModulationTable | None:
+    """The table that answers for a transformer's adaLN layers, if there is one."""
+    slots = transformer.time_text_embed
+    return slots.table if isinstance(slots, _Slots) else None
 
 
 def _keys(timestep: Tensor, pooled: Tensor) -> Key:

@@ -10,6 +10,7 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...purecc.adaln_table import table_of
 from ...purecc.concept import Concept
 from ...purecc.concept_set import ConceptSet
 from ...purecc.encoding import TextEncoder
@@ -138,6 +139,8 @@ def vae_bytes(vae: comfy.sd.VAE, pixels: tuple[int, int], alive: int) -> int | N
 
 def release(network: AdaptedNetwork) -> None:
     """Gives the memory back at once, whoever still holds the network: a traceback, or the hooks that hold each other."""
+    if table := table_of(network.transformer):
+        table.clear()
     network.transformer.to(torch.device("meta"))
     network.embeddings.clear()
     network.tokens.clear()

@@ -25,7 +25,7 @@ from tiny import (
 )  # fmt: skip
 
 from purecc.adaln_rows import tabulate
-from purecc.adaln_table import UNFORESEEN, ModulationTable, is_modulation
+from purecc.adaln_table import UNFORESEEN, ModulationTable, is_modulation, table_of
 from purecc.batches import draw_batch, scene_choice
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
@@ -52,6 +52,20 @@ def test_a_run_is_the_same_bit_for_bit(tmp_path: Path, stage: str, checkpointing
     assert losses(list(plain)) == losses(list(table))
     assert same(plain.concept, table.concept)
     assert plain.run.folder.name == table.run.folder.name  # so a run may go on with it or without
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("method", ["LoRA + DOP", "merged stage", "PureCC"])
+def test_each_forward_of_a_run_is_computed_ahead_once(tmp_path: Path, method: str, checkpointing: bool) -> None:
+    """Two models may read the same rows in one step, in forwards of their own."""
+    settings = replace(SETTINGS, steps=6, modulation_table=True, checkpointing=checkpointing)
+    pure = PureSettings(method, eta=1.0, background_anchor=0.0)
+    guide = extractor() if method == "PureCC" else None
+    run = PureJob(network(), concept_set(), settings, SCALING, tmp_path, "tiny base", pure, guide)
+    assert len(list(run)) == 6
+    table = table_of(run.network.transformer)
+    forwards = {tuple(text for text, _ in pattern) for pattern in table._patterns}
+    assert 0 < table.computed_ahead <= 6 * len(forwards)
 
 
 def test_the_pockets_velocity_is_the_same_bit_for_bit_foreseen_and_not() -> None:
