@@ -24,6 +24,7 @@ from purecc.encoding import TextBatch
 from purecc.frozen import store, stream
 from purecc.memory import Estimate, Inputs, estimate, in_words
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
+from purecc.norms import fuse_norms
 from purecc.presets import SHIPPED
 from purecc.savings import LADDER, Plan, Room, plan, turned_on
 from purecc.settings import MEMORIES, PureSettings, TrainSettings
@@ -137,6 +138,7 @@ class Rung:
         transformer = transformer_of(size).requires_grad_(False)
         if settings.frozen_weights != "whole" or settings.stream_blocks:
             store(transformer, settings.frozen_weights)
+        fuse_norms(transformer)
         self.frozen = sum(of.nbytes for of in (*transformer.parameters(), *transformer.buffers()))  # wherever they are
         if settings.stream_blocks:
             stream(transformer, size.device)

@@ -168,6 +168,9 @@ class _Layout:
         self.qk_norm = bool(transformer.config.qk_norm)
         # CUDA's autocast computes layer norms in float32 and keeps a float32 copy of what came in
         self.norm = _WIDE if device == "cuda" else s
+        # what q's and k's norms read: CUDA's kernel (PyTorch 2.9 on) keeps it as it came, else it is in float32 beside the dtype
+        fused = device == "cuda" and hasattr(torch.ops.aten, "_fused_rms_norm")
+        self.of_qk_norm = 2 * s if fused or s == _WIDE else 2 * _WIDE + 2 * s
         blocks = settings.first_block, settings.last_block
         carrying = lora_modules(transformer, settings.targets, *blocks, text_only=settings.gate == "rows")
         self.lora = carrying if settings.rank else ()
@@ -177,7 +180,7 @@ class _Layout:
         block, s, last = self.blocks[index], self.s, index == len(self.blocks) - 1
         attention = 4 * s  # q, k, v, output
         if self.qk_norm:
-            attention += 2 * _WIDE + (2 * s if s < _WIDE else 0)  # q and k, in float32 beside the dtype
+            attention += self.of_qk_norm
         norms = self.norm * (1 if index == 0 else 2)  # what the first one reads has no gradient
         picture = text = attention + norms + _MLP * s  # the MLP: before its activation
         if last:  # its text stream ends with the attention

@@ -55,6 +55,11 @@ class Run:
     def result(self) -> Path:
         return self.folder / "concept.safetensors"
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is something to go on with, or a result."""
+        return self.result.is_file() or (self.folder / "checkpoint.safetensors").is_file()
+
     def finished(self) -> Concept | None:
         """The concept, if this very run was finished before."""
         return load_concept(self.result) if self.result.is_file() else None

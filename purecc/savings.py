@@ -28,6 +28,7 @@ _LOST = 1.05  # of what is asked for, by an allocator in pieces that are too sma
 _LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
 _FLOAT8 = ("cpu", "cuda", "xpu")  # devices that store it
 _SHARED = ("cpu", "mps")  # devices whose memory is the main one
+_KINDS = {"whole": "as loaded", "float8": "in float8", "nf4": "in NF4"}
 _NAMES = {
     "scenes_apart": "scenes apart", "checkpointing": "checkpointing", "modulation_table": "modulation_table", "stream_blocks": "blocks in main memory",
 }  # fmt: skip
@@ -66,8 +67,16 @@ class Plan:
     line: str
 
 
-def plan(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, room: Room) -> Plan:
+def plan(
+    of: Callable[[TrainSettings], Estimate],
+    settings: TrainSettings,
+    room: Room,
+    begun: Callable[[TrainSettings], bool] = lambda rung: False,
+) -> Plan:
     """The first rung of the ladder that fits; `of` estimates a run with changed settings.
+
+    `begun`: whether a run with such settings was begun or finished before. One that fits is taken first, since a base that
+    is stored otherwise is another run; of one that no longer fits the line tells.
 
     `settings.memory`: "auto" takes what is free, "12 GB" and its like at most that much, "as set" turns nothing on. A CPU is
     never refused: where no rung fits it gets the least. Raises ValueError where a GPU has too little: with what is needed,
@@ -75,11 +84,20 @@ def plan(of: Callable[[TrainSettings], Estimate], settings: TrainSettings, room:
     """
     room = room.within(settings.memory)
     tried = [(rung, of(rung)) for rung in _rungs(settings, room.device)]
-    fits = next(((rung, needed) for rung, needed in tried if room.holds(needed)), None)
-    if fits is None and room.is_gpu:
+    fits = [(rung, needed) for rung, needed in tried if room.holds(needed)]
+    if not fits and room.is_gpu:
         raise ValueError(_refusal(of, settings, room, tried))
-    chosen, needed = fits or min(tried, key=lambda one: one[1].peak)
-    return Plan(chosen, needed, _line(settings, chosen, tried[0][1], needed, room))
+    fits = fits or [min(tried, key=lambda one: one[1].peak)]
+    chosen, needed = next((one for one in fits if begun(one[0])), fits[0])
+    line = _line(settings, chosen, tried[0][1], needed, room)
+    waiting = [one for one in tried if begun(one[0])]
+    if waiting and not begun(chosen):
+        least = min(waiting, key=lambda one: one[1].peak)
+        line += (
+            f". A run that was begun with its base {_KINDS[least[0].frozen_weights]} waits in its folder: it needs {in_words(least[1].peak)}. "
+            "To go on with it, stop this one and free as much"
+        )
+    return Plan(chosen, needed, line)
 
 
 def _rungs(settings: TrainSettings, device: str) -> Iterator[TrainSettings]:
@@ -106,8 +124,7 @@ def turned_on(before: TrainSettings, after: TrainSettings) -> str:
     """What the one has and the other had not: "checkpointing, modulation_table, the frozen base in float8"."""
     words = [name for key, name in _NAMES.items() if getattr(after, key) and not getattr(before, key)]
     if after.frozen_weights != before.frozen_weights:
-        kind = {"float8": "float8", "nf4": "NF4"}[after.frozen_weights]
-        words.append(f"the frozen base in {kind} (not quite the same result)")
+        words.append(f"the frozen base {_KINDS[after.frozen_weights]} (not quite the same result)")
     return ", ".join(words)
 
 

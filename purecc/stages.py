@@ -63,20 +63,7 @@ class Job:
     ):
         self.network, self.data, self.settings, self.scaling, self.base = network, data, settings, scaling, base
         self._require_fit()
-        everything = {
-            "format": FORMAT,
-            "base": base,
-            "data": data.fingerprint,
-            "stage": self.stage,
-            "dtype": str(network.dtype),
-        }
-        everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
-        if settings.background_weight != 1 or identity.get("background_anchor"):
-            everything["masks"] = data.mask_fingerprint
-        if identity.get("scene_anchor"):
-            require_scenes(data)
-            everything["scenes"] = data.scene_fingerprint
-        self.run = Run(root, self.stage, everything)
+        self.run = self.run_of(data, settings, scaling, root, base, network.dtype, **identity)
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
         self.preparing: Callable[[str, int, int], None] = lambda what, done, total: None  # called before the first step
@@ -84,6 +71,36 @@ class Job:
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
             tabulate(network, data, settings, scenes=bool(identity.get("scene_anchor")))
+
+    @classmethod
+    def run_of(
+        cls,
+        data: ConceptSet,
+        settings: TrainSettings,
+        scaling: LatentScaling,
+        root: Path,
+        base: str,
+        dtype: torch.dtype,
+        **identity: Any,
+    ) -> Run:
+        """The run's folder, by all that its result depends on; before there is a network, to see whether it was begun or finished.
+
+        `identity`: `PureJob.identity_of`; of an extractor nothing.
+        """
+        everything = {
+            "format": FORMAT,
+            "base": base,
+            "data": data.fingerprint,
+            "stage": cls.stage,
+            "dtype": str(dtype),
+        }
+        everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
+        if settings.background_weight != 1 or identity.get("background_anchor"):
+            everything["masks"] = data.mask_fingerprint
+        if identity.get("scene_anchor"):
+            require_scenes(data)
+            everything["scenes"] = data.scene_fingerprint
+        return Run(root, cls.stage, everything)
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""
@@ -255,10 +272,7 @@ class PureJob(Job):
         pure: PureSettings,
         extractor: Concept | None,
     ):
-        if extractor is None:
-            pure = pure.without_extractor()
-        if pure.method == "merged stage":
-            extractor = None
+        pure, extractor = self._effective(data, pure, extractor)
         if extractor is not None and extractor.trigger.lower() != data.trigger.lower():
             raise ValueError(
                 f'The extractor was trained for "{extractor.trigger}", the concept set is for "{data.trigger}".'
@@ -280,16 +294,33 @@ class PureJob(Job):
         embedded = embedded or settings.token_embeddings
         if settings.rank == 0 and not (embedded and pure.train_embeddings):
             raise ValueError("Nothing would learn: rank 0 is no LoRA, and there are no embeddings that may learn.")
-        if data.class_text is None:  # a style is all over the picture
-            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
         if pure.background_anchor and data.masks and not data.masked:
             raise ValueError(
                 f"There are {len(data.masks)} masks for {len(data.examples)} pictures. Give a mask for each, or none: then the base "
                 "model looks for the concept. Or set background_anchor to 0."
             )
         self.pure, self.extractor = pure, extractor
-        of_extractor = extractor.uid if extractor else None
-        super().__init__(network, data, settings, scaling, root, base, **self.pure.used(), extractor=of_extractor)
+        super().__init__(network, data, settings, scaling, root, base, **self._identity(pure, extractor))
+
+    @classmethod
+    def identity_of(cls, data: ConceptSet, pure: PureSettings, extractor: Concept | None) -> dict[str, Any]:
+        """What of both makes another run. Raises ValueError where the method needs an extractor and there is none."""
+        return cls._identity(*cls._effective(data, pure, extractor))
+
+    @staticmethod
+    def _effective(
+        data: ConceptSet, pure: PureSettings, extractor: Concept | None
+    ) -> tuple[PureSettings, Concept | None]:
+        """What the method reads of both."""
+        if extractor is None:
+            pure = pure.without_extractor()
+        if data.class_text is None:  # a style is all over the picture
+            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
+        return pure, None if pure.method == "merged stage" else extractor
+
+    @staticmethod
+    def _identity(pure: PureSettings, extractor: Concept | None) -> dict[str, Any]:
+        return {**pure.used(), "extractor": extractor.uid if extractor else None}
 
     def prepare(self) -> None:
         if self.pure.background_anchor and not self.data.masked:

@@ -3,7 +3,8 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 import comfy.model_management
 import comfy.sd
@@ -15,10 +16,13 @@ from ...purecc.concept import Concept
 from ...purecc.concept_set import ConceptSet
 from ...purecc.encoding import TextEncoder
 from ...purecc.flow import LatentScaling
+from ...purecc.frozen import Storage
 from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
+from ...purecc.runs import Run
 from ...purecc.savings import Room, plan
 from ...purecc.settings import PureSettings, TrainSettings
+from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
 from . import convert, session, token_text
 
@@ -63,18 +67,25 @@ def prepared(
     session.free_for_training()
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
+    base, root = convert.fingerprint(model, with_patches=True), session.runs_folder()
+    stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
+
+    @cache
+    def run_of(storage: Storage) -> Run:
+        return stage.run_of(data, replace(settings, frozen_weights=storage), scaling, root, base, dtype, **identity)
+
+    def needed(changed: TrainSettings) -> Estimate:
+        found = estimate(config, inputs, changed, pure, dtype, device.type)
+        return replace(found, step=0) if run_of(changed.frozen_weights).result.is_file() else found
+
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
-    chosen = plan(
-        lambda changed: estimate(config, inputs, changed, pure, dtype, device.type),
-        settings,
-        Room(device.type, free, main),
-    )
-    settings = chosen.settings
+    chosen = plan(needed, settings, Room(device.type, free, main), lambda rung: run_of(rung.frozen_weights).begun)
     foreign = remark_on_latents(data, scaling)
     told = [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder)]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
     # before the work: a run that ends for want of memory has said what it needs
     (session.warn_in_node if foreign else session.tell_in_node)(notes)
+    settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
     network = AdaptedNetwork(
@@ -85,7 +96,7 @@ def prepared(
     )  # fmt: skip
     network.token_encoder = token_encoder
     try:
-        yield Prepared(network, scaling, convert.fingerprint(model, with_patches=True), settings, notes)
+        yield Prepared(network, scaling, base, settings, notes)
     finally:
         release(network)
 

@@ -75,6 +75,19 @@ def test_a_size_is_as_on_a_card_of_that_size() -> None:
     assert chosen(4e9, TrainSettings(memory="24 GB")).needed == chosen(4e9).needed  # no more than is free
 
 
+def test_a_run_that_was_begun_goes_on_as_it_was_stored() -> None:
+    """A base that is stored otherwise is another run: what is free at the moment does not decide between them."""
+    going_on = lambda kind, free: plan(  # noqa: E731
+        of, TrainSettings(), Room("cuda", int(free), AMPLE), lambda rung: rung.frozen_weights == kind
+    )
+    assert going_on("float8", 24e9).settings.frozen_weights == "float8"
+    assert going_on("whole", 24e9) == chosen(24e9)
+    assert "was begun" not in going_on("float8", 24e9).line
+    tight = going_on("whole", 2.9e9)  # no longer fits
+    assert tight.settings == chosen(2.9e9).settings and tight.settings.frozen_weights == "float8"
+    assert "A run that was begun with its base as loaded waits" in tight.line
+
+
 def test_what_was_turned_on_is_told() -> None:
     line = chosen(5e9, TrainSettings(memory="6 GB")).line
     assert "Turned on for it (memory: 6 GB): checkpointing" in line and "without," in line

@@ -27,7 +27,7 @@ from purecc.concept import load_concept
 from purecc.initial import initial_embeddings
 from purecc.measures import drift, probes
 from purecc.network import BASE, EXTRACTOR, PURE
-from purecc.settings import PureSettings
+from purecc.settings import METHODS, PureSettings
 from purecc.stages import ExtractorJob, PureJob
 
 PURE_FIGURES = {"pure_loss", "scale", "scale_spread", "squared_cosine", "representation"}
@@ -39,6 +39,18 @@ FIGURES = {
     "LoRA + DOP": {"base_anchor"},
     "merged stage": PURE_FIGURES | {"extractor_loss"},
 }
+
+
+def test_a_runs_folder_is_known_before_there_is_a_network(tmp_path: Path) -> None:
+    job, data = extractor_job(tmp_path), concept_set()
+    known = data, SETTINGS, SCALING, tmp_path, BASE_ID, torch.float32
+    assert ExtractorJob.run_of(*known).folder == job.run.folder and not job.run.begun
+    for method in METHODS:
+        pure = PureSettings(method, eta=0.5)
+        identity = PureJob.identity_of(data, pure, extractor())
+        assert PureJob.run_of(*known, **identity).folder == pure_job(tmp_path, pure).run.folder, method
+    next(iter(job))  # and stopped
+    assert ExtractorJob.run_of(*known).begun and not job.run.result.is_file()
 
 
 @pytest.mark.parametrize("name", FIGURES)
