@@ -4,7 +4,7 @@
 
 The arms are those of `speed.py`, on tensors without storage, in one dtype. A kernel is an operation that computes: views are none.
 Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
-at all shows that nothing in it waits for the device: a tensor without storage has no value to wait for.
+at all shows that nothing in it reads from the device: a tensor without storage has no value to read.
 """
 
 import argparse

@@ -13,8 +13,16 @@ def require_clip(clip: Any) -> None:
 
 
 def require_vae(vae: Any) -> None:
-    """Raises ValueError where a checkpoint brought no VAE."""
+    """Raises ValueError where a checkpoint brought no VAE, or where this is no picture's VAE of SD3's shape: 16 channels, an eighth of a side."""
     if vae is None:
         raise ValueError(
             "The VAE input is empty: this checkpoint holds no VAE. Load SD3's with the stock node Load VAE."
+        )
+    if (vae.latent_dim, vae.latent_channels, vae.downscale_ratio) != (2, 16, 8):
+        kind = {1: "sound's or a shape's", 2: "another picture model's", 3: "a video model's"}.get(
+            vae.latent_dim, "another's"
+        )
+        raise ValueError(
+            f"The VAE is {kind} ({type(vae.first_stage_model).__name__}, {vae.latent_channels} channels), not SD3's. Connect the VAE that "
+            "belongs to the MODEL, or load SD3's with the stock node Load VAE."
         )

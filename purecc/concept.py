@@ -68,12 +68,13 @@ class ConceptEmbeddings:
     t5: Tensor | None = None  # [blocks, tokens, width]
     mode: EmbeddingMode = "replace"  # "replace": in place of the row; "offset": added to the row
 
-    def slot(self, slot: int) -> Tensor:
-        """The embedding of one slot for every block, [blocks, width]; tokens beyond the last repeat from the first."""
+    def slot(self, slot: int) -> Tensor | None:
+        """The embedding of one slot for every block, [blocks, width]; tokens beyond the last repeat from the first.
+
+        None for T5's part of a concept that was trained without T5: there the class word stays.
+        """
         table, index = (self.clip, slot) if slot < T5_SLOT else (self.t5, slot - T5_SLOT)
-        if table is None:
-            raise ValueError("this concept has no embeddings for the T5 part of the text: it was trained without T5")
-        return table[:, index % table.shape[1]]
+        return None if table is None else table[:, index % table.shape[1]]
 
 
 @dataclass(frozen=True)

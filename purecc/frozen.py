@@ -9,6 +9,7 @@ between. LoRAs go on top as on any Linear. adaLN's layers are left alone: `adaln
 """
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, Literal, get_args
 
 import torch
@@ -57,10 +58,15 @@ def widened(parts: Parts, storage: Storage, shape: torch.Size, dtype: torch.dtyp
         return stored
     if storage == "float8":
         return stored.to(dtype).mul_(scale.to(dtype))
-    code = torch.tensor(NF4, dtype=dtype, device=stored.device)
-    pairs = torch.stack([code.repeat_interleave(16), code.repeat(16)], dim=1)  # [256, 2]: a byte's two values
-    values = functional.embedding(stored.int(), pairs)
+    values = functional.embedding(stored.int(), _two_values(stored.device, dtype))
     return values.view(-1, _GROUP).mul_(scale.to(dtype)).view(shape)
+
+
+@cache
+def _two_values(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """What a byte of NF4 stands for, [256, 2]; made once, for a copy to a GPU waits for it."""
+    code = torch.tensor(NF4, dtype=dtype, device=device)
+    return torch.stack([code.repeat_interleave(16), code.repeat(16)], dim=1)
 
 
 def bytes_of(weights: int, rows: int, storage: Storage, itemsize: int) -> float:

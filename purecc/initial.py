@@ -10,12 +10,19 @@ from .measures import probes
 from .network import AdaptedNetwork
 
 
+def require_clip_part(data: ConceptSet) -> None:
+    """Raises ValueError where the trigger stands in T5's part of the texts alone: eq. 7's embeddings are of CLIP's, at least."""
+    if not any(((text.marks > 0) & (text.marks <= T5_SLOT)).any() for text in data.encoded.values()):
+        raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
+
+
 def initial_embeddings(
     network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, mode: str
 ) -> ConceptEmbeddings | None:
     """Where eq. 7's embeddings start: "replace" from what the base's stream holds there (a class word), "offset" from 0."""
     if mode == "none":
         return None
+    require_clip_part(data)
     held = []
     for x_t, t, texts in probes(data, scaling, network.device):
         held.append(network.stream_at_marks(x_t, t, texts["complete"]))
@@ -32,6 +39,4 @@ def initial_embeddings(
         rows = torch.stack([torch.stack(vectors).mean(0) for vectors in of_token], dim=1).cpu()
         return torch.zeros_like(rows) if mode == "offset" else rows
 
-    if table(0, T5_SLOT) is None:
-        raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
     return ConceptEmbeddings(table(0, T5_SLOT), table(T5_SLOT, 2 * T5_SLOT), mode)

@@ -21,6 +21,8 @@ class LayerwiseEmbeddings(nn.Module):
         + strength * Y ("offset"), or lerp(what it holds, Y, strength) ("replace"), as the host's acting.py has it.
         """
         marks = marks.to(stream.device)
+        if self.t5 is None:
+            marks = marks * (marks <= T5_SLOT)  # T5's rows keep the class word
         slots = (marks - 1).clamp_min(0)
         values = self.clip[block][slots.clamp_max(T5_SLOT - 1) % self.clip.shape[1]]
         if self.t5 is not None:

@@ -106,7 +106,7 @@ class AdaptedNetwork:
                 text = replace(text, rows=read.rows, pooled=read.pooled)
             loras += self._lora(name, own, theirs, strength)
             if name in self.embeddings and embedding_strength and bool(theirs.marks.any()):
-                embeddings.append((self.embeddings[name], theirs.marks))
+                embeddings.append((self.embeddings[name], theirs.marks.to(text.rows.device, non_blocking=True)))
         acting = _Acting(tuple(loras), tuple(embeddings), embedding_strength)
         self._loras = acting.loras
         dtype = self.dtype
@@ -261,9 +261,9 @@ class AdaptedNetwork:
             return []
         scale = strength * self._unit[model]
         if gate == "rows":
-            return [ActingLora(model, 0.0, scale * marked[..., None].float().to(device))]
+            return [ActingLora(model, 0.0, scale * marked[..., None].float().to(device, non_blocking=True))]
         if not bool(opened.all()):
-            scale = scale * opened[:, None, None].float().to(device)
+            scale = scale * opened[:, None, None].float().to(device, non_blocking=True)
         return [ActingLora(model, scale, scale)]
 
     def _change(self, is_text: bool):

@@ -23,7 +23,7 @@ from .early_stop import EarlyStop
 from .flow import LatentScaling, mean_time
 from .found_masks import with_found_masks
 from .frozen import storage_of
-from .initial import initial_embeddings
+from .initial import initial_embeddings, require_clip_part
 from .measures import alignment, drift
 from .network import EXTRACTOR, PURE, AdaptedNetwork
 from .runs import Run, StepRecord
@@ -127,6 +127,8 @@ class Job:
             raise ValueError(
                 f"The LoRA is to be in the blocks {settings.first_block} to {last}; this model has 0 to {blocks - 1}."
             )
+        if settings.embeddings != "none":
+            require_clip_part(self.data)
         if settings.embeddings == "none" and not settings.token_embeddings and self.data.tokens > 1:
             raise ValueError(
                 f"Without embeddings the trigger is one token; Concept Set has {self.data.tokens}. Set tokens to 1."

@@ -14,7 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...purecc.concept import Concept, Gate
+from ...purecc.concept import T5_SLOT, Concept, Gate
 from .lora import Moved, RowLora, Where
 from .marks import CONCEPTS, MAP, concept_of, marks_of, slot_of
 from .session import warn_in_node
@@ -129,7 +129,10 @@ def _with_embeddings(options: dict, marks: Tensor, applied: list[Applied], block
     places = []
     for one in applied:
         if one.concept.embeddings is not None and one.embedding_strength:
-            batch, row = ((marks > 0) & (concept_of(marks) == one.concept.uid)).nonzero(as_tuple=True)
+            here = (marks > 0) & (concept_of(marks) == one.concept.uid)
+            if one.concept.embeddings.t5 is None:
+                here &= slot_of(marks) < T5_SLOT  # T5's rows keep the class word
+            batch, row = here.nonzero(as_tuple=True)
             places.append(_Place(one, batch, row, slot_of(marks[batch, row]).tolist()))
     if not places:
         return options

@@ -97,6 +97,11 @@ def prepared(
     network.token_encoder = token_encoder
     try:
         yield Prepared(network, scaling, base, settings, notes)
+    except torch.cuda.OutOfMemoryError as error:
+        raise RuntimeError(
+            f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(free)} were free. In Settings, "
+            "set memory to a size below that of your card, and run again: it goes on from its last checkpoint. Please report both figures."
+        ) from error
     finally:
         release(network)
 

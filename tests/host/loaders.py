@@ -9,7 +9,9 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 
 import torch  # noqa: E402
+from comfy.ldm.wan.vae import WanVAE  # noqa: E402
 from comfy_extras.nodes_sd3 import TripleCLIPLoader  # noqa: E402
+from purecc_pack.nodes.checks import require_vae  # noqa: E402
 from purecc_pack.nodes.host import convert, session, text, token_text  # noqa: E402
 from purecc_pack.purecc.prompts import Placeholder  # noqa: E402
 from sd3_files import (  # noqa: E402
@@ -159,7 +161,17 @@ def vae_file() -> dict:
     """Load VAE: the same VAE in a file of its own."""
     with written("vae", {"my sd3 vae": VAE_VALUES}) as (file,):
         (vae,) = nodes.VAELoader().load_vae(file)
-    return encodes(vae)
+    # Wan's for video: as many channels
+    other = WanVAE(dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True])
+    with written("vae", {"a video model's": other.state_dict()}) as (file,):
+        (video,) = nodes.VAELoader().load_vae(file)
+    require_vae(vae)
+    try:
+        require_vae(video)
+        said = ""
+    except ValueError as error:
+        said = str(error)
+    return encodes(vae) | {"said of another": said}
 
 
 def encodes(vae) -> dict:

@@ -45,8 +45,8 @@ PAPER = PureSettings()
 AS_SHIPPED = PureSettings(**SHIPPED, class_steps=1)
 
 
-def train(model, wire, seed: int, pure: PureSettings = PAPER, stop: bool = False, **changed) -> dict:
-    """Both stages, as the nodes do it; `stop`: an error in the middle, whose traceback is kept."""
+def train(model, wire, seed: int, pure: PureSettings = PAPER, stop: Exception | None = None, **changed) -> dict:
+    """Both stages, as the nodes do it; `stop`: raised in the middle; its traceback is kept."""
     data = wire.concept_set
     settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed, **changed), {}
     with session.outside_inference():
@@ -57,13 +57,14 @@ def train(model, wire, seed: int, pure: PureSettings = PAPER, stop: bool = False
             seen["during"], seen["notes"] = bytes_alive(), it.notes
             seen["table"] = it.network.transformer.pos_embed.pos_embed_max_size
         data = with_scenes(data, wire.encoder) if pure.scene_anchor else data
+        wire = replace(wire, concept_set=data)
         try:
-            with training.prepared(model, wire, settings, pure) as it:
+            with training.prepared(model, wire, settings, pure, job.concept) as it:
                 job = PureJob(it.network, data, settings, it.scaling, RUNS, it.base, pure, job.concept)
                 for _ in job:
-                    if stop:
-                        raise InterruptedError("stopped")
-        except InterruptedError as error:
+                    if stop is not None:
+                        raise stop
+        except (InterruptedError, RuntimeError) as error:
             seen["error"] = error  # holds the frames, and so the network
     return seen
 
@@ -101,8 +102,10 @@ saving = {"checkpointing": True, "frozen_weights": "float8", "stream_blocks": Tr
 stored = train(model, wire, seed=4, **saving)
 seen["during, in float8"] = stored["during"]
 seen["after a run in float8, blocks waiting"] = bytes_alive()
-kept = train(model, wire, seed=3, stop=True)
+kept = train(model, wire, seed=3, stop=InterruptedError("stopped"), modulation_table=True)
 seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
+short = train(model, wire, seed=5, stop=torch.cuda.OutOfMemoryError("no room"))
+seen["said of too little memory"] = str(short["error"])
 seen["notes of a concept"] = {}
 for gate in ("off", "picture"):
     with torch.inference_mode():

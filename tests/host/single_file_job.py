@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
@@ -18,6 +19,8 @@ import purecc_pack  # noqa: E402
 import torch  # noqa: E402
 from graph import Prompt  # noqa: E402
 from PIL import Image  # noqa: E402
+from purecc_pack.nodes.host import session  # noqa: E402
+from purecc_pack.purecc.concept import load_concept, save_concept  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from sd3_files import REDUCED, SINGLE_FILE, VAE, prefixed, random_values, vae_shapes, weights  # noqa: E402
 from server import PromptServer  # noqa: E402
@@ -88,9 +91,23 @@ def job(file: str) -> dict:
         "stages": {"extractor": trained(first), "pure": trained(second)},
         "learned": {key: float((after[key] - value).abs().max()) for key, value in before.items()},
     }
+    seen["pictures"] |= without_t5(p, source, second)
     for run in (first, second):  # other tests look at the runs in this folder
         shutil.rmtree(run)
     return seen
+
+
+def without_t5(p: Prompt, source: str, run: Path) -> dict:
+    """The concept as if it had been trained without T5, behind the CLIP that has it: drawn with the trigger and without."""
+    concept = load_concept(run / "concept.safetensors")
+    path = session.concepts_folder() / "without t5.safetensors"
+    save_concept(replace(concept, embeddings=replace(concept.embeddings, t5=None)), path)
+    applied = p.apply(source, [p.add("PureCCLoadConcept", name=path.name), 0], gate="as trained")
+    texts = {"T5 later, with trigger": "a [V] dog in the snow", "T5 later, without trigger": "a dog in the snow"}
+    drawn = {name: p.picture(applied, source, words, "t/s", steps=2, size=64) for name, words in texts.items()}
+    outputs = executed(p, [*drawn.values()])
+    path.unlink()
+    return {name: pixels(outputs[node]["images"][0]) for name, node in drawn.items()}
 
 
 def run_of(report: str) -> Path:

@@ -44,6 +44,11 @@ def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
     assert "memory: about" in seen["notes"] and "of main memory" in seen["notes"]
 
 
+def test_a_gpu_that_runs_out_of_memory_gets_advice(seen: dict) -> None:
+    said = seen["said of too little memory"]
+    assert "reckoned at" in said and "set memory to a size" in said and "last checkpoint" in said
+
+
 def test_positions_are_cut_to_the_pictures(seen: dict) -> None:
     assert seen["table"] == 8
 

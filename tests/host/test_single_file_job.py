@@ -35,6 +35,12 @@ def test_the_concept_is_drawn_and_the_base_is_left_alone(seen: dict) -> None:
     assert pictures["without trigger"] == pictures["base"] != pictures["with trigger"]
 
 
+def test_a_concept_that_was_trained_without_t5_is_drawn_behind_a_clip_with_it(seen: dict) -> None:
+    pictures = seen["pictures"]
+    assert pictures["T5 later, without trigger"] == pictures["base"]
+    assert len({pictures[name] for name in ("base", "with trigger", "T5 later, with trigger")}) == 3
+
+
 def test_what_was_trained_with_is_told(seen: dict) -> None:
     reports = seen["reports"]
     assert "1 picture, 64 x 64 px" in reports["data"] and "a [V] dog in the sun" in reports["data"]

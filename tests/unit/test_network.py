@@ -226,8 +226,8 @@ def test_each_slot_reads_its_own_embedding() -> None:
     table = ConceptEmbeddings(clip, t5)
     for row, mark in zip(acted[1:], marks[0, 1:].tolist(), strict=True):
         assert torch.equal(row, table.slot(mark - 1)[1])
-    with pytest.raises(ValueError, match="without T5"):
-        ConceptEmbeddings(clip).slot(T5_SLOT)
+    without = LayerwiseEmbeddings(ConceptEmbeddings(clip)).act(1, stream, marks)[0]
+    assert torch.equal(without[:5], acted[:5]) and torch.equal(without[5:], stream[0, 5:])  # there the class word stays
 
 
 def test_the_stream_at_marks_is_the_base_streams_mean_for_each_slot() -> None:

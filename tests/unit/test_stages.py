@@ -23,7 +23,7 @@ from tiny import (
     stage_two,
 )
 
-from purecc.concept import load_concept
+from purecc.concept import T5_SLOT, load_concept
 from purecc.initial import initial_embeddings
 from purecc.measures import drift, probes
 from purecc.network import BASE, EXTRACTOR, PURE
@@ -51,6 +51,13 @@ def test_a_runs_folder_is_known_before_there_is_a_network(tmp_path: Path) -> Non
         assert PureJob.run_of(*known, **identity).folder == pure_job(tmp_path, pure).run.folder, method
     next(iter(job))  # and stopped
     assert ExtractorJob.run_of(*known).begun and not job.run.result.is_file()
+
+
+def test_texts_of_t5_alone_are_refused_before_any_work(tmp_path: Path) -> None:
+    data = concept_set()
+    of_t5 = {name: replace(t, marks=torch.where(t.marks > 0, t.marks + T5_SLOT, 0)) for name, t in data.encoded.items()}
+    with pytest.raises(ValueError, match="at least one CLIP"):
+        extractor_job(tmp_path, data=replace(data, encoded=of_t5))
 
 
 @pytest.mark.parametrize("name", FIGURES)
