@@ -139,7 +139,7 @@ class PureLearning(io.ComfyNode):
                     "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
-                    "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.25, optional=True,
+                    "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.05, optional=True,
                     tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
                     "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
                     "are. 0: none (the paper); 0.25 to 1, at some cost of likeness. Used by PureCC and merged stage.",
