@@ -49,6 +49,7 @@ class Validation:
         for seed in self._seeds:
             pictures = [self._draw(network, scaling, text, model, seed) for text in (self._complete, *self._prompts)]
             rows.append(torch.cat(pictures, dim=2))  # [1, height, width, 3] each, along the width
+        session.free_for_training()  # the VAE leaves the device again: the estimate has it beside a picture alone
         sheet = torch.cat(rows, dim=1)[0]  # along the height
         return Image.fromarray((sheet.numpy() * 255).round().clip(0, 255).astype(np.uint8))
 
