@@ -94,10 +94,15 @@ def pure(world: World) -> Taught:
     return world.teach(PURECC)
 
 
-def off_the_concept(taught: Taught) -> float:
-    """How much was learnt off the extractor's direction: the square of R_complete times 1 - cos^2."""
+def on_the_concept(taught: Taught) -> float:
+    """How much was learnt along the extractor's direction: the square of R_complete times cos^2."""
     summary = taught.concept.summary
-    return summary["end_representation"] ** 2 * (1 - summary["end_squared_cosine"])
+    return summary["end_representation"] ** 2 * summary["end_squared_cosine"]
+
+
+def off_the_concept(taught: Taught) -> float:
+    """The rest of it."""
+    return taught.concept.summary["end_representation"] ** 2 - on_the_concept(taught)
 
 
 def test_the_concept_is_learnt(world: World, lora: Taught, pure: Taught) -> None:
@@ -111,8 +116,11 @@ def test_the_concept_is_learnt(world: World, lora: Taught, pure: Taught) -> None
 
 
 def test_purity_holds_back_what_is_off_the_concept(lora: Taught, pure: Taught) -> None:
-    """A wrong sign in L_PureCC would drive it out instead."""
+    """A wrong sign of L_PureCC would drive it out instead; one inside eq. 13 would take what is along the direction away."""
     assert off_the_concept(pure) < 0.8 * off_the_concept(lora)
+    kept = [on_the_concept(pure) / on_the_concept(lora), off_the_concept(pure) / off_the_concept(lora)]
+    print("kept along the direction, off it:", *kept)
+    assert kept[0] > 1.3 * kept[1]
     assert pure.concept.summary["drift_base"] < 0.9 * lora.concept.summary["drift_base"]
 
 
