@@ -13,7 +13,6 @@ import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,13 +20,16 @@ from torch import Tensor
 from benchmarks.pocketbench.case import Bench
 from benchmarks.pocketbench.concepts import BenchConcept, concept, references
 from benchmarks.pocketbench.judge_data import to_pixels
+from benchmarks.pocketbench.sheets import as_pictures, broken, save_jpeg
 from purecc.files import save_json
+from purecc.grid import draw_grid
 from purecc.launch.install import make_base
 from purecc.launch.layout import choose_layout
 from purecc.launch.server import Server
 from purecc.presets import SHIPPED
 
 PICTURES, SEED = 6, 11
+SHEETS = Path(__file__).parent / "pocketbench" / "results" / "sheets"  # shaped as the paper's figures 6 and 7
 TRIGGERS = {"poodle": "ohwx", "mushroom": "sksv", "poster": "zqst"}
 SCENES = {
     "poodle": "a {} dog on the beach",
@@ -129,7 +131,7 @@ def main() -> None:
     make_base(base, layout.project)
     for name in TRIGGERS:
         write_references(base / "input" / name, concept(name))
-    bench, rows = Bench(layout.local / "several" / "bench"), []
+    bench, rows, shown = Bench(layout.local / "several" / "bench"), [], {}
 
     with Server(layout, base) as server:
         server.wait_until_ready()
@@ -144,7 +146,7 @@ def main() -> None:
                 {"concept": name, "what": what, "gate": gate, "fidelity": fidelity(bench, name, pictures, floors[name])}
             )
             print(rows[-1], flush=True)
-            keep(base / "sheets", f"{name}, {what}, {gate}", pictures)
+            shown[name, what, gate] = as_pictures(pictures)
             return pictures
 
         for gate in ("off", "as trained"):
@@ -169,14 +171,12 @@ def main() -> None:
         row("after mushroom was taught on top", "poodle", "off", on_top, first)
         row("taught on top of poodle", "mushroom", "off", on_top, SCENES["mushroom"].format(TRIGGERS["mushroom"]))
     save_json(options.out, {"steps": options.steps, "pictures": PICTURES, "base": bench.base, "rows": rows})
+    for (name, other), text in BOTH.items():
+        sheet = {f"[{name}]": shown[name, "alone", "as trained"], f"[{other}]": shown[other, "alone", "as trained"]}
+        sheet[text.format(f"[{name}]", f"[{other}]")] = shown[name, f"together with {other}", "as trained"]
+        picture = draw_grid(list(sheet.values()), [broken(label, 16) for label in sheet], font_size=13)
+        save_jpeg(picture, SHEETS / f"{name} and {other}.jpg")
     print("\n" + table(rows))
-
-
-def keep(folder: Path, name: str, pictures: Tensor) -> None:
-    """A sheet for eyes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pixels = ((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    Image.fromarray(np.concatenate(list(pixels), axis=1)).save(folder / f"{name}.png")
 
 
 def table(rows: list[dict]) -> str:

@@ -81,7 +81,11 @@ def prepared(
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
     chosen = plan(needed, settings, Room(device.type, free, main), lambda rung: run_of(rung.frozen_weights).begun)
     foreign = remark_on_latents(data, scaling)
-    told = [chosen.line, phases(chosen.needed, data, wire.vae, wire.encoder)]
+    told = [
+        chosen.line,
+        phases(chosen.needed, data, wire.vae, wire.encoder),
+        in_main_memory(model, wire, chosen.needed),
+    ]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
     # before the work: a run that ends for want of memory has said what it needs
     (session.warn_in_node if foreign else session.tell_in_node)(notes)
@@ -131,6 +135,17 @@ def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextE
     validation = needed.weights + needed.learnt + max(needed.validation, int(decoding))
     before = encoding(getattr(encoder, "clip", None), vae, *pixels)
     return "phases: " + "; ".join([before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
+
+
+def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) -> str:
+    """A line for people: what the host's own models take of main memory, which stay there while a GPU trains, and what the run puts beside them."""
+    clip = getattr(wire.encoder, "clip", None)
+    parts = {"MODEL": model.model_size(), "VAE": wire.vae.model_size()} | (
+        {"CLIP": clip.patcher.model_size()} if clip else {}
+    )
+    own = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())
+    run = f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
+    return f"main memory, ComfyUI's own models: {own}{run}"
 
 
 def encoding(clip: comfy.sd.CLIP | None, vae: comfy.sd.VAE, height: int, width: int) -> str:

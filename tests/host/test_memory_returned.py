@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,7 @@ def test_the_stock_sampler_draws_what_it_drew_before(seen: dict) -> None:
 
 def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
     assert "memory: about" in seen["notes"] and "of main memory" in seen["notes"]
+    assert re.search(r"main memory, ComfyUI's own models: MODEL \d+ MB, VAE \d+ MB, CLIP \d+ MB", seen["notes"])
 
 
 def test_a_gpu_that_runs_out_of_memory_gets_advice(seen: dict) -> None:
