@@ -125,6 +125,8 @@ ARMS: dict[str, Arm] = {
         )
         for name, method, weight, steps in (
             ("LoRA", _LORA, 0.25, 0),
+            ("LoRA", _LORA, 0.25, 60),
+            ("LoRA", _LORA, 0.25, 400),
             ("LoRA", _LORA, 0.5, 0),
             ("LoRA", _LORA, 0.5, 300),
             ("LoRA", _LORA, 1.0, 0),

@@ -50,6 +50,11 @@ _PLOTS = {
     "drift": "change of pictures without the concept",
     "background": "change outside the objects of pictures with the concept",
 }
+#: curves over steps: what is drawn -> its arms, the shortest first
+_STEPS = {
+    "LoRA": ("LoRA, 60 steps", "LoRA", "LoRA, 400 steps"),
+    "both anchors": ("LoRA + scenes 0.25, 60 steps", "LoRA + scenes 0.25", "LoRA + scenes 0.25, 400 steps"),
+}
 _CURVES = [
     "LoRA",
     SLOWER,
@@ -147,6 +152,27 @@ def curves(cases: Cases, arms: list[str], figure: str, says: str, path: Path) ->
     write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
 
 
+def curves_over_steps(cases: Cases, figure: str, says: str, path: Path) -> bool:
+    """The same at strength 1 over training steps, of the concepts that all lengths have; False where there are none."""
+    arms = [arm for lengths in _STEPS.values() for arm in lengths]
+    common = set.intersection(*({case.concept for case in cases.get(arm, [])} for arm in arms))
+    if not common:
+        return False
+    points = {}
+    for name, lengths in _STEPS.items():
+        of = [[case for case in cases[arm] if case.concept in common] for arm in lengths]
+        mean = lambda some, field: mean_over_concepts(some, lambda c: getattr(summarise(c), field))  # noqa: E731
+        label = f"{name}: {', '.join(_steps_of(arm) for arm in lengths)} steps"
+        points[label] = [(0.0, 0.0), *((mean(some, "fidelity"), mean(some, figure)) for some in of)]
+    says = f"{says}, {len(common)} drawings"
+    write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
+    return True
+
+
+def _steps_of(arm: str) -> str:
+    return str(ARMS[arm].train_settings(0).steps)
+
+
 _COLOURS = (
     "#4477aa",
     "#ee6677",
@@ -222,6 +248,9 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
         picture = out.with_name(f"{out.stem} {kind}{rate}, {figure}.svg")
         curves(cases, _CURVES, figure, says, picture)
         parts.append(f"![{says}](<{picture.name}>)")
+        picture = out.with_name(f"{out.stem} {kind}{rate}, {figure} over steps.svg")
+        if curves_over_steps(cases, figure, says, picture):
+            parts.append(f"![{says}, over steps](<{picture.name}>)")
     return parts
 
 
@@ -238,7 +267,7 @@ def write(folder: Path, out: Path, protocol: str, about: str = "") -> str:
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"
         "Tables shaped as the paper's: dCLIP-T and Seg-Cons x 100 and against the base's picture, CLIP-I, DINO and CSD cosines, KID x 1000 "
         "on prompts without the concept (not in the paper; in place of dHPS and dPick, for which the pocket has nothing). A dash: not run, "
-        "or no such figure. *patches*: 1 less the distance to the nearest patch of the references. The lambda and eta arms have v_original from the frozen base. All witnesses are the pocket's own."
+        "or no such figure; a row of fewer concepts is of those alone. *patches*: 1 less the distance to the nearest patch of the references. The lambda and eta arms have v_original from the frozen base. All witnesses are the pocket's own."
     )
     text = f"# PocketBench: {out.stem}\n\n{about}{chr(10) * 2 if about else ''}{intro}\n\n" + "\n\n".join(parts) + "\n"
     write_atomically(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))

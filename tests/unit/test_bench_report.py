@@ -94,7 +94,7 @@ def test_tables_name_arms_that_exist() -> None:
     for comparison in COMPARISONS.values():
         assert {arm for h in comparison.hypotheses for arm in (h.arm, h.other)} <= set(comparison.arms)
         named |= set(comparison.arms)
-    named |= set(report._CURVES)
+    named |= set(report._CURVES) | {arm for arms in report._STEPS.values() for arm in arms}
     named |= {arm for arms in SHEETS.values() for arm in arms}
     assert named <= set(ARMS)
 
@@ -240,6 +240,20 @@ def test_a_look_before_all_is_there_is_refused(split: str, monkeypatch, capsys) 
     with pytest.raises(SystemExit):
         command.main()
     assert f"{len(planned(split))} cases are not there yet" in capsys.readouterr().err
+
+
+def test_curves_over_steps_are_of_the_drawings_that_all_lengths_have(tmp_path: Path) -> None:
+    lengths = [arm for arms in report._STEPS.values() for arm in arms]
+    cases = {arm: many_cases(arm, 0.1 * (i + 1), 10 * i) for i, arm in enumerate(lengths)}
+    cases["LoRA"] = [case for case in cases["LoRA"] if case.concept in ("c0", "c1")]
+    out = tmp_path / "steps.svg"
+    assert report.curves_over_steps(cases, "drift", "change", out)
+    text = out.read_text(encoding="utf-8")
+    assert "change, 2 drawings" in text and text.count("<circle") == 8 and "LoRA: 60, 200, 400 steps" in text
+    assert not report.curves_over_steps(
+        {arm: cases[arm] for arm in lengths[1:]}, "drift", "change", tmp_path / "no.svg"
+    )
+    assert not (tmp_path / "no.svg").exists()
 
 
 def test_arms_at_other_rates_are_compared_among_themselves() -> None:
