@@ -134,7 +134,8 @@ def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextE
     )
     validation = needed.weights + needed.learnt + max(needed.validation, int(decoding))
     before = encoding(getattr(encoder, "clip", None), vae, *pixels)
-    return "phases: " + "; ".join([before, f"steps: {in_words(needed.peak)}", f"validation: {in_words(validation)}"])
+    steps = f"steps: {in_words(needed.peak)}" if needed.step else "no steps: this run was finished before"
+    return "phases: " + "; ".join([before, steps, f"validation: {in_words(validation)}"])
 
 
 def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) -> str:
