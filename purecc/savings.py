@@ -87,10 +87,10 @@ def plan(
     fits = [(rung, needed) for rung, needed in tried if room.holds(needed)]
     if not fits and room.is_gpu:
         raise ValueError(_refusal(of, settings, room, tried))
-    fits = fits or [min(tried, key=lambda one: one[1].peak)]
+    waiting = [one for one in tried if begun(one[0])]
+    fits = fits or [min(waiting or tried, key=lambda one: one[1].peak)]
     chosen, needed = next((one for one in fits if begun(one[0])), fits[0])
     line = _line(settings, chosen, tried[0][1], needed, room)
-    waiting = [one for one in tried if begun(one[0])]
     if waiting and not begun(chosen):
         least = min(waiting, key=lambda one: one[1].peak)
         line += (

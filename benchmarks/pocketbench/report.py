@@ -11,7 +11,7 @@ from purecc.files import write_atomically
 
 from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
-from .concepts import Split
+from .concepts import SMALL, Split
 from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, SLOWER, Cases, differences, goals
 from .opening import TEXTS
 from .statistics import Differences, interval, mean_of
@@ -254,11 +254,36 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
     return parts
 
 
+def on_few_concepts(cases: Cases) -> Cases:
+    """Those of `SMALL`; all where there are none of them."""
+    found = {arm: [case for case in of_arm if case.concept in SMALL] for arm, of_arm in cases.items()}
+    return {arm: of_arm for arm, of_arm in found.items() if of_arm} or cases
+
+
+def of_all_concepts(cases: Cases, kind: str) -> list[str]:
+    """What is told of the arms that were run on every concept; nothing where `SMALL` has all of them."""
+    names = {case.concept for of_arm in cases.values() for case in of_arm}
+    if not names & set(SMALL) or names <= set(SMALL):
+        return []
+    whole = {arm: of_arm for arm, of_arm in cases.items() if {case.concept for case in of_arm} == names}
+    if "LoRA" not in whole:
+        return []
+    tables = {"Strength 1": overview(whole), "Against plain LoRA, paired": against(whole)}
+    tables |= {"At nine tenths of plain LoRA's fidelity": matched(whole)}
+    title = f"## {kind.capitalize()} concepts, all {len(names)}: the arms that were run on every one"
+    return [title, *(part for head, text in tables.items() for part in (f"### {head}", text))]
+
+
 def write(folder: Path, out: Path, protocol: str, about: str = "") -> str:
     """The whole report of one results folder, with `about` at its head; returns its text."""
     parts = []
     for kind in ("instance", "style"):
         every = load(folder, protocol, kind)
+        if (
+            compared(out) is None
+        ):  # most arms were run on a few concepts alone, and means over others would be no comparison
+            parts += of_all_concepts(every, kind)
+            every = on_few_concepts(every)
         # a comparison has its slower baseline among all others
         for rate, cases in ({"": every} if compared(out) and every else by_rate(every)).items():
             parts += section(every, cases, kind, rate, out)

@@ -13,7 +13,7 @@ from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS, SHIPPED
 from benchmarks.pocketbench.case import Case, Drawing
-from benchmarks.pocketbench.concepts import concepts
+from benchmarks.pocketbench.concepts import SMALL, concepts
 from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, family
 from benchmarks.pocketbench.sheets import SHEETS
 from benchmarks.pocketbench.summary import at_fidelity, summarise
@@ -254,6 +254,22 @@ def test_curves_over_steps_are_of_the_drawings_that_all_lengths_have(tmp_path: P
         {arm: cases[arm] for arm in lengths[1:]}, "drift", "change", tmp_path / "no.svg"
     )
     assert not (tmp_path / "no.svg").exists()
+
+
+def test_arms_are_compared_on_the_same_concepts(tmp_path: Path) -> None:
+    """Those that were run on all of them, and all of them on the few that most have."""
+    for arm, names in {"LoRA": [*SMALL[:2], "cat"], "LoRA + DOP": SMALL[:2], "PureCC": [*SMALL[:2], "cat"]}.items():
+        for name in names:
+            case = case_with({1.0: 0.2 if name == "cat" else 0.8}, {1.0: 10.0})
+            case.concept, case.arm = name, arm
+            case.save(tmp_path / f"{name} - {arm}.json")
+    few, every = (
+        report.load(tmp_path, "protocol"),
+        report.of_all_concepts(report.load(tmp_path, "protocol"), "instance"),
+    )
+    assert "all 3" in every[0] and "| LoRA | 3 / 3 | 0.60 |" in every[2] and "DOP" not in every[2]
+    told = report.overview(report.on_few_concepts(few))
+    assert "| LoRA | 2 / 2 | 0.80 |" in told and "| LoRA + DOP | 2 / 2 | 0.80 |" in told
 
 
 def test_arms_at_other_rates_are_compared_among_themselves() -> None:

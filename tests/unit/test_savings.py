@@ -86,6 +86,8 @@ def test_a_run_that_was_begun_goes_on_as_it_was_stored() -> None:
     tight = going_on("whole", 2.9e9)  # no longer fits
     assert tight.settings == chosen(2.9e9).settings and tight.settings.frozen_weights == "float8"
     assert "A run that was begun with its base as loaded waits" in tight.line
+    on_cpu = plan(of, TrainSettings(), Room("cpu", int(1e8), AMPLE), lambda rung: rung.frozen_weights == "whole")
+    assert on_cpu.settings.frozen_weights == "whole"  # nothing fits, and nothing is refused: it goes on all the same
 
 
 def test_what_was_turned_on_is_told() -> None:
