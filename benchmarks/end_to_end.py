@@ -25,13 +25,14 @@ from purecc.concept import T5_SLOT, Concept
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import EncodedText
 from purecc.flow import LatentScaling
+from purecc.job import Job
 from purecc.network import AdaptedNetwork
 from purecc.norms import fuse_norms
 from purecc.presets import SHIPPED
 from purecc.prompts import find_word
 from purecc.scenes import with_scenes
 from purecc.settings import PureSettings, TrainSettings
-from purecc.stages import ExtractorJob, Job, PureJob
+from purecc.stages import ExtractorJob, PureJob
 
 from .stand_ins import REAL, SLICE, TINY, Size, device_name, transformer_of
 

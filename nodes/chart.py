@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ..purecc.curve import Point, point, read_curve
+from ..purecc.job import Job
 from ..purecc.runs import StepRecord
-from ..purecc.stages import Job
 from .host import when_needed
 
 session = when_needed("session")

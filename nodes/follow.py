@@ -12,10 +12,10 @@ from ..purecc.concept import sampling_gate
 from ..purecc.concept_set import NULL
 from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
+from ..purecc.job import Job
 from ..purecc.network import BASE, AdaptedNetwork
 from ..purecc.runs import StepRecord
 from ..purecc.sampling import euler, guided_velocity
-from ..purecc.stages import Job
 from ..purecc.training import LatentScaling
 from .chart import LiveChart
 from .host import when_needed

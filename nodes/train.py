@@ -6,11 +6,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
+from ..purecc.job import Job
 from ..purecc.objective import ORIGINALS
 from ..purecc.presets import SHIPPED
 from ..purecc.scenes import with_scenes
 from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
-from ..purecc.stages import ExtractorJob, Job, PureJob
+from ..purecc.stages import ExtractorJob, PureJob
 from ..purecc.training import EXTRACTOR, PURE
 from .follow import Validation, follow, report
 from .host import when_needed

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tiny import FEW, extractor_job, pure_job
 
+from purecc.job import Job
 from purecc.settings import PureSettings
-from purecc.stages import Job
 
 torch.set_num_threads(
     1

@@ -27,12 +27,13 @@ from tiny import (
 from purecc.adaln_rows import tabulate
 from purecc.adaln_table import UNFORESEEN, ModulationTable, is_modulation, table_of
 from purecc.batches import draw_batch, scene_choice
+from purecc.job import Job
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
 from purecc.prompts import Placeholder
 from purecc.scenes import text_batch, with_scenes
 from purecc.settings import PureSettings
-from purecc.stages import ExtractorJob, Job, PureJob
+from purecc.stages import ExtractorJob, PureJob
 
 
 def job(root: Path, tabulated: bool, stage: str, **changed) -> Job:

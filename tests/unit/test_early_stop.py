@@ -24,9 +24,9 @@ from tiny import (
 from purecc.batches import held_draws
 from purecc.early_stop import EarlyStop, reason, validation_loss
 from purecc.flow import add_noise, mean_time, spread_times
+from purecc.job import Job
 from purecc.network import EXTRACTOR
 from purecc.settings import METHODS, PureSettings, as_plain
-from purecc.stages import Job
 from purecc.terms import Objective, Terms, Velocities
 
 STOPS = replace(SETTINGS, steps=12, stop_patience=2, stop_every=2, stop_gain=0.5, checkpoint_every=5)

@@ -23,12 +23,13 @@ from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import EncodedText, TextBatch
 from purecc.flow import LatentScaling
 from purecc.initial import initial_embeddings
+from purecc.job import Job
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.objective import Original
 from purecc.prompts import Placeholder, mark_tokens, substitute
 from purecc.runs import StepRecord
 from purecc.settings import TARGETS, PureSettings, TrainSettings
-from purecc.stages import ExtractorJob, Job, PureJob
+from purecc.stages import ExtractorJob, PureJob
 
 CHANNELS, SIDE, WIDTH, ROWS, TEXT_WIDTH = 4, 8, 128, 8, 32
 TRIGGER, BASE_ID = "[V]", "tiny base"
