@@ -118,7 +118,7 @@ def differences(cases: Cases, arm: str, other: str, values, share: float = 1.0) 
         match = right.get((case.concept, case.seed))
         pair = [values(case), values(match)] if match is not None else [None]
         if not any(v is None for v in pair):
-            found.setdefault(case.concept, {})[case.seed] = [float(v) for v in pair[0] - share * pair[1]]
+            found.setdefault(case.concept, {})[case.seed] = pair[0] - share * pair[1]
     return found
 
 
@@ -146,7 +146,7 @@ def gains(cases: Cases, hypothesis: Hypothesis) -> Differences:
 
     sign = 1 if figure == "fidelity" else -1
     found = differences(cases, hypothesis.arm, hypothesis.other, values, hypothesis.share)
-    return {c: {s: [sign * v for v in values] for s, values in seeds.items()} for c, seeds in found.items()}
+    return {c: {s: sign * values for s, values in seeds.items()} for c, seeds in found.items()}
 
 
 def judge(cases: Cases, hypothesis: Hypothesis, draws: int = 4000, planned: int | None = None) -> Outcome:

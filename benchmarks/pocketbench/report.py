@@ -15,7 +15,7 @@ from .concepts import SMALL, Split
 from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, SLOWER, Cases, differences, goals
 from .opening import TEXTS
 from .statistics import Differences, interval, mean_of
-from .summary import Summary, at_fidelity, by_picture, drifts, strengths, summarise
+from .summary import Summary, at_fidelity, by_picture, drifts, of_the_base, strengths, summarise
 from .tables import family_table, mean_over_concepts, paper_tables, table
 
 
@@ -31,6 +31,7 @@ _COLUMNS: dict[str, Callable[[Summary], float | None]] = {
     "drift, same class": lambda s: s.same_class,
     "drift, other": lambda s: s.other,
     "drift, null": lambda s: s.null,
+    "drift, feature x 100": lambda s: 100 * s.feature,
     "background": lambda s: s.background,
     "second thing": lambda s: s.beside,
     "Seg-Cons": lambda s: s.seg_cons,
@@ -45,6 +46,7 @@ _MATCHED = {
     "beside": "second thing",
     "background_ssim": "background SSIM",
     "seg_cons": "Seg-Cons",
+    "layout": "layout",
 }
 _PLOTS = {
     "drift": "change of pictures without the concept",
@@ -104,11 +106,16 @@ def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
             continue
         pairs = [
             differences(cases, arm, other, f)
-            for f in (lambda c: by_picture(c, strength), lambda c: drifts(c, strength))
+            for f in (
+                lambda c: by_picture(c, strength),
+                lambda c: drifts(c, strength),
+                lambda c: 100 * drifts(c, strength, "feature"),
+            )
         ]
         if pairs[0]:
             rows.append([arm, str(len(pairs[0])), *map(_difference, pairs)])
-    return table([f"arm minus {other}", "concepts", "fidelity", "drift without the concept"], rows)
+    header = ["concepts", "fidelity", "drift without the concept", "the same, feature x 100"]
+    return table([f"arm minus {other}", *header], rows)
 
 
 def matched(cases: Cases, share: float = MATCHED, other: str = "LoRA") -> str:
@@ -163,7 +170,8 @@ def curves_over_steps(cases: Cases, figure: str, says: str, path: Path) -> bool:
         of = [[case for case in cases[arm] if case.concept in common] for arm in lengths]
         mean = lambda some, field: mean_over_concepts(some, lambda c: getattr(summarise(c), field))  # noqa: E731
         label = f"{name}: {', '.join(_steps_of(arm) for arm in lengths)} steps"
-        points[label] = [(0.0, 0.0), *((mean(some, "fidelity"), mean(some, figure)) for some in of)]
+        start = mean_over_concepts(of[0], of_the_base)
+        points[label] = [(start, 0.0), *((mean(some, "fidelity"), mean(some, figure)) for some in of)]
     says = f"{says}, {len(common)} drawings"
     write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
     return True

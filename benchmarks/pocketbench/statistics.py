@@ -1,11 +1,11 @@
-"""Paired comparison of two arms: the unit is the concept; a hierarchical bootstrap draws concepts, then seeds, then prompts."""
+"""Paired comparison of two arms: the unit is the concept; a hierarchical bootstrap draws concepts, then seeds, prompts, noises."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-#: difference arm - other for one picture, by (concept, training seed, prompt and noise)
-Differences = dict[str, dict[int, list[float]]]  # concept -> training seed -> a value for each picture
+#: difference arm - other: concept -> training seed -> a value for each prompt, or for each prompt a row of its noises
+Differences = dict[str, dict[int, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ def mean_of(differences: Differences) -> float:
 
 
 def bootstrap(differences: Differences, draws: int = 4000, seed: int = 0) -> np.ndarray:
-    """Means of resampled differences, [draws]: concepts with replacement, in each its seeds, in each its pictures."""
+    """Means of resampled differences, [draws]: concepts with replacement, in each its seeds, in each its prompts, in each its noises."""
     rng = np.random.default_rng(seed)
     units = [[np.asarray(values, dtype=float) for values in seeds.values()] for seeds in differences.values()]
     chosen = rng.integers(len(units), size=(draws, len(units)))
@@ -35,9 +35,18 @@ def bootstrap(differences: Differences, draws: int = 4000, seed: int = 0) -> np.
         of_seeds = np.empty(picked.shape)
         for s, values in enumerate(seeds):
             count = int((picked == s).sum())
-            of_seeds[picked == s] = values[rng.integers(len(values), size=(count, len(values)))].mean(1)
+            of_seeds[picked == s] = _redrawn(values, count, rng)
         of_concepts[times] = of_seeds.mean(1)
     return of_concepts.mean(1)
+
+
+def _redrawn(values: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of `count` resamples of values [prompts] or [prompts, noises]: prompts, and in each its noises."""
+    prompts = rng.integers(len(values), size=(count, len(values)))
+    if values.ndim == 1 or values.shape[1] == 1:
+        return values.reshape(len(values))[prompts].mean(1)
+    noises = rng.integers(values.shape[1], size=(*prompts.shape, values.shape[1]))
+    return values[prompts[..., None], noises].mean((1, 2))
 
 
 def interval(differences: Differences, **options: int) -> Interval:

@@ -36,6 +36,12 @@ class Summary:
         return (self.same_class + self.other + self.null) / 3
 
 
+def _by_prompt(case: Case, pictures: np.ndarray) -> np.ndarray:
+    """Figures of pictures, prompt by prompt as they were drawn, [prompts, noises]."""
+    noises = len(set(case.rows["noise"])) // len(set(case.rows["prompt"]))
+    return pictures.reshape(-1, noises)
+
+
 def select(case: Case, column: str, strength: float, *roles: str) -> np.ndarray:
     """One column's figures of the pictures of some roles; those that have none are left out."""
     rows = zip(case.rows[column], case.rows["role"], case.rows["strength"], strict=True)
@@ -57,16 +63,16 @@ def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
 
 
 def by_picture(case: Case, strength: float = 1.0) -> np.ndarray | None:
-    """Fidelity of each picture with the concept, the mean over its witnesses; None where none can tell it."""
+    """Fidelity of each picture with the concept, [prompts, noises], the mean over its witnesses; None where none can tell it."""
     scores = list(fidelities(case, strength).values())
-    return np.mean(scores, axis=0) if scores else None
+    return _by_prompt(case, np.mean(scores, axis=0)) if scores else None
 
 
-def drifts(case: Case, strength: float) -> np.ndarray:
-    """Mean absolute pixel difference of each picture without the concept, weighted so that their mean is `Summary.drift`."""
-    parts = [select(case, "pixels", strength, role) for role in ("same class", "other", "null")]
+def drifts(case: Case, strength: float, column: str = "pixels") -> np.ndarray:
+    """A change of each picture without the concept, [prompts, noises]: each kind of prompt counts a third, of "pixels" the mean is `Summary.drift`."""
+    parts = [select(case, column, strength, role) for role in ("same class", "other", "null")]
     count = sum(map(len, parts))
-    return np.concatenate([part * count / (3 * len(part)) for part in parts])
+    return _by_prompt(case, np.concatenate([part * count / (3 * len(part)) for part in parts]))
 
 
 def summarise(case: Case, strength: float = 1.0) -> Summary:
@@ -94,16 +100,18 @@ def strengths(case: Case) -> list[float]:
     return sorted(set(case.rows["strength"]))
 
 
+def of_the_base(case: Case) -> float:
+    """The fidelity that the base model's own pictures have: where every curve over strength or steps begins."""
+    return float(np.mean([(case.ends[name][0] - low) / (high - low) for name, (low, high) in witnesses(case).items()]))
+
+
 def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
     """A figure of `Summary` where the case's curve over strength first reaches a fidelity; None where it never does, or the base has it.
 
     Strength 0 is the base model: fidelity is what the base has, and nothing has changed.
     """
     start = {"background_ssim": 1.0, "seg_cons": 1.0}.get(figure, 0.0)
-    floors = [
-        (base - low) / (high - low) for name, (low, high) in witnesses(case).items() for base in [case.ends[name][0]]
-    ]
-    points = [(float(np.mean(floors)), start)]
+    points = [(of_the_base(case), start)]
     if wanted <= points[0][0]:
         return None
     for strength in strengths(case):

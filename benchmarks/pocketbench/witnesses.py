@@ -116,7 +116,7 @@ class Change:
 
     pixels: Tensor  # mean absolute difference, 0..255
     feature: Tensor  # 1 - cosine of the drawing judge's embeddings
-    background_pixels: Tensor  # the same, outside the objects of both pictures
+    background_pixels: Tensor  # the same, outside the objects of both pictures; NaN where nothing is outside
     background_ssim: Tensor  # 1 is equal, outside the objects of both pictures
     seg_cons: Tensor  # IoU of the two pictures' object masks, 0..1
     layout: Tensor  # distance of the two masks' centres, pixels
@@ -131,7 +131,7 @@ def change(judges: Judges, originals: Tensor, customised: Tensor, beside: list[s
     a, b = (m > 0 for m in logits)
     union = F.max_pool2d((a | b).float()[:, None], 3, stride=1, padding=1)  # a rim of four pixels
     outside = 1 - F.interpolate(union, scale_factor=4.0)[:, 0]
-    share = outside.sum((1, 2)).clamp_min(1)
+    share = outside.sum((1, 2))  # 0 where objects fill the picture: then there is no background, and 0 / 0 is NaN
     embeddings = [judges.drawing(p) for p in (originals, customised)]
     second = F.interpolate(a.float()[:, None], scale_factor=4.0)[:, 0] * _sides(
         beside or [""] * len(a), a.shape[-1] * 4

@@ -172,6 +172,7 @@ def to_diffusers(
             values[name] = value.to(place, dtype, copy=True)
         set_table(transformer.pos_embed, values["pos_embed.pos_embed"])
         transformer.load_state_dict(values, strict=True, assign=True)
+        values.clear()  # what waits in main memory is pinned below, one by one in place of these
         fuse_norms(transformer)
         if streamed:
             stream(transformer, device)

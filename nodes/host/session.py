@@ -32,6 +32,22 @@ def outside_inference() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def as_the_host() -> Iterator[None]:
+    """The host's own mode inside, for all that may move its models.
+
+    Their weights are inference tensors: moved to another device or dtype outside this mode, they fail in the stock nodes that follow.
+    """
+    with torch.inference_mode():
+        yield
+
+
+def kept(tensor: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A copy on the CPU that training may keep: gradients cannot pass what was made in the host's mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tensor.detach().to("cpu", dtype).clone()
+
+
 def training_device() -> torch.device:
     return comfy.model_management.get_torch_device()
 
@@ -46,7 +62,9 @@ def training_dtype(device: torch.device | None = None, wanted: str = "auto") -> 
         return getattr(torch, wanted)
     allowed = [torch.bfloat16, torch.float32]
     chosen = comfy.model_management.unet_dtype(device=device, model_params=0, supported_dtypes=allowed)
-    return chosen if chosen in allowed else torch.float32
+    if chosen not in allowed:  # --fp16-unet and its kind, of people with small cards
+        chosen = torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float32
+    return chosen
 
 
 def encode_pictures(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
@@ -79,21 +97,19 @@ def decode_latents(vae: comfy.sd.VAE, latents: Tensor) -> Tensor:
 def _finite(vae: comfy.sd.VAE, work: Callable[[], Tensor]) -> Tensor:
     """What a call of the VAE gives, float32, on the CPU; where values overflow, once more with the VAE in float32."""
 
-    def done() -> Tensor:
-        with torch.inference_mode(False), torch.no_grad():
-            return work().detach().float().cpu().clone()
-
-    made, dtype = done(), vae.vae_dtype
-    if torch.isfinite(made).all() or dtype == torch.float32:
-        return made
-    log.warning("PureCC: the VAE overflows in %s; once more in float32.", str(dtype).removeprefix("torch."))
-    try:
-        vae.vae_dtype = torch.float32
-        vae.first_stage_model.to(torch.float32)
-        return done()
-    finally:
-        vae.vae_dtype = dtype
-        vae.first_stage_model.to(dtype)
+    dtype = vae.vae_dtype
+    with as_the_host():
+        made = kept(work())
+        if torch.isfinite(made).all() or dtype == torch.float32:
+            return made
+        log.warning("PureCC: the VAE overflows in %s; once more in float32.", str(dtype).removeprefix("torch."))
+        try:
+            vae.vae_dtype = torch.float32
+            vae.first_stage_model.to(torch.float32)
+            return kept(work())
+        finally:
+            vae.vae_dtype = dtype
+            vae.first_stage_model.to(dtype)
 
 
 class Progress:
@@ -156,7 +172,8 @@ def check_interrupted() -> None:
 
 def free_for_training() -> None:
     """Every model of the host leaves the device."""
-    comfy.model_management.unload_all_models()
+    with as_the_host():
+        comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
 
 

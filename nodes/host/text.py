@@ -18,6 +18,7 @@ from ...purecc.concept import T5_SLOT
 from ...purecc.encoding import EncodedText
 from ...purecc.prompts import Placeholder, Span, mark_tokens, substitute
 from .marks import MAP, concept_of, number, slot_of, write_code
+from .session import as_the_host, kept
 
 log = logging.getLogger(__name__)
 _TOKENIZERS = {"l": "clip_l", "g": "clip_g", "t5xxl": "t5xxl"}  # key in the host's tokens -> attribute
@@ -197,16 +198,15 @@ class HostTextEncoder:
 
     def encode(self, text: str) -> EncodedText:
         """One text, on the CPU, float32, in tensors that training may keep. Raises ValueError where it is not finite."""
-        with torch.inference_mode(False), torch.no_grad():
+        with as_the_host():
             made = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True, return_dict=True)
-            marks = made["model_conds"][MAP].cond[0].cpu()
+            marks = made["model_conds"][MAP].cond[0]
             ours = (marks > 0) & (concept_of(marks) == self.concept)
-            slots = torch.where(ours, slot_of(marks) + 1, torch.zeros_like(marks))
-            copy_of = lambda tensor: tensor.detach().float().cpu().clone()  # noqa: E731
-            rows, pooled = copy_of(made["cond"][0]), copy_of(made["pooled_output"][0])
-            if not (torch.isfinite(rows).all() and torch.isfinite(pooled).all()):
-                raise ValueError(
-                    f'The text encoders gave values that are not finite for "{text}", as T5 does in float16. Start ComfyUI with '
-                    "--bf16-text-enc, or load T5 in bfloat16 or scaled float8."
-                )
-            return EncodedText(rows, pooled, slots, text)
+            slots = kept(torch.where(ours, slot_of(marks) + 1, torch.zeros_like(marks)), marks.dtype)
+        rows, pooled = kept(made["cond"][0]), kept(made["pooled_output"][0])
+        if not (torch.isfinite(rows).all() and torch.isfinite(pooled).all()):
+            raise ValueError(
+                f'The text encoders gave values that are not finite for "{text}", as T5 does in float16. Start ComfyUI with '
+                "--bf16-text-enc, or load T5 in bfloat16 or scaled float8."
+            )
+        return EncodedText(rows, pooled, slots, text)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...purecc.token_embeddings import Vectors, start_of
+from .session import as_the_host, free_for_training
 from .text import HostTextEncoder, MarkedToken, with_vectors
 
 _KEYS = {"clip_l": "l", "clip_g": "g"}  # encoder -> key in the host's tokens
@@ -15,7 +16,10 @@ Chunks = list[list[tuple]]
 
 
 class HostTokenEncoder:
-    """Copies of the host's two CLIPs as they are (with LoRAs on CLIP), on the training device; `TokenEncoder` of the core."""
+    """Copies of the host's two CLIPs as they are (with LoRAs on CLIP), on the training device; `TokenEncoder` of the core.
+
+    All of the host's own models leave the device.
+    """
 
     def __init__(self, encoder: HostTextEncoder, trigger: str, tokens: int, device: torch.device):
         """Raises ValueError where the CLIP has not both encoders."""
@@ -27,14 +31,31 @@ class HostTokenEncoder:
                 "token_embeddings off in Settings."
             )
         self.clip, self.concept, self.trigger, self.tokens = encoder.clip, encoder.concept, trigger, tokens
-        comfy.model_management.load_models_gpu([self.clip.patcher], force_patch_weights=True)
+        with as_the_host():
+            comfy.model_management.load_models_gpu([self.clip.patcher], force_patch_weights=True)
         whole = self.clip.cond_stage_model
         whole.reset_clip_options()  # all CLIPs of one loader share it: the last text that was encoded left its own layer
         if self.clip.layer_idx is not None:
             whole.set_clip_options({"layer": self.clip.layer_idx})
-        with torch.inference_mode(False):  # copies that autograd may keep
-            self.parts = {name: copy.deepcopy(part).to(device).requires_grad_(False) for name, part in held.items()}
-        self.device = device
+        with torch.inference_mode(False), torch.no_grad():
+            copies = {name: _copy_of(part) for name, part in held.items()}
+            free_for_training()  # T5 too, which is not copied
+            self.parts = {name: part.to(device) for name, part in copies.items()}
+        self.device, self._saved = device, None  # what readings keep for backward passes, while that is counted
+
+    @property
+    def size(self) -> int:
+        """Bytes of the copies' weights on the device."""
+        return sum(weight.nbytes for part in self.parts.values() for weight in part.parameters())
+
+    def kept_by(self, text: str) -> int:
+        """Bytes that reading a text keeps for its backward pass beside the weights: counted in a reading."""
+        weights = {weight.untyped_storage().data_ptr() for p in self.parts.values() for weight in p.parameters()}
+        with torch.inference_mode(False), torch.enable_grad():
+            vectors, self._saved = {name: v.requires_grad_() for name, v in self.initial().items()}, []
+            self.read(text, vectors)
+            saved, self._saved = {tensor.untyped_storage().data_ptr(): tensor for tensor in self._saved}, None
+        return sum(t.untyped_storage().nbytes() for where, t in saved.items() if where not in weights)
 
     def initial(self) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.no_grad():
@@ -61,11 +82,18 @@ class HostTokenEncoder:
 
             chunks = [[(read(one[0]), *one[1:]) for one in chunk] for chunk in made[key]]
             chunks = with_vectors({key: chunks}, self.clip.cond_stage_model)[key]  # of other concepts
-            with torch.autograd.graph.saved_tensors_hooks(_kept, lambda tensor: tensor):
+            with torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor):
                 found.append(part.encode_token_weights(chunks)[:2])
         count = min(rows.shape[1] for rows, _ in found)
         rows = torch.cat([rows[:, :count].to(self.device) for rows, _ in found], -1)[0]
         return rows, torch.cat([pooled.to(self.device) for _, pooled in found], -1)[0]
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        """What the backward pass needs of an activation: a copy, as the host's CLIP adds to its stream in place."""
+        saved = tensor if tensor.grad_fn is None else tensor.clone()
+        if self._saved is not None:
+            self._saved.append(saved)
+        return saved
 
     def _is_ours(self, token: object) -> bool:
         """Not one of another concept that the CLIP knows."""
@@ -84,6 +112,10 @@ def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
         return part.transformer.get_input_embeddings().weight[ids].float().cpu().clone()
 
 
-def _kept(tensor: Tensor) -> Tensor:
-    """What the backward pass needs of an activation: a copy, as the host's CLIP adds to its stream in place."""
-    return tensor if tensor.grad_fn is None else tensor.clone()
+def _copy_of(part: torch.nn.Module) -> torch.nn.Module:
+    """A frozen copy in main memory, in float32: from fewer bytes each product would widen, and keep, a copy of its own."""
+    weights = list(part.parameters())
+    widens = all(weight.dtype in (torch.float16, torch.bfloat16, torch.float32) for weight in weights)
+    copies = [w.detach().to("cpu", torch.float32 if widens else w.dtype, copy=True) for w in weights]
+    own = {id(w): torch.nn.Parameter(one, requires_grad=False) for w, one in zip(weights, copies, strict=True)}
+    return copy.deepcopy(part, own)  # which finds its weights copied already

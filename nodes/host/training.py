@@ -68,6 +68,7 @@ def prepared(
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
     base, root = convert.fingerprint(model, with_patches=True), session.runs_folder()
+    encoders = in_encoders(token_encoder, data, settings, pure)
     stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
 
     @cache
@@ -76,6 +77,7 @@ def prepared(
 
     def needed(changed: TrainSettings) -> Estimate:
         found = estimate(config, inputs, changed, pure, dtype, device.type)
+        found = replace(found, weights=found.weights + encoders[0], step=found.step + encoders[1])
         return replace(found, step=0) if run_of(changed.frozen_weights).result.is_file() else found
 
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
@@ -108,6 +110,21 @@ def prepared(
         ) from error
     finally:
         release(network)
+
+
+def in_encoders(
+    encoder: token_text.HostTokenEncoder | None, data: ConceptSet, settings: TrainSettings, pure: PureSettings | None
+) -> tuple[int, int]:
+    """Bytes of the text encoders that a run reads the trigger with: of their weights, and of what a step keeps in them at most."""
+    if encoder is None:
+        return 0, 0
+    if not settings.token_embeddings:  # those of the extractor alone are read, without a graph
+        return encoder.size, 0
+    texts = sorted((text.text for text in data.encoded.values() if bool((text.marks > 0).any())), key=len)
+    scenes = -(-settings.batch_size // 2) if pure is not None and pure.scene_anchor else 0
+    models = 2 if pure is not None and pure.method == "merged stage" else 1
+    together = min(len(texts), settings.batch_size + scenes)
+    return encoder.size, models * together * encoder.kept_by(texts[-1])
 
 
 def remark_on_latents(data: ConceptSet, scaling: LatentScaling) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 
 import torch  # noqa: E402
+from comfy.model_patcher import ModelPatcher  # noqa: E402
 from purecc_pack.nodes import concept_set as concept_set_node  # noqa: E402
 from purecc_pack.nodes.host import apply, pocket, session, text, training  # noqa: E402
 from purecc_pack.nodes.types import TrainingData  # noqa: E402
@@ -40,6 +41,22 @@ def bytes_alive() -> int:
             storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
+
+moved: set[tuple[str, bool]] = set()  # how the host's models were moved, and whether in its own mode
+
+
+def watched(name: str):
+    move = getattr(ModelPatcher, name)
+
+    def moves(*args, **options):
+        moved.add((name, torch.is_inference_mode_enabled()))
+        return move(*args, **options)
+
+    return moves
+
+
+for way in ("load", "partially_load", "unpatch_model"):
+    setattr(ModelPatcher, way, watched(way))
 
 PAPER = PureSettings()
 AS_SHIPPED = PureSettings(**SHIPPED, class_steps=1)
@@ -117,4 +134,9 @@ wide = [replace(example, latent=4.2 * example.latent) for example in data.exampl
 other = replace(wire, concept_set=replace(data, examples=tuple(wide)))
 with session.outside_inference(), training.prepared(model, other, TrainSettings(steps=1)) as it:
     seen["notes of another VAE"] = it.notes
+train(model, wire, seed=6, embeddings="none", token_embeddings=True)  # with the host's CLIPs in the loop
+with session.outside_inference():
+    session.decode_latents(vae, data.examples[0].latent[None])
+seen["moved in the host's mode"] = sorted(name for name, inside in moved if inside)
+seen["moved outside of it"] = sorted(name for name, inside in moved if not inside)
 print(json.dumps(seen))

@@ -64,3 +64,9 @@ def test_the_node_tells_what_of_an_applied_concept_is_no_part_of_the_base(seen: 
 
 def test_latents_of_another_models_vae_are_noticed(seen: dict) -> None:
     assert "the VAE may be another model's" in seen["notes of another VAE"] and "may be another" not in seen["notes"]
+
+
+def test_the_hosts_models_are_moved_in_its_own_mode(seen: dict) -> None:
+    """Their weights are inference tensors: on a GPU, one moved outside that mode fails in the stock nodes that follow."""
+    assert {"load", "unpatch_model"} <= set(seen["moved in the host's mode"])
+    assert seen["moved outside of it"] == []
