@@ -1,7 +1,7 @@
 """PocketBench's one command. What was measured before is taken from the results folder; the rest is run.
 
 python -m benchmarks.pocketbench --quick
-python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seeds 3] [--workers 2]
+python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seeds 1] [--workers 2]
 python -m benchmarks.pocketbench --report
 python -m benchmarks.pocketbench --split test      # the comparison of PROTOCOL.md; closed unless openings.json records an opening
 python -m benchmarks.pocketbench --split confirmation                  # that of CONFIRMATION.md, likewise
@@ -9,11 +9,13 @@ python -m benchmarks.pocketbench --sheets          # contact sheets of one drawi
 """
 
 import argparse
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from . import report
 from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
@@ -27,19 +29,25 @@ from .worker import result_path, run_cases
 RESULTS = Path(__file__).parent / "results"
 
 
-def is_current(path: Path, measured_by: str) -> bool:
-    """Whether this case was measured by this protocol, with all the witnesses that there are today."""
+def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = None) -> bool:
+    """Whether this case was measured by this protocol, with all the witnesses that there are today, of the arm as it is today."""
     if not path.is_file():
         return False
     case = Case.load(path)
-    return case.protocol == measured_by and case.complete
+    asked = json.loads(json.dumps(ARMS[case.arm].taught(case.seed, case.kind, **changes or {})))
+    told = {"background_anchor": 0.0, "scene_anchor": 0.0, **case.settings}  # a run's file leaves them out at 0
+    of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
+    return case.protocol == measured_by and case.complete and of_this_arm
 
 
-def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iterator[tuple[str, int, list[str]]]:
+def to_measure(
+    args: argparse.Namespace, folder: Path, measured_by: str, changes: dict[str, Any]
+) -> Iterator[tuple[str, int, list[str]]]:
     """Concept, training seed and arms that are not measured yet; arms that share an extractor, which is in the work folder, together."""
     for seed in range(args.seeds):
         for name in args.concepts:
-            open_ = [a for a in args.arms if not is_current(result_path(folder, name, a, seed), measured_by)]
+            paths = {arm: result_path(folder, name, arm, seed) for arm in args.arms}
+            open_ = [arm for arm, path in paths.items() if not is_current(path, measured_by, changes)]
             if comparison := COMPARISONS.get(args.split):
                 open_ = [a for a in open_ if seed < comparison.seeds(a, concept(name, args.split).kind)]
             for shared in (True, False):
@@ -48,7 +56,8 @@ def to_measure(args: argparse.Namespace, folder: Path, measured_by: str) -> Iter
 
 
 def missing_of(args: argparse.Namespace, folder: Path, measured_by: str) -> list[str]:
-    return [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by) for a in arms]
+    """Of a comparison, which changes nothing in its arms."""
+    return [f"{n}, {a}, seed {s}" for n, s, arms in to_measure(args, folder, measured_by, {}) for a in arms]
 
 
 def about(split: str, missing: list[str]) -> str:
@@ -122,7 +131,7 @@ def main() -> None:
         with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
             jobs = [
                 pool.submit(run_cases, args.work, folder, drawing, *job, changes, args.split)
-                for job in to_measure(args, folder, measured_by)
+                for job in to_measure(args, folder, measured_by, changes)
             ]
             failed = [name for job in as_completed(jobs) for name in job.result()]
         if failed:

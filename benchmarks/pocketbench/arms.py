@@ -1,10 +1,10 @@
 """The arms: every way of learning that is compared, each as the settings in which it differs from the common ones."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from purecc.concept import Gate
-from purecc.settings import PureSettings, TrainSettings
+from purecc.settings import PureSettings, TrainSettings, as_plain
 
 #: common to all arms. As many pictures as the paper's 400 steps of 2. Its learning rate is for a model 200 times as large; at
 #: this one a plain LoRA is as faithful as at any other (0.71; 0.72 at 1e-3, 0.70 at 3e-4, where it harms less: the test has that one too)
@@ -33,6 +33,13 @@ class Arm:
     @property
     def needs_extractor(self) -> bool:
         return self.guided and self.pure_settings.method == "PureCC"
+
+    def taught(self, seed: int, kind: str, **changes: Any) -> dict[str, Any]:
+        """What a run of it on a concept of this kind is taught with, as its file tells it."""
+        pure = self.pure_settings if self.needs_extractor else self.pure_settings.without_extractor()
+        if kind == "style":  # it has no surroundings
+            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
+        return as_plain(self.train_settings(seed, **changes)) | asdict(pure)
 
     def extractor_settings(self, seed: int, **changes: Any) -> TrainSettings:
         return _train_settings(seed, self.common, changes)

@@ -245,13 +245,22 @@ class Bench:
         return asked, seeds, load_tensors(path)[0]["pictures"]
 
     def ends(self, concept: BenchConcept, originals: Tensor) -> dict[str, list[float]]:
-        """Witness -> [score of the base's pictures of the class, of another instance, of the concept itself in new scenes]."""
+        """Witness -> [score of the base's pictures of the class, of another instance, of the concept itself in new scenes].
+
+        Kept in the work folder: all arms of a concept have the same ones, whichever machine goes on with them.
+        """
+        of = [self.protocol, concept.split, concept.name, WITNESSES[concept.kind]]
+        path = self.work / "ends" / f"{hashlib.sha256(json.dumps(of).encode()).hexdigest()[:12]}.json"
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
         rng = np.random.default_rng(concept.seed)
         pictures = [originals]
         for composites in (another(concept), held_out(concept)):
             pictures.append(as_generated(to_pixels([r.picture for r in composites]), self.pocket.vae, rng, 0.15))
         scores = [self.likeness(concept, p) for p in pictures]
-        return {name: [round(float(s[name].mean()), 4) for s in scores] for name in scores[0]}
+        found = {name: [round(float(s[name].mean()), 4) for s in scores] for name in scores[0]}
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(found), encoding="utf-8"))
+        return found
 
     def likeness(self, concept: BenchConcept, pictures: Tensor) -> dict[str, Tensor]:
         """Every witness of the concept's presence, by name, each [batch]."""

@@ -60,10 +60,27 @@ def test_enough_concepts_in_each_split() -> None:
     assert not {c.name for c in taught.concepts("development")} & {c.name for c in taught.concepts("test")}
 
 
-def test_a_floor_is_another_concept() -> None:
-    for concept in SMALL:
-        pictures = [np.asarray(r.picture).tobytes() for r in taught.another(concept, 1)]
-        assert not set(pictures) & {np.asarray(r.picture).tobytes() for r in taught.held_out(concept, 1)}
+@pytest.mark.parametrize("concept", SMALL, ids=lambda c: c.name)
+def test_a_floor_is_another_concept(concept, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a floor draws, and in which look: never the concept's own, and of drawings none of base art where it stands."""
+    own = taught.sprite_of(concept) if concept.kind == "instance" else concept.name
+    drawn = []
+
+    def shown(of, scene, crop: int = 0):
+        drawn.append(scene.things[0].sprite if of.kind == "instance" else of.name)
+
+    monkeypatch.setattr(taught, "shown", shown)
+    taught.another(concept)
+    others = {c.name for c in taught.concepts("development") if c.kind == concept.kind} - {concept.name}
+    assert drawn and own not in drawn
+    if concept.kind == "instance":
+        sprites = [taught.sprite_of(taught.concept(name)) for name in others]
+        assert all(any(one is sprite for sprite in sprites) for one in drawn)
+    else:
+        assert set(drawn) == others
+    drawn.clear()
+    taught.held_out(concept)
+    assert drawn and all(one is own or one == own for one in drawn)
 
 
 @pytest.mark.parametrize("name", ["poodle", "taxi"])
@@ -152,20 +169,36 @@ def test_the_bootstrap_finds_the_mean_and_keeps_its_level() -> None:
         data = {}
         for c in range(12):
             centre = 1.0 + rng.normal(0, 0.5)
-            data[str(c)] = {s: list(centre + rng.normal(0, 0.3) + rng.normal(0, 0.3, 4)) for s in range(3)}
+            data[str(c)] = {s: centre + rng.normal(0, 0.3) + rng.normal(0, 0.3, 4) for s in range(3)}
         found = interval(data, draws=300, seed=trial)
         covered += found.low <= 1.0 <= found.high
     assert covered >= 50  # 95 % less what 12 units cost
 
 
 def test_the_mean_is_over_concepts_first() -> None:
-    assert mean_of({"a": {0: [1.0] * 100}, "b": {0: [0.0], 1: [0.0, 1.0]}}) == pytest.approx((1 + 0.25) / 2)
+    assert mean_of({"a": {0: np.ones(100)}, "b": {0: np.zeros(1), 1: np.array([0.0, 1.0])}}) == pytest.approx(
+        (1 + 0.25) / 2
+    )
+
+
+def test_every_level_of_the_hierarchy_is_drawn() -> None:
+    """What differs at one level alone spreads the means: by its own standard error, where the others are equal."""
+    only = {
+        "concepts": {str(c): {0: np.full((4, 1), c % 2)} for c in range(8)},
+        "seeds": {str(c): {s: np.full((4, 1), s % 2) for s in range(4)} for c in range(4)},
+        "prompts": {str(c): {0: np.arange(4.0)[:, None] % 2} for c in range(4)},
+        "noises": {str(c): {0: np.tile(np.arange(4.0) % 2, (3, 1))} for c in range(4)},
+    }
+    # of a mean of n values that are 0 or 1 by halves: 0.5 / sqrt(n)
+    expected = {"concepts": 8, "seeds": 4 * 4, "prompts": 4 * 4, "noises": 4 * 3 * 4}
+    for level, data in only.items():
+        assert bootstrap(data).std() == pytest.approx(0.5 / expected[level] ** 0.5, rel=0.1), level
 
 
 def test_equal_units_have_no_spread() -> None:
-    assert np.ptp(bootstrap({"a": {0: [2.0]}, "b": {0: [2.0]}}, draws=50)) == 0
-    assert p_above({"a": {0: [2.0]}}, 1.0, draws=99) == pytest.approx(0.01)
-    assert p_above({"a": {0: [0.5]}}, 1.0, draws=99) == 1
+    assert np.ptp(bootstrap({"a": {0: np.array([2.0])}, "b": {0: np.array([2.0])}}, draws=50)) == 0
+    assert p_above({"a": {0: np.array([2.0])}}, 1.0, draws=99) == pytest.approx(0.01)
+    assert p_above({"a": {0: np.array([0.5])}}, 1.0, draws=99) == 1
 
 
 def test_holm_steps_down() -> None:

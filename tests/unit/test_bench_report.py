@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS, SHIPPED
-from benchmarks.pocketbench.case import Case, Drawing
+from benchmarks.pocketbench.case import WITNESSES, Case, Drawing
 from benchmarks.pocketbench.concepts import SMALL, concepts
 from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, family
 from benchmarks.pocketbench.sheets import SHEETS
@@ -26,6 +27,7 @@ def case_with(fidelity: dict[float, float], drift: dict[float, float]) -> Case:
     rows = {
         "role": [],
         "prompt": [],
+        "noise": [],
         "strength": [],
         "pocket DINO": [],
         "pixels": [],
@@ -141,6 +143,19 @@ def test_older_cases_are_judged_by_the_witnesses_that_all_have(tmp_path: Path) -
     assert not old.complete and not Case.load(tmp_path / "0.json").kid
 
 
+def test_a_case_of_another_form_of_its_arm_is_measured_again(tmp_path: Path) -> None:
+    case = case_with({1.0: 0.5}, {1.0: 1.0})
+    case.kid, case.ends = {"1": 0.0}, dict.fromkeys(WITNESSES[case.kind], [0.0, 0.0, 1.0])
+    case.settings = json.loads(json.dumps(ARMS[case.arm].taught(case.seed, case.kind)))
+    case.save(tmp_path / "case.json")
+    assert command.is_current(tmp_path / "case.json", "protocol")
+    assert not command.is_current(tmp_path / "case.json", "another protocol")
+    assert not command.is_current(tmp_path / "case.json", "protocol", {"steps": 120})
+    for changed in ({"learning_rate": 0.1}, {"background_anchor": 3.0}, {"method": "PureCC"}):
+        replace(case, settings=case.settings | changed).save(tmp_path / "case.json")
+        assert not command.is_current(tmp_path / "case.json", "protocol")
+
+
 @pytest.mark.parametrize(("split", "count"), [("test", "ten"), ("confirmation", "six")])
 def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
     text, comparison = opening.TEXTS[split].read_text(encoding="utf-8"), COMPARISONS[split]
@@ -157,7 +172,7 @@ def planned(split: str = "test") -> list[tuple[str, str, int]]:
     args = Namespace(
         split=split, concepts=[c.name for c in concepts(split)], arms=list(COMPARISONS[split].arms), seeds=3
     )
-    jobs = command.to_measure(args, Path("nothing is here"), "protocol")
+    jobs = command.to_measure(args, Path("nothing is here"), "protocol", {})
     return [(name, arm, seed) for name, seed, arms in jobs for arm in arms]
 
 

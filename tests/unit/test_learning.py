@@ -1,12 +1,15 @@
 """The regression check: on the real Pocket SD3 and a real concept, learning does what the method says.
 
 Small runs, compared with one another. A wrong sign in L_PureCC, base and complete text swapped, the extractor's adapter
-left off, lambda* frozen or the gate ignored each turn one of these red.
+left off, lambda* frozen or the gate ignored each turn one of these red: the last test breaks the code so, and looks.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from purecc.concept_set import ConceptSet
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.runs import StepRecord
 from purecc.stages import ExtractorJob, PureJob
+from purecc.terms import Velocities
 
 STEPS = 50
 LORA, PURECC = Arm({"method": "LoRA"}), Arm({"eta": 2.0})
@@ -40,13 +44,14 @@ class World:
     bench: Bench
     data: ConceptSet
     extractor: Taught
+    runs: Path
 
     def teach(self, arm: Arm) -> Taught:
         settings = arm.train_settings(0, steps=STEPS)
         extractor = None if arm is GATED else self.extractor.concept  # plain LoRA starts from its embeddings too
         bench = self.bench
         job = PureJob(
-            bench.network(), self.data, settings, bench.scaling, bench.work, bench.base, arm.pure_settings, extractor
+            bench.network(), self.data, settings, bench.scaling, self.runs, bench.base, arm.pure_settings, extractor
         )
         records = list(job)
         return Taught(job.concept, records)
@@ -81,7 +86,7 @@ def world(tmp_path_factory) -> World:
         bench.network(), data, PURECC.extractor_settings(0, steps=STEPS), bench.scaling, bench.work, bench.base
     )
     records = list(job)
-    return World(bench, data, Taught(job.concept, records))
+    return World(bench, data, Taught(job.concept, records), bench.work)
 
 
 @pytest.fixture(scope="module")
@@ -155,3 +160,67 @@ def test_a_gated_concept_leaves_texts_without_it_alone(world: World) -> None:
         of = [network.velocity(batch.x_t, batch.t, batch.complete, model) for model in (PURE, BASE)]
         assert (of[0] - of[1]).abs().max() > 0.05
     assert taught.concept.summary["drift_base"] == 0 and taught.concept.summary["drift_null"] == 0
+
+
+# each as someone may write it by mistake; what to patch, and what must turn red
+def _wrong_sign(patch: pytest.MonkeyPatch) -> None:
+    right = eq.pure_velocity
+    patch.setattr(eq, "pure_velocity", lambda v_original, scale, guidance: right(v_original, -scale, guidance))
+
+
+def _swapped_texts(patch: pytest.MonkeyPatch) -> None:
+    right, other = Velocities._read, {"complete": "base", "base": "complete"}
+    patch.setattr(Velocities, "_read", lambda self, text: right(self, other.get(text, text)))
+
+
+def _no_adapter(patch: pytest.MonkeyPatch) -> None:
+    right = AdaptedNetwork._lora
+    patch.setattr(
+        AdaptedNetwork, "_lora", lambda self, model, *of: [] if model == EXTRACTOR else right(self, model, *of)
+    )
+
+
+def _frozen_scale(patch: pytest.MonkeyPatch) -> None:
+    right, first = eq.adaptive_scale, []
+
+    def scale(*of):
+        first.append(right(*of))
+        return first[0]
+
+    patch.setattr(eq, "adaptive_scale", scale)
+
+
+def _ignored_gate(patch: pytest.MonkeyPatch) -> None:
+    right = AdaptedNetwork._lora
+
+    def lora(self, model, own, text, strength):
+        with self.gated(model, "off"):
+            return right(self, model, own, text, strength)
+
+    patch.setattr(AdaptedNetwork, "_lora", lora)
+
+
+@pytest.mark.parametrize(
+    ("broken", "sees"),
+    [
+        (_wrong_sign, lambda world, lora, pure: test_the_loss_is_what_the_direction_leaves_of_r_complete(pure)),
+        (_swapped_texts, lambda world, lora, pure: test_the_concept_is_learnt(world, lora, pure)),
+        (_no_adapter, lambda world, lora, pure: test_the_scale_is_the_adaptive_one_of_the_extractor_with_its_adapter(world, pure)),
+        (_frozen_scale, lambda world, lora, pure: test_the_scale_moves(pure)),
+    ],
+)  # fmt: skip
+def test_a_broken_objective_is_seen(
+    world: World, lora: Taught, broken: Callable[[pytest.MonkeyPatch], None], sees: Callable[..., None]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        broken(patch)
+        taught = replace(world, runs=Path(folder)).teach(PURECC)
+    with pytest.raises(AssertionError):
+        sees(world, lora, taught)
+
+
+def test_an_ignored_gate_is_seen(world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        _ignored_gate(patch)
+        with pytest.raises(AssertionError):
+            test_a_gated_concept_leaves_texts_without_it_alone(replace(world, runs=Path(folder)))

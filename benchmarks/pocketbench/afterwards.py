@@ -1,0 +1,91 @@
+"""What was looked at after a comparison's verdicts were known. It decides nothing, and stands beside them.
+
+    python -m benchmarks.pocketbench.afterwards SPLIT
+
+Other figures of the same pairs of arms, with the same bootstrap; the fidelity of the first hypothesis by other thresholds for a
+witness that can tell, and over concepts alone.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+
+from . import summary
+from .__main__ import RESULTS, title_of
+from .case import protocol
+from .hypotheses import COMPARISONS, DRAWING, Cases, Hypothesis, differences, gains
+from .report import load
+from .statistics import Differences, interval, p_above
+from .summary import drifts, witnesses
+from .tables import table
+
+_THRESHOLDS = (0.03, 0.05, 0.1)  # between floor and ceiling; the comparisons have the first
+
+
+def _row(says: str, pairs: Differences, *more: str) -> list[str]:
+    runs = sum(map(len, pairs.values()))
+    return [says, f"{len(pairs)} / {runs}", str(interval(pairs)) if pairs else "-", *more]
+
+
+def other_figures(cases: Cases, first: Hypothesis, arms: list[str]) -> str:
+    """Of the first hypothesis' arm: surroundings, second thing and layout against each baseline at equal fidelity; drift by two witnesses."""
+    rows = []
+    for other in (arm for arm in arms if arm != first.arm and arm in cases):
+        for figure in ("background", "beside", "layout"):
+            for share in (0.9, 0.8):
+                asked = Hypothesis("", first.arm, other, f"matched {figure}", at=share)
+                pairs = gains(cases, asked)
+                rows.append(
+                    _row(f"{figure} nearer to the base's than with {other}, at {share:g} of LoRA's fidelity", pairs)
+                )
+    for arm in (arm for arm in arms if arm not in ("LoRA", first.arm) and arm in cases):
+        for column, scale in (("pixels", 1), ("feature", 100)):
+            pairs = differences(cases, "LoRA", arm, lambda c, k=column, s=scale: s * drifts(c, 1.0, k))
+            rows.append(_row(f"drift by {column}{' x 100' * (scale > 1)}, less with {arm} than with LoRA", pairs))
+    return table(["looked at afterwards", "concepts / runs", "better by"], rows)
+
+
+def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
+    """The first hypothesis where witnesses whose floor and ceiling are near one another are left out."""
+    for threshold in _THRESHOLDS:
+        summary.FLAT, before = threshold, summary.FLAT
+        try:
+            pairs = gains(cases, first)
+            told = sum(len(witnesses(case)) for case in cases[first.arm])
+        finally:
+            summary.FLAT = before
+        p = p_above(pairs, -first.margin)
+        yield _row(
+            f"witnesses that span more than {threshold:g} ({told} in {len(cases[first.arm])} runs)", pairs, f"{p:.4f}"
+        )
+
+
+def over_concepts(pairs: Differences) -> Differences:
+    """Each concept by its mean alone."""
+    return {c: {0: np.array([np.mean([np.mean(v) for v in seeds.values()])])} for c, seeds in pairs.items()}
+
+
+def text(split: str) -> str:
+    comparison = COMPARISONS[split]
+    cases, first = load(RESULTS / title_of(split), protocol(DRAWING), "instance"), comparison.hypotheses[0]
+    alone = over_concepts(gains(cases, first))
+    rows = [*by_threshold(cases, first), _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}")]
+    parts = [
+        f"# PocketBench: {split}, looked at afterwards",
+        f"The verdicts stand in [{split}.md](<{title_of(split)}.md>). This decides nothing; 95 % intervals, each for itself.",
+        f"## {first.key}, otherwise",
+        table([f"{first.says}", "concepts / runs", "better by", "p"], rows),
+        "## Other figures",
+        other_figures(cases, first, list(comparison.arms)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("split", choices=COMPARISONS)
+    split = parser.parse_args().split
+    found = text(split)
+    (RESULTS / f"{title_of(split)}, afterwards.md").write_text(found, encoding="utf-8")
+    print(found)
