@@ -139,6 +139,8 @@ def learned_tokens(clip) -> dict:
     sampled = text.HostTextEncoder(clip, "[V]", Placeholder(1, "dog", far)).encode(PROMPT)
     return {
         "widths": {name: list(v.shape) for name, v in start.items()},
+        "size": [tokens.size, 4 * sum(p.numel() for part in tokens.parts.values() for p in part.parameters())],
+        "kept": [tokens.kept_by(PROMPT), tokens.kept_by(f"a [V] dog {'in the snow ' * 40}")],  # of one chunk, of two
         "start": float((still - clip_rows).norm() / clip_rows.norm()),
         "moved": float((moved - clip_rows).norm() / clip_rows.norm()),
         "sampled": float((sampled.rows[:77, :2048] - moved).norm() / moved.norm()),

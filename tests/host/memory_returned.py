@@ -134,7 +134,8 @@ wide = [replace(example, latent=4.2 * example.latent) for example in data.exampl
 other = replace(wire, concept_set=replace(data, examples=tuple(wide)))
 with session.outside_inference(), training.prepared(model, other, TrainSettings(steps=1)) as it:
     seen["notes of another VAE"] = it.notes
-train(model, wire, seed=6, embeddings="none", token_embeddings=True)  # with the host's CLIPs in the loop
+# with the host's CLIPs in the loop
+seen["notes of learned tokens"] = train(model, wire, seed=6, embeddings="none", token_embeddings=True)["notes"]
 with session.outside_inference():
     session.decode_latents(vae, data.examples[0].latent[None])
 seen["moved in the host's mode"] = sorted(name for name, inside in moved if inside)

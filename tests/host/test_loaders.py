@@ -81,6 +81,8 @@ def test_a_vae_in_a_file_of_its_own(seen: dict) -> None:
 def test_input_embeddings_learn_in_both_clips_and_leave_t5(seen: dict) -> None:
     tokens = seen["separate_files"]["tokens"]
     assert tokens["widths"] == {"clip_l": [1, 768], "clip_g": [1, 1280]}
+    assert tokens["size"][0] == tokens["size"][1]  # in float32: products keep no wider copy of a weight
+    assert tokens["kept"][1] == pytest.approx(2 * tokens["kept"][0], rel=0.02) and tokens["kept"][0] > 0
     assert tokens["start"] < 1e-3 < 0.1 < tokens["moved"]
     assert tokens["sampled"] < 1e-3 and tokens["pooled"] < 1e-3 and tokens["t5 stays"]
     assert "no clip_l" in seen["separate_files"]["tokens, no clip_l"]

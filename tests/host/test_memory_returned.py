@@ -70,3 +70,8 @@ def test_the_hosts_models_are_moved_in_its_own_mode(seen: dict) -> None:
     """Their weights are inference tensors: on a GPU, one moved outside that mode fails in the stock nodes that follow."""
     assert {"load", "unpatch_model"} <= set(seen["moved in the host's mode"])
     assert seen["moved outside of it"] == []
+
+
+def test_text_encoders_that_are_read_in_the_loop_are_counted(seen: dict) -> None:
+    sizes = [int(re.search(r"memory: about (\d+) MB", seen[of])[1]) for of in ("notes", "notes of learned tokens")]
+    assert sizes[1] > sizes[0]
