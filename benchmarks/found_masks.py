@@ -11,7 +11,7 @@ from pathlib import Path
 
 from purecc.found_masks import with_found_masks
 
-from .pocketbench.case import Bench
+from .pocketbench.bench import Bench
 from .pocketbench.concepts import concepts
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import BenchConcept, concept, references
 from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.sheets import as_pictures, broken, save_jpeg

@@ -18,7 +18,7 @@ from purecc.sampling import euler
 from purecc.stages import ExtractorJob, PureJob
 
 from .arms import ARMS
-from .case import Bench
+from .bench import Bench
 from .concepts import TRIGGER, BenchConcept, prompts
 
 STEPS = 100  # of each stage

@@ -21,7 +21,8 @@ from purecc.pocket.model import load_pocket
 from purecc.pocket.scenes import Scene, random_scene, render
 
 from .arms import STRENGTHS
-from .case import Bench, Drawing
+from .bench import Bench
+from .case import Drawing
 from .concepts import another, concept, held_out
 from .judge_data import (
     HELD_OUT,

@@ -21,7 +21,7 @@ from purecc.pocket import specification as spec
 
 from .along import SHOWN, STEPS, TIME, AlongTraining
 from .arms import SHIPPED, at_rate
-from .case import Bench
+from .bench import Bench
 from .concepts import TRIGGER, BenchConcept, concept, prompts
 from .hypotheses import GUIDED
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from .arms import ARMS
-from .case import Bench, Drawing
+from .bench import Bench
+from .case import Drawing
 from .concepts import Split, concept
 from .opening import TEXTS, require_opening
 

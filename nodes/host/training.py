@@ -156,14 +156,23 @@ def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextE
 
 
 def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) -> str:
-    """A line for people: what the host's own models take of main memory, which stay there while a GPU trains, and what the run puts beside them."""
+    """A line for people: what the host's own models take of main memory, which stay there while a GPU trains, and what the run puts beside them.
+
+    With --highvram and --gpu-only the host keeps them on the GPU instead.
+    """
     clip = getattr(wire.encoder, "clip", None)
     parts = {"MODEL": model.model_size(), "VAE": wire.vae.model_size()} | (
         {"CLIP": clip.patcher.model_size()} if clip else {}
     )
     own = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())
     run = f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
-    return f"main memory, ComfyUI's own models: {own}{run}"
+    at_home = model.offload_device.type == "cpu"
+    where = (
+        "main memory, ComfyUI's own models"
+        if at_home
+        else "on the GPU, by --highvram or --gpu-only, ComfyUI's own models"
+    )
+    return f"{where}: {own}{run}"
 
 
 def encoding(clip: comfy.sd.CLIP | None, vae: comfy.sd.VAE, height: int, width: int) -> str:

@@ -12,7 +12,8 @@ from benchmarks.base_quality import wilson_lower
 from benchmarks.pocketbench import along, judge_data, report
 from benchmarks.pocketbench import concepts as taught
 from benchmarks.pocketbench.arms import ARMS, QUICK
-from benchmarks.pocketbench.case import Bench, Case, Drawing
+from benchmarks.pocketbench.bench import Bench
+from benchmarks.pocketbench.case import Case, Drawing
 from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.networks import load_judges
 from benchmarks.pocketbench.statistics import bootstrap, holm, interval, mean_of, p_above

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import SCALING, SETTINGS, SIDE, asked, concept_set, losses, network, pure_job, run, same
 
-from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept
 from purecc.found_masks import otsu_threshold, with_found_masks
 from purecc.network import BASE, PURE

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from benchmarks.pocketbench.arms import Arm
-from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept
 from purecc import objective as eq
 from purecc.batches import draw_batch

@@ -26,7 +26,7 @@ from tiny import (
 from torch import Tensor
 
 from benchmarks.live_bytes import LiveBytes
-from benchmarks.pocketbench.case import Bench
+from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
 from purecc.encoding import PocketTextEncoder, TextBatch
