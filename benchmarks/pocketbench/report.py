@@ -9,25 +9,20 @@ import numpy as np
 
 from purecc.files import write_atomically
 
-from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
+from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, at_rate
 from .case import Case
 from .concepts import SMALL, Split
-from .hypotheses import CANDIDATE, COMPARISONS, FEWEST, GUIDED, MATCHED, REACHED, SLOWER, Cases, differences, goals
+from .hypotheses import COMPARISONS, FEWEST, MATCHED, REACHED, Cases, differences, goals
 from .opening import TEXTS
+from .plots import CURVES, PLOTS, curves, curves_over_steps
 from .statistics import Differences, interval, mean_of
-from .summary import Summary, at_fidelity, by_picture, drifts, of_the_base, strengths, summarise
+from .summary import Summary, at_fidelity, by_picture, drifts, summarise, told
 from .tables import family_table, mean_over_concepts, paper_tables, table
 
-
-def _told(fidelity: float) -> float | None:
-    """None, which is left out of means, for a concept that no witness can tell."""
-    return None if np.isnan(fidelity) else fidelity
-
-
 _COLUMNS: dict[str, Callable[[Summary], float | None]] = {
-    "fidelity": lambda s: _told(s.fidelity),
-    "learned": lambda s: _told(s.learned),
-    "learning-free": lambda s: _told(s.learning_free),
+    "fidelity": lambda s: told(s.fidelity),
+    "learned": lambda s: told(s.learned),
+    "learning-free": lambda s: told(s.learning_free),
     "drift, same class": lambda s: s.same_class,
     "drift, other": lambda s: s.other,
     "drift, null": lambda s: s.null,
@@ -48,26 +43,6 @@ _MATCHED = {
     "seg_cons": "Seg-Cons",
     "layout": "layout",
 }
-_PLOTS = {
-    "drift": "change of pictures without the concept",
-    "background": "change outside the objects of pictures with the concept",
-}
-#: curves over steps: what is drawn -> its arms, the shortest first
-_STEPS = {
-    "LoRA": ("LoRA, 60 steps", "LoRA", "LoRA, 400 steps"),
-    "both anchors": ("LoRA + scenes 0.25, 60 steps", "LoRA + scenes 0.25", "LoRA + scenes 0.25, 400 steps"),
-}
-_CURVES = [
-    "LoRA",
-    SLOWER,
-    "LoRA + DOP",
-    "PureCC, paper",
-    "PureCC",
-    "LoRA + background 3",
-    "LoRA + scenes 0.5",
-    GUIDED,
-    *dict.fromkeys((CANDIDATE, SHIPPED)),
-]
 
 
 def load(folder: Path, protocol: str, kind: str | None = None) -> Cases:
@@ -148,76 +123,6 @@ def training(cases: Cases) -> str:
     return table(["arm", *names.values()], rows)
 
 
-def curves(cases: Cases, arms: list[str], figure: str, says: str, path: Path) -> None:
-    """A figure of `Summary` against fidelity over strength, as SVG: right and low is good."""
-    points = {}
-    for arm in (arm for arm in arms if arm in cases):
-        told = [case for case in cases[arm] if _told(summarise(case).fidelity) is not None]
-        of = lambda name, s, told=told: mean_over_concepts(told, lambda c: getattr(summarise(c, s), name))  # noqa: E731
-        line = [(of("fidelity", s), of(figure, s)) for s in strengths(cases[arm][0])]
-        points[arm] = [point for point in line if not np.isnan(point).any()]
-    write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
-
-
-def curves_over_steps(cases: Cases, figure: str, says: str, path: Path) -> bool:
-    """The same at strength 1 over training steps, of the concepts that all lengths have; False where there are none."""
-    arms = [arm for lengths in _STEPS.values() for arm in lengths]
-    common = set.intersection(*({case.concept for case in cases.get(arm, [])} for arm in arms))
-    if not common:
-        return False
-    points = {}
-    for name, lengths in _STEPS.items():
-        of = [[case for case in cases[arm] if case.concept in common] for arm in lengths]
-        mean = lambda some, field: mean_over_concepts(some, lambda c: getattr(summarise(c), field))  # noqa: E731
-        label = f"{name}: {', '.join(_steps_of(arm) for arm in lengths)} steps"
-        start = mean_over_concepts(of[0], of_the_base)
-        points[label] = [(start, 0.0), *((mean(some, "fidelity"), mean(some, figure)) for some in of)]
-    says = f"{says}, {len(common)} drawings"
-    write_atomically(path, lambda temporary: temporary.write_text(_svg(points, says), encoding="utf-8"))
-    return True
-
-
-def _steps_of(arm: str) -> str:
-    return str(ARMS[arm].train_settings(0).steps)
-
-
-_COLOURS = (
-    "#4477aa",
-    "#ee6677",
-    "#228833",
-    "#ccbb44",
-    "#66ccee",
-    "#aa3377",
-    "#888888",
-    "#000000",
-    "#996633",
-    "#bbbbbb",
-)
-
-
-def _svg(points: dict[str, list[tuple[float, float]]], says: str) -> str:
-    everything = [p for line in points.values() for p in line]
-    left, right = min(0.0, *(x for x, _ in everything)), max(1.0, *(x for x, _ in everything))
-    top = 1.1 * max(1.0, *(y for _, y in everything))
-    at = lambda x, y: (60 + 480 * (x - left) / (right - left), 340 - 300 * y / top)  # noqa: E731
-    parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 400" font-family="sans-serif" font-size="12">']
-    parts.append('<rect width="760" height="400" fill="white"/>')
-    for i in range(6):
-        x, y = left + (right - left) * i / 5, top * i / 5
-        parts.append(f'<text x="{at(x, 0)[0]:.0f}" y="358" text-anchor="middle">{x:.1f}</text>')
-        parts.append(f'<text x="52" y="{at(0, y)[1] + 4:.0f}" text-anchor="end">{y:.0f}</text>')
-        parts.append(f'<path d="M60 {at(0, y)[1]:.1f}H540" stroke="#ddd"/>')
-    parts.append('<text x="300" y="385" text-anchor="middle">fidelity: 0 floor, 1 the concept itself</text>')
-    parts.append(f'<text x="60" y="24">{says} (mean of 255)</text>')
-    for i, (arm, line) in enumerate(points.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*p) for p in line))
-        parts.append(f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in (at(*p) for p in line)]
-        parts.append(f'<text x="565" y="{52 + 18 * i}" fill="{colour}">{arm}</text>')
-    return "\n".join([*parts, "</svg>\n"])
-
-
 def by_rate(cases: Cases) -> dict[str, Cases]:
     """ ", rate 1e-3" and the like, "" for the common rate -> its cases, by the name that their arm has at the common rate."""
     found: dict[str, Cases] = {"": {arm: of_arm for arm, of_arm in cases.items() if arm in AT_COMMON_RATE}}
@@ -250,11 +155,11 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
     if not rate:
         verdict = f"as {TEXTS[decides].name} has it" if decides else "shown only, it decides nothing"
         parts += [f"### The family of comparisons ({verdict})", family_table(every, decides)]
-    for figure, says in _PLOTS.items():
+    for figure, says in PLOTS.items():
         if figure == "drift" and all(len(case.kid) == 1 for of_arm in cases.values() for case in of_arm):
             continue  # read at one strength only
         picture = out.with_name(f"{out.stem} {kind}{rate}, {figure}.svg")
-        curves(cases, _CURVES, figure, says, picture)
+        curves(cases, CURVES, figure, says, picture)
         parts.append(f"![{says}](<{picture.name}>)")
         picture = out.with_name(f"{out.stem} {kind}{rate}, {figure} over steps.svg")
         if curves_over_steps(cases, figure, says, picture):

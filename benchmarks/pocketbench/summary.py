@@ -121,3 +121,8 @@ def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
         if f0 < wanted <= f1:
             return v0 + (v1 - v0) * (wanted - f0) / (f1 - f0)
     return None
+
+
+def told(fidelity: float) -> float | None:
+    """None, which is left out of means, for a concept that no witness can tell."""
+    return None if np.isnan(fidelity) else fidelity

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.pocketbench import __main__ as command
-from benchmarks.pocketbench import opening, report, tables, worker
+from benchmarks.pocketbench import opening, plots, report, tables, worker
 from benchmarks.pocketbench.arms import ARMS, SHIPPED
 from benchmarks.pocketbench.case import WITNESSES, Case, Drawing
 from benchmarks.pocketbench.concepts import SMALL, concepts
@@ -96,7 +96,7 @@ def test_tables_name_arms_that_exist() -> None:
     for comparison in COMPARISONS.values():
         assert {arm for h in comparison.hypotheses for arm in (h.arm, h.other)} <= set(comparison.arms)
         named |= set(comparison.arms)
-    named |= set(report._CURVES) | {arm for arms in report._STEPS.values() for arm in arms}
+    named |= set(plots.CURVES) | {arm for arms in plots.STEPS.values() for arm in arms}
     named |= {arm for arms in SHEETS.values() for arm in arms}
     assert named <= set(ARMS)
 
@@ -258,14 +258,14 @@ def test_a_look_before_all_is_there_is_refused(split: str, monkeypatch, capsys) 
 
 
 def test_curves_over_steps_are_of_the_drawings_that_all_lengths_have(tmp_path: Path) -> None:
-    lengths = [arm for arms in report._STEPS.values() for arm in arms]
+    lengths = [arm for arms in plots.STEPS.values() for arm in arms]
     cases = {arm: many_cases(arm, 0.1 * (i + 1), 10 * i) for i, arm in enumerate(lengths)}
     cases["LoRA"] = [case for case in cases["LoRA"] if case.concept in ("c0", "c1")]
     out = tmp_path / "steps.svg"
-    assert report.curves_over_steps(cases, "drift", "change", out)
+    assert plots.curves_over_steps(cases, "drift", "change", out)
     text = out.read_text(encoding="utf-8")
     assert "change, 2 drawings" in text and text.count("<circle") == 8 and "LoRA: 60, 200, 400 steps" in text
-    assert not report.curves_over_steps(
+    assert not plots.curves_over_steps(
         {arm: cases[arm] for arm in lengths[1:]}, "drift", "change", tmp_path / "no.svg"
     )
     assert not (tmp_path / "no.svg").exists()
