@@ -8,12 +8,14 @@ witness that can tell, and over concepts alone.
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
-from . import summary
+from purecc.files import write_atomically
+
 from .__main__ import RESULTS, title_of
-from .case import protocol
+from .case import Case, protocol
 from .hypotheses import COMPARISONS, DRAWING, Cases, Hypothesis, differences, gains
 from .report import load
 from .statistics import Differences, interval, p_above
@@ -46,15 +48,17 @@ def other_figures(cases: Cases, first: Hypothesis, arms: list[str]) -> str:
     return table(["looked at afterwards", "concepts / runs", "better by"], rows)
 
 
+def spanning(case: Case, least: float) -> Case:
+    """With those witnesses alone whose floor and ceiling are further apart than `least`."""
+    kept = {name for name, (low, high) in witnesses(case).items() if high - low > least}
+    return replace(case, ends={name: ends for name, ends in case.ends.items() if name in kept})
+
+
 def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
     """The first hypothesis where witnesses whose floor and ceiling are near one another are left out."""
     for threshold in _THRESHOLDS:
-        summary.FLAT, before = threshold, summary.FLAT
-        try:
-            pairs = gains(cases, first)
-            told = sum(len(witnesses(case)) for case in cases[first.arm])
-        finally:
-            summary.FLAT = before
+        wide = {arm: [spanning(case, threshold) for case in cases[arm]] for arm in (first.arm, first.other)}
+        pairs, told = gains(wide, first), sum(len(case.ends) for case in wide[first.arm])
         p = p_above(pairs, -first.margin)
         yield _row(
             f"witnesses that span more than {threshold:g} ({told} in {len(cases[first.arm])} runs)", pairs, f"{p:.4f}"
@@ -87,5 +91,6 @@ if __name__ == "__main__":
     parser.add_argument("split", choices=COMPARISONS)
     split = parser.parse_args().split
     found = text(split)
-    (RESULTS / f"{title_of(split)}, afterwards.md").write_text(found, encoding="utf-8")
+    out = RESULTS / f"{title_of(split)}, afterwards.md"
+    write_atomically(out, lambda temporary: temporary.write_text(found, encoding="utf-8"))
     print(found)

@@ -7,7 +7,7 @@ import numpy as np
 from .case import Case
 
 LEARNED = ("pocket CLIP-I", "pocket DINO", "pocket CSD")
-FLAT = 0.03  # a witness whose floor and ceiling are nearer than this tells nothing
+_FLAT = 0.03  # a witness whose floor and ceiling are nearer than this tells nothing
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def select(case: Case, column: str, strength: float, *roles: str) -> np.ndarray:
 def witnesses(case: Case) -> dict[str, tuple[float, float]]:
     """Witness -> (floor, ceiling), those only that can tell. The floor is the higher of the base and another instance."""
     ends = {name: (max(base, other), ceiling) for name, (base, other, ceiling) in case.ends.items()}
-    return {name: (low, high) for name, (low, high) in ends.items() if high - low > FLAT}
+    return {name: (low, high) for name, (low, high) in ends.items() if high - low > _FLAT}
 
 
 def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
