@@ -1,11 +1,12 @@
 """GPU memory of a training run with SD3 and SD3.5, as it is told before a run; measured too where there is a CUDA GPU.
 
-    python -m benchmarks.memory [--pixels 512|1024]
+    python -m benchmarks.memory [--pixels 512|1024] [--peaks | --times] [--part 1/4]
 
 Each figure is given for stage 1, for stage 2 as the paper has it (eq. 15 at eta 1, no anchors) and for stage 2 as the nodes come.
 The tests compare the same figures with the bytes alive in real steps, on the CPU and without storage (tests/unit/test_memory.py,
-tests/unit/test_speed.py). On CUDA each rung of `purecc.savings`, and what each value of the setting `memory` turns on, runs at SD3.5 Medium's
-size with random weights: its peak by the allocator, its time, and its FLOPs beside those of a large matrix product.
+tests/unit/test_speed.py). On CUDA the peak of each rung of `purecc.savings`, by the allocator, stands beside what is told, at SD3.5 Medium's size
+with random weights; and what each value of the setting `memory` turns on is timed, its FLOPs beside those of a large matrix product.
+Parts may run side by side for the peaks; times need the GPU to themselves.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from purecc.memory import Estimate, Inputs, estimate, in_words
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.norms import fuse_norms
 from purecc.presets import SHIPPED
+from purecc.recorded import Recorder
 from purecc.savings import LADDER, Plan, Room, plan, turned_on
 from purecc.settings import MEMORIES, PureSettings, TrainSettings
 from purecc.targets import lora_modules
@@ -43,6 +45,7 @@ AS_SHIPPED = PureSettings(**SHIPPED).without_extractor()
 FORMS = {"stage 1": None, "stage 2, paper": PureSettings(), "stage 2, as shipped": AS_SHIPPED}
 # of the ladder's rungs, in bytes: SD3.5 Medium, 512 px, batch 2
 GOALS = {1: 9.5e9, 4: 5.8e9, 5: 4.3e9, 7: 2.6e9}
+_COUNTED: dict[tuple, int] = {}  # FLOPs of a step
 RUNGS = [TrainSettings(**changes) for changes in LADDER]
 
 
@@ -119,15 +122,6 @@ def sizes(pixels: int) -> list[str]:
     return rows
 
 
-@dataclass(frozen=True)
-class Measured:
-    """Of one step."""
-
-    peak: int  # bytes, the drawing of scenes before the first step too: of all on CUDA, beside the weights on a CPU
-    seconds: float
-    flops: int  # those computed again among them
-
-
 class Rung:
     """A network with some savings, and a step of a form on inputs of random numbers; `pure`: None for stage 1."""
 
@@ -163,6 +157,8 @@ class Rung:
         for parameter in self.learning:
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(self.learning, lr=1e-4)
+        self.objective = pure_objective(self.pure) if self.pure is not None else extractor_objective()
+        self.recorder = Recorder(self.objective, self.network, self.settings, self.learning)
 
     def _batch(self) -> Batch:
         size, side = self.size, self.size.pixels // 8
@@ -184,12 +180,15 @@ class Rung:
             t = torch.full((count,), (number + 0.5) / _DRAWN, device=x_t.device)  # of no step
             self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
 
-    def step(self) -> Tensor:
+    def step(self, recorded: bool = True) -> Tensor:
+        """As a training runs it: on CUDA recorded, where that is possible."""
         t = self.times[self.number].to(self.size.device)
         scene = replace(self.batch.scene, t=t[: len(self.batch.scene.t)])
-        objective = pure_objective(self.pure) if self.pure is not None else extractor_objective()
         batch = replace(self.batch, t=t, scene=scene)
-        loss = objective.descend(self.network, batch, scenes_apart=self.settings.scenes_apart)["loss"]
+        if recorded:
+            loss = self.recorder.descend(batch)["loss"]
+        else:
+            loss = self.objective.descend(self.network, batch, scenes_apart=self.settings.scenes_apart)["loss"]
         nn.utils.clip_grad_norm_(self.learning, 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -201,79 +200,133 @@ class Rung:
         device = torch.device(self.size.device).type
         return estimate(self.network.transformer.config, inputs, self.settings, self.pure, self.size.dtype, device)
 
-    def measured(self) -> Measured:
-        """As many steps are timed on CUDA as the table of adaLN's outputs is computed ahead for, at its end once anew."""
+    def flops(self) -> int:
+        """Of a step: the same for all rungs that compute the same, however their base is stored."""
+        what = self.size.name, self.size.pixels, self.pure, self.settings.checkpointing, self.settings.scenes_apart
+        if what not in _COUNTED:
+            _COUNTED[what] = flops_of(lambda: self.step(recorded=False))
+        return _COUNTED[what]
+
+    def peak(self) -> int:
+        """Bytes, the drawing of scenes before the first step too: by the allocator of all on CUDA, alive beside the weights on a CPU."""
+        if self.size.device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before_and_two_steps()
+            torch.cuda.synchronize()
+            return torch.cuda.max_memory_allocated()
+        with self.live:
+            self._before_and_two_steps()
+        return self.live.peak
+
+    def seconds(self) -> float:
+        """Of a step, after `peak`. On CUDA as many are timed as the table of adaLN's outputs is computed ahead for, at its end once anew."""
         if self.size.device == "cpu":
-            with self.live:
-                self._before_and_step()
-                self.step()  # AdamW's moments are there
-            flops, start = flops_of(self.step), time.process_time()
+            start = time.process_time()
             self.step()
-            return Measured(self.live.peak, time.process_time() - start, flops)
-        self._before_and_step()
-        flops, repeats = flops_of(self.step), WINDOW if self.settings.modulation_table else 8
+            return time.process_time() - start
+        repeats = WINDOW if self.settings.modulation_table else 8
         self.step()
         torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(repeats):
             self.step()
         torch.cuda.synchronize()
-        return Measured(torch.cuda.max_memory_allocated(), (time.perf_counter() - start) / repeats, flops)
+        return (time.perf_counter() - start) / repeats
 
-    def _before_and_step(self) -> None:
-        if self.size.device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+    def _before_and_two_steps(self) -> None:
+        """After the second AdamW's moments have been there in a step."""
         if self.pure is not None and self.pure.scene_anchor:
             self.draw()
         self.step()
+        self.step()
+
+    def release(self) -> None:
+        self.recorder.clear()
+        self.network.transformer.to("meta")
 
 
-def on_this_gpu(size: Size, settings: TrainSettings, pure: PureSettings | None, rate: float, bound: float) -> str:
-    """A row's figures. `rate`: FLOPs a second of a large product; `bound`: bytes that the allocator is held to, 0 for none."""
-    rung = Rung(size, settings, pure)
+@dataclass(frozen=True)
+class Row:
+    """Of a table of measured figures; `bound`: bytes that the allocator is held to, 0 for none."""
+
+    words: str
+    settings: TrainSettings
+    pure: PureSettings | None
+    bound: float = 0.0
+
+
+def of_rungs() -> list[Row]:
+    """Each rung in each form, but for those that a form has no use for."""
+    return [
+        Row(f"{words_for(of)} | {form}", of, pure)
+        for of in RUNGS
+        for form, pure in FORMS.items()
+        if pure is AS_SHIPPED or not of.scenes_apart
+    ]
+
+
+def of_settings(pixels: int) -> list[Row]:
+    """Each value of the setting `memory`, the allocator held to what its name says, and the rungs that none of them needs; as shipped."""
+    rows = []
+    for memory in MEMORIES[1:-1]:
+        settings = planned(MODELS["SD3.5 Medium"], pixels, memory).settings
+        rows.append(Row(f"{memory} | {words_for(settings)}", settings, AS_SHIPPED, 1e9 * float(memory.split()[0])))
+    chosen = {words_for(row.settings) for row in rows}
+    return rows + [Row(f"as set | {words_for(of)}", of, AS_SHIPPED) for of in RUNGS if words_for(of) not in chosen]
+
+
+def on_this_gpu(size: Size, row: Row, rate: float) -> str:
+    """A row's figures. `rate`: FLOPs a second of a large product, for its time too; 0 for its peak alone."""
+    rung = Rung(size, row.settings, row.pure)
     torch.cuda.empty_cache()
     expected = rung.estimated().peak
-    if bound:
-        torch.cuda.set_per_process_memory_fraction(min(1.0, bound / torch.cuda.get_device_properties(0).total_memory))
+    if row.bound:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, row.bound / total))
     try:
-        found = rung.measured()
+        peak = rung.peak()
+        found = f"{in_words(expected)} | {in_words(peak)} | {expected / peak - 1:+.1%} |"
+        if not rate:
+            return found
+        seconds, flops = rung.seconds(), rung.flops()
+        return f"{found} {seconds:.3f} | {flops / 1e12:.1f} | {flops / seconds / rate:.0%} | {'yes' if rung.recorder.on else 'no'} |"
     except torch.cuda.OutOfMemoryError:
-        return f"{in_words(expected)} | does not fit | | | | |"
+        return f"{in_words(expected)} | does not fit |"
     finally:
-        rung.network.transformer.to("meta")
+        rung.release()
         del rung
         gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.set_per_process_memory_fraction(1.0)
-    return (
-        f"{in_words(expected)} | {in_words(found.peak)} | {expected / found.peak - 1:+.0%} | {found.seconds:.3f} | "
-        f"{found.flops / 1e12:.1f} | {found.flops / found.seconds / rate:.0%} |"
-    )
 
 
-def print_measured(pixels: int) -> None:
-    """Two tables: of every rung, and of the setting `memory`, each value with the allocator held to what its name says."""
+def print_measured(pixels: int, peaks: bool, times: bool, part: slice) -> None:
     size = replace(REAL, pixels=pixels, positions=pixels // 16)  # as the nodes cut the table of positions
-    rate = matrix_rate(size)
-    rungs = [(f"{words_for(of)} | {form}", of, pure, 0.0) for of in RUNGS for form, pure in FORMS.items()]
-    by_size = []
-    for memory in MEMORIES[1:-1]:
-        settings = planned(MODELS["SD3.5 Medium"], pixels, memory).settings
-        by_size.append((f"{memory} | {words_for(settings)}", settings, AS_SHIPPED, 1e9 * float(memory.split()[0])))
     print(f"\nMeasured on {torch.cuda.get_device_name()}, SD3.5 Medium's size, random weights, {pixels} px")
-    print(f"The rate of a large product: {rate / 1e12:.0f} TFLOP a second")
-    for head, rows in (("turned on | form", rungs), ("memory (stage 2 as shipped) | turned on", by_size)):
-        print(f"\n| {head} | estimated | allocated | | s a step | TFLOP a step | of that rate |\n{'|---' * 8}|")
-        for words, settings, pure, bound in rows:
-            print(f"| {words} | {on_this_gpu(size, settings, pure, rate, bound)}", flush=True)
+    if peaks:
+        print(f"\n| turned on | form | estimated | allocated | apart |\n{'|---' * 5}|")
+        for row in of_rungs()[part]:
+            print(f"| {row.words} | {on_this_gpu(size, row, rate=0.0)}", flush=True)
+    if times:
+        rate = matrix_rate(size)
+        print(f"\nThe rate of a large product: {rate / 1e12:.0f} TFLOP a second")
+        head = "memory (stage 2 as shipped) | turned on | estimated | allocated | apart | s a step | TFLOP a step | of that rate | recorded"
+        print(f"\n| {head} |\n{'|---' * 9}|")
+        for row in of_settings(pixels)[part]:
+            print(f"| {row.words} | {on_this_gpu(size, row, rate)}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pixels", type=int, choices=[512, 1024], help="a side of the pictures; if left out, both")
-    only = parser.parse_args().pixels
-    every = (only,) if only else (512, 1024)
+    parser.add_argument("--peaks", action="store_true", help="on CUDA: the peaks of all rungs alone")
+    parser.add_argument("--times", action="store_true", help="on CUDA: the times of the setting's values alone")
+    parser.add_argument("--part", default="1/1", help="rows that are measured: 2/4 is every fourth from the second on")
+    arguments = parser.parse_args()
+    every = (arguments.pixels,) if arguments.pixels else (512, 1024)
+    first, step = map(int, arguments.part.split("/"))
+    both = arguments.peaks == arguments.times
     for pixels in every:
         print(f"\nEstimated: {TEXT_ROWS} text rows, bfloat16, batch 2, {' / '.join(FORMS)}\n")
         print(*estimated(pixels), sep="\n")
@@ -284,7 +337,7 @@ def main() -> None:
         print("\nNot measured: there is no CUDA GPU here. What an allocator loses (a few percent) comes on top.")
         return
     for pixels in every:
-        print_measured(pixels)
+        print_measured(pixels, arguments.peaks or both, arguments.times or both, slice(first - 1, None, step))
 
 
 if __name__ == "__main__":

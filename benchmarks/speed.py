@@ -42,7 +42,8 @@ from purecc.batches import Batch
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.norms import fuse_norms
 from purecc.presets import SHIPPED
-from purecc.settings import PureSettings
+from purecc.recorded import Recorder
+from purecc.settings import PureSettings, TrainSettings
 from purecc.targets import lora_modules
 from purecc.terms import extractor_objective, pure_objective
 
@@ -56,6 +57,7 @@ from .stand_ins import (
     device_name,
     flops_of,
     has_bfloat16,
+    kernels_of,
     matrix_rate,
     seconds_of,
     transformer_of,
@@ -114,6 +116,10 @@ class Bench:
             parameter.requires_grad_(True)
         self._optimizers = {arm: torch.optim.AdamW(own, lr=0.0) for arm, own in self._learning.items()}  # weights stay
         self.cached = with_anchors(self._batch())
+        settings = TrainSettings(batch_size=size.batch)
+        self._recorders = {
+            arm: Recorder(ARMS[arm], self.product, settings, own) for arm, own in self._learning.items() if arm in ARMS
+        }
 
     def _adapted(self, network: AdaptedNetwork, *models: str) -> AdaptedNetwork:
         modules = lora_modules(network.transformer, "attention")
@@ -155,9 +161,13 @@ class Bench:
         (x_t, v_true), complete = self._noised(), self.encoders.text(self.words["complete"])
         return eq.concept_loss(self.reference_extractor.velocity(x_t, self.t, complete, EXTRACTOR), v_true).mean()
 
-    def step(self, arm: str) -> None:
-        loss = self.loss(arm)
-        loss.backward()
+    def step(self, arm: str, recorded: bool = True) -> None:
+        """The product's on CUDA as a training runs them, recorded from the second one on, or unrecorded."""
+        if recorded and arm in ARMS:
+            loss = self._recorders[arm].descend(self.cached)["loss"]
+        else:
+            loss = self.loss(arm)
+            loss.backward()
         nn.utils.clip_grad_norm_(self._learning[arm], 1.0)
         self._optimizers[arm].step()
         self.forget(arm)
@@ -175,7 +185,7 @@ class Bench:
         return found
 
     def flops(self, arm: str) -> int:
-        return flops_of(lambda: self.step(arm))
+        return flops_of(lambda: self.step(arm, recorded=False))
 
     def shares(self) -> dict[str, float]:
         """FLOPs of one prompt's and one picture's encoding, of one picture's transformer forward."""
@@ -186,16 +196,26 @@ class Bench:
         return {"text": text / forward, "picture": flops_of(lambda: self.encoders.picture(self.pixels)) / forward}
 
     def peak(self, arm: str) -> int:
-        """Bytes beside the weights: alive at once (CPU), or by the allocator (CUDA)."""
-        self.step(arm)
+        """Bytes beside the weights, unrecorded: alive at once (CPU), or by the allocator (CUDA)."""
+        self.step(arm, recorded=False)
         if self.size.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            self.step(arm)
+            self.step(arm, recorded=False)
             return torch.cuda.max_memory_allocated() - before
         with LiveBytes() as live:
-            self.step(arm)
+            self.step(arm, recorded=False)
         return live.peak
+
+    def recording_apart(self, arm: str) -> float:
+        """How far a recorded step's gradient is from an unrecorded one's, of its length; once recorded, once more replayed."""
+        expected, worst = self.gradient(arm), 0.0
+        for _ in range(3):
+            self._recorders[arm].descend(self.cached)
+            found = torch.cat([parameter.grad.flatten() for parameter in self._learning[arm]])
+            self.forget(arm)
+            worst = max(worst, float((found - expected).norm() / expected.norm()))
+        return worst
 
 
 def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequence[str] = tuple(ARMS)) -> dict:
@@ -207,6 +227,8 @@ def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequen
     if half and "R" in against:
         against["B"], by_arm["B"] = "R", (half, "S")
     flops, peaks = ({arm: getattr(of, name)(own) for arm, (of, own) in by_arm.items()} for name in ("flops", "peak"))
+    on_gpu = size.device == "cuda"
+    apart = {arm: bench.recording_apart(arm) for arm in against if on_gpu and arm in ARMS}
     rounds = []
     order = random.Random(0)
     for number in range(repeats):
@@ -214,6 +236,7 @@ def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequen
         shuffled = order.sample(list(by_arm), len(by_arm))
         rounds.append({arm: seconds_of(lambda of=by_arm[arm]: of[0].step(of[1]), size.device) for arm in shuffled})
     rates = {of: matrix_rate(of.size) for of in (bench, half) if of}
+    kernels = {arm: kernels_of(lambda of=of: of[0].step(of[1])) for arm, of in by_arm.items() if on_gpu}
     of_arms = {}
     for arm, reference in against.items():
         ratios = [one[reference] / one[arm] for one in rounds]
@@ -221,12 +244,14 @@ def measured(bench: Bench, repeats: int, half: Bench | None = None, arms: Sequen
         of_arms[arm] = {
             "against": reference, "seconds": seconds, "speed": statistics.median(ratios), "least": min(ratios), "most": max(ratios),
             "flops": flops[arm], "of the matrix rate": flops[arm] / seconds / rates[by_arm[arm][0]], "peak bytes": peaks[arm],
+            "kernels": kernels.get(arm),
         }  # fmt: skip
     rows = size.clip_tokens + size.t5_tokens
     return {
         "size": size.name, "pixels": size.pixels, "text rows": rows, "device": device_name(size), "dtype": str(size.dtype), "repeats": repeats,
         "threads": torch.get_num_threads(), "arms": of_arms, "gradient of P against R": _apart(bench, "P", "R"),
         "gradient of E against R1": _apart(bench, "E", "R1"), "shares": bench.shares(), "real shares": REAL_SHARES.get((rows, size.pixels)),
+        "recorded against unrecorded": apart,
     }  # fmt: skip
 
 
@@ -242,26 +267,28 @@ def table(found: dict) -> str:
         f"{found['size']} size, {found['pixels']} px, {found['text rows']} rows of text, {found['device']}, {found['dtype']}, "
         f"{found['repeats']} rounds, {found['threads']} threads"
     ]
+    cuda = found["device"] != "CPU"
     for reference, stage in (("R", "stage 2"), ("R1", "stage 1")):
         if reference not in found["arms"]:
             continue
         rows += [
             "",
-            f"{stage}  {f'speed against {reference}':24}  s a step  TFLOP a step  of the matrix rate  peak beside the weights",
+            f"{stage}  {f'speed against {reference}':24}  s a step  TFLOP a step  of the matrix rate  peak beside the weights"
+            + ("  kernels a step" if cuda else ""),
         ]
         for arm, one in found["arms"].items():
             if one["against"] == reference:
                 speed = f"{one['speed']:.2f} [{one['least']:.2f} .. {one['most']:.2f}]"
                 rows.append(
                     f"{arm:7}  {speed:24}  {one['seconds']:8.3f}  {one['flops'] / 1e12:12.4f}  {one['of the matrix rate']:18.0%}  "
-                    f"{one['peak bytes'] / 1e6:20.0f} MB"
+                    f"{one['peak bytes'] / 1e6:20.0f} MB" + (f"  {one['kernels']:14}" if cuda else "")
                 )
-    cuda = found["device"] != "CPU"
     rows += [
         "",
         f"gradient of P against R: {found['gradient of P against R']:.1e} of its length; of E against R1: {found['gradient of E against R1']:.1e}",
+        *([f"recorded steps' gradients against unrecorded ones': {max(found['recorded against unrecorded'].values()):.1e}"] if cuda else []),
         "measured: seconds (" + ("CUDA events" if cuda else "CPU time") + "), speed as paired ratios, the matrix rate"
-        + (", peak by the allocator" if cuda else ""),
+        + (", peak by the allocator, kernels by the profiler" if cuda else ""),
         "counted: FLOPs" + ("" if cuda else ", peak as bytes alive at once"),
     ]  # fmt: skip
     if not cuda:

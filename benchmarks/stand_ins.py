@@ -89,34 +89,35 @@ class Encoders:
 
     def __init__(self, size: Size):
         self.size = size
-        self.clips = [
-            self._placed(
-                CLIPTextModelWithProjection(
-                    CLIPTextConfig(
-                        vocab_size=size.vocabulary, hidden_size=clip.width, intermediate_size=clip.mlp,
-                        num_hidden_layers=clip.layers, num_attention_heads=clip.heads, projection_dim=clip.pooled,
+        with torch.device(size.device):  # made there: a T5 of 4.7 billion values takes a processor a minute
+            self.clips = [
+                self._placed(
+                    CLIPTextModelWithProjection(
+                        CLIPTextConfig(
+                            vocab_size=size.vocabulary, hidden_size=clip.width, intermediate_size=clip.mlp,
+                            num_hidden_layers=clip.layers, num_attention_heads=clip.heads, projection_dim=clip.pooled,
+                        )
                     )
                 )
-            )
-            for clip in size.clips
-        ]  # fmt: skip
-        self.t5 = self._placed(
-            T5EncoderModel(
-                T5Config(
-                    vocab_size=min(size.vocabulary, 32128), d_model=size.joint, d_ff=size.t5_mlp,
-                    num_layers=size.t5_layers, num_heads=size.joint // 64, d_kv=64, feed_forward_proj="gated-gelu",
+                for clip in size.clips
+            ]  # fmt: skip
+            self.t5 = self._placed(
+                T5EncoderModel(
+                    T5Config(
+                        vocab_size=min(size.vocabulary, 32128), d_model=size.joint, d_ff=size.t5_mlp,
+                        num_layers=size.t5_layers, num_heads=size.joint // 64, d_kv=64, feed_forward_proj="gated-gelu",
+                    )
                 )
-            )
-        )  # fmt: skip
-        self.vae = self._placed(
-            AutoencoderKL(
-                latent_channels=16, block_out_channels=size.channels, layers_per_block=2,
-                norm_num_groups=min(size.channels[0], 32),
-                down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-                use_quant_conv=False, use_post_quant_conv=False,
-            ),
-            torch.float32,
-        )  # fmt: skip
+            )  # fmt: skip
+            self.vae = self._placed(
+                AutoencoderKL(
+                    latent_channels=16, block_out_channels=size.channels, layers_per_block=2,
+                    norm_num_groups=min(size.channels[0], 32),
+                    down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+                    use_quant_conv=False, use_post_quant_conv=False,
+                ),
+                torch.float32,
+            )  # fmt: skip
 
     @torch.no_grad()
     def text(self, words: Tensor) -> TextBatch:
@@ -194,6 +195,15 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     begun = time.process_time()
     work()
     return time.process_time() - begun
+
+
+def kernels_of(work: Callable[[], object]) -> int:
+    """Kernels that ran on a CUDA GPU, copies and fillings aside."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        work()
+        torch.cuda.synchronize()
+    on_device = [event.name for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(not name.startswith(("Memcpy", "Memset")) for name in on_device)
 
 
 def matrix_rate(size: Size) -> float:

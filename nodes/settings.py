@@ -217,6 +217,12 @@ def _inputs() -> list:
             "frozen base in float8, in NF4, blocks waiting in main memory. auto: for what is free, a good choice. 24 to 6 GB: as on a "
             "card of that size. as set: nothing. The report tells what it was.",
         ),
+        # new widgets go last, and may be missing: workflows keep widget values by their place
+        io.Boolean.Input(
+            "record_steps", default=train.record_steps, optional=True,
+            tooltip="On an NVIDIA GPU with room for it, a step's work is recorded once and then launched as a whole (a CUDA graph): up to "
+            "several times faster on fast cards, the same result. Turn it off if training ends with an error of CUDA.",
+        ),
     ]  # fmt: skip
 
 

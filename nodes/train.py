@@ -91,7 +91,7 @@ class TrainExtractor(io.ComfyNode):
                 root = session.runs_folder()
                 job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base)
                 follow(job, validation, cls.hidden.unique_id, EXTRACTOR)
-        text = f"{report('Extractor', job)}\n{it.notes}"
+                text = f"{report('Extractor', job)}\n{it.told()}"
         return io.NodeOutput(job.concept, text, ui=shown(job, text))
 
 
@@ -187,10 +187,10 @@ class PureLearning(io.ComfyNode):
                 root = session.runs_folder()
                 job = PureJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor)
                 follow(job, validation, cls.hidden.unique_id, PURE)
+                text = f"{report(title, job)}\n{it.told()}"
                 if PURE not in it.network.models:  # a finished run was returned
                     it.network.add_concept(PURE, job.concept)
                 pictures = validation.pairs(it.network, it.scaling, PURE)
-        text = f"{report(title, job)}\n{it.notes}"
         return io.NodeOutput(job.concept, pictures, text, ui=shown(job, text))
 
 

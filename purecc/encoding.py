@@ -36,6 +36,7 @@ class TextBatch:
     marks: Tensor  # [batch, rows]
     guided: Tensor | None = None  # [batch] bool: negatives of pictures whose prompt holds the trigger (gate "picture")
     words: tuple[str, ...] = ()  # [batch] the texts
+    here: Tensor | None = None  # the marks where the rows are, for a forward that is recorded (see `recorded`)
 
     @staticmethod
     def of(
@@ -53,7 +54,8 @@ class TextBatch:
     def __add__(self, other: "TextBatch") -> "TextBatch":
         join = lambda name: torch.cat([getattr(self, name), getattr(other, name)])  # noqa: E731
         shows, words = torch.cat([self.shows, other.shows]), self.words + other.words
-        return TextBatch(join("rows"), join("pooled"), join("marks"), shows, words)
+        here = None if self.here is None or other.here is None else join("here")
+        return TextBatch(join("rows"), join("pooled"), join("marks"), shows, words, here)
 
     @property
     def shows(self) -> Tensor:

@@ -61,6 +61,7 @@ class AdaptedNetwork:
         self._unit: dict[str, float] = {}  # alpha / rank of each LoRA
         self._layers: dict[str, BaseTunerLayer] = {}  # every Linear that carries a LoRA, by module name
         self._loras: tuple[ActingLora, ...] = ()  # that act now
+        self._choices: dict[tuple[bool, ...], Tensor] = {}  # of samples, on the device
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
@@ -104,9 +105,9 @@ class AdaptedNetwork:
             if name in self.tokens:
                 read = self.tokens[name].read(theirs, embedding_strength)
                 text = replace(text, rows=read.rows, pooled=read.pooled)
-            loras += self._lora(name, own, theirs, strength)
+            loras += self._lora(name, own, text, theirs, strength)
             if name in self.embeddings and embedding_strength and bool(theirs.marks.any()):
-                embeddings.append((self.embeddings[name], theirs.marks.to(text.rows.device, non_blocking=True)))
+                embeddings.append((self.embeddings[name], self._marks_here(text, own)))
         acting = _Acting(tuple(loras), tuple(embeddings), embedding_strength)
         self._loras = acting.loras
         dtype = self.dtype
@@ -252,19 +253,30 @@ class AdaptedNetwork:
             if name in layer.lora_A
         ]
 
-    def _lora(self, model: str, own: Tensor, text: TextBatch, strength: float) -> list[ActingLora]:
-        """The model's LoRA as its gate lets it act in its `own` samples; none where it does not."""
-        marked, device = text.marks > 0, text.rows.device
+    def _lora(self, model: str, own: Tensor, text: TextBatch, theirs: TextBatch, strength: float) -> list[ActingLora]:
+        """The model's LoRA as its gate lets it act in its `own` samples; none where it does not. `theirs`: with their marks alone."""
         gate = self.gates.get(model, "off")
-        opened = {"off": own, "picture": text.shows}.get(gate, marked.any(1))
+        opened = {"off": own, "picture": theirs.shows}.get(gate, (theirs.marks > 0).any(1))
         if model not in self._unit or strength == 0 or not bool(opened.any()):
             return []
         scale = strength * self._unit[model]
         if gate == "rows":
-            return [ActingLora(model, 0.0, scale * marked[..., None].float().to(device, non_blocking=True))]
+            return [ActingLora(model, 0.0, scale * (self._marks_here(text, own) > 0)[..., None].float())]
         if not bool(opened.all()):
-            scale = scale * opened[:, None, None].float().to(device, non_blocking=True)
+            scale = scale * self._choice(opened)[:, None, None].float()
         return [ActingLora(model, scale, scale)]
+
+    def _marks_here(self, text: TextBatch, own: Tensor) -> Tensor:
+        """Marks on the device, of the `own` samples alone, [batch, rows]."""
+        here = text.marks.to(text.rows.device, non_blocking=True) if text.here is None else text.here
+        return here if bool(own.all()) else here * self._choice(own)[:, None]
+
+    def _choice(self, samples: Tensor) -> Tensor:
+        """[batch] bool on the device; each pattern is sent there once."""
+        key = tuple(samples.tolist())
+        if key not in self._choices:
+            self._choices[key] = samples.to(self.device)
+        return self._choices[key]
 
     def _change(self, is_text: bool):
         def change(layer: BaseTunerLayer, args: tuple, out: Tensor) -> Tensor:

@@ -55,7 +55,8 @@ def adaptive_scale(representation: Tensor, guidance: Tensor, weights: Tensor | N
     """
     length = inner_product(guidance, guidance, weights)
     product = inner_product(representation, guidance, weights)
-    return torch.where(length > 0, product / length.clamp_min(torch.finfo(length.dtype).tiny), 0).detach()
+    fitted = product / length.clamp_min(torch.finfo(length.dtype).tiny)
+    return torch.where(length > 0, fitted, torch.zeros_like(fitted)).detach()
 
 
 def bounded_scale(scale: Tensor, multiplier: float, lowest: float | None, highest: float | None) -> Tensor:
@@ -111,7 +112,8 @@ def squared_cosine(representation: Tensor, guidance: Tensor, weights: Tensor | N
     own = inner_product(representation, representation, weights)
     lengths = own * inner_product(guidance, guidance, weights)
     product = inner_product(representation, guidance, weights)
-    return torch.where(lengths > 0, product.square() / lengths.clamp_min(1e-30), 0).detach()
+    found = product.square() / lengths.clamp_min(1e-30)
+    return torch.where(lengths > 0, found, torch.zeros_like(found)).detach()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -97,6 +97,13 @@ def plan(
             f". A run that was begun with its base {_KINDS[least[0].frozen_weights]} waits in its folder: it needs {in_words(least[1].peak)}. "
             "To go on with it, stop this one and free as much"
         )
+    if room.device == "cuda" and chosen.can_record:
+        # a recording has memory of its own, and what the steps before it took is kept besides
+        recorded = replace(needed, weights=needed.weights + needed.step)
+        if room.holds(recorded):
+            line += f". Steps are recorded, for which there is room ({in_words(recorded.peak)} in use): less time, the same result"
+        else:
+            chosen = replace(chosen, record_steps=False)
     return Plan(chosen, needed, line)
 
 

@@ -64,6 +64,9 @@ class TrainSettings:
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
     )
     scenes_apart: bool = False  # the scene anchor's passes on their own: less memory, two forwards more, same result
+    record_steps: bool = (
+        True  # on CUDA, where it can be: a step's kernels are launched together (see `recorded`); the same result
+    )
     stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
     def __post_init__(self) -> None:
@@ -89,6 +92,16 @@ class TrainSettings:
         _require_one_of(self, dtype=DTYPES, memory=MEMORIES, frozen_weights=STORAGES)
         needs = "False where checkpointing is off: else every block's copy would wait for the backward pass"
         _require(self.checkpointing or not self.stream_blocks, "stream_blocks", self.stream_blocks, needs)
+
+    @property
+    def can_record(self) -> bool:
+        """Whether a CUDA GPU may record its steps (see `recorded`): not where the processor takes part in them.
+
+        Checkpointing asks for the state of chance in the backward pass, adaLN's table answers from main memory, blocks wait there, and texts
+        that learn are read by the host's encoders.
+        """
+        by_processor = (self.checkpointing, self.modulation_table, self.stream_blocks, self.token_embeddings)
+        return self.record_steps and not any(by_processor)
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,7 @@ class PureSettings:
 
 
 # dtype too: a run's identity has the network's own
-_SAME_RESULT = ("modulation_table", "memory", "scenes_apart", "stream_blocks", "dtype")
+_SAME_RESULT = ("modulation_table", "memory", "scenes_apart", "record_steps", "stream_blocks", "dtype")
 
 
 def as_plain(settings: TrainSettings) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from .flow import LatentScaling
 from .network import EXTRACTOR as EXTRACTOR
 from .network import PURE as PURE
 from .network import AdaptedNetwork
+from .recorded import Recorder
 from .runs import Run, StepRecord
 from .scenes import Scenes
 from .schedules import rate_factor
@@ -87,6 +88,7 @@ def train(
             loss = validation_loss(network, objective, data, settings, scaling, class_pictures, scenes)
             stop.look(step, loss, learned)
 
+    recorder = Recorder(objective, network, settings, learned)
     saved = done
     look(done)  # where the step was done, but what came after it was cut off
     try:
@@ -97,7 +99,7 @@ def train(
             found = []
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
                 batch = draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
-                found.append(objective.descend(network, batch, 1 / settings.accumulate, settings.scenes_apart))
+                found.append(recorder.descend(batch))
             norms = [nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm) for of_model in parameters.values()]
             measured, gradient = _fetch(found, norms)
             _require_finite(measured["loss"], "loss", step, settings)
@@ -119,6 +121,7 @@ def train(
         saved = done  # what would be saved is broken, or about to be
         raise
     finally:
+        recorder.clear()
         if saved < done:
             save(done)
     if stop:

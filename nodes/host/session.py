@@ -177,6 +177,17 @@ def free_for_training() -> None:
     comfy.model_management.soft_empty_cache()
 
 
+def watch_peak(device: torch.device) -> None:
+    """From here on `peak` tells the most that was allocated."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> int | None:
+    """Bytes, by the allocator, since `watch_peak`; None where no allocator counts them."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
 def runs_folder() -> Path:
     """Where runs are kept: in the output folder, so that the page can show their pictures after a reload."""
     return _made(Path(folder_paths.get_output_directory()) / _FOLDER / "runs")

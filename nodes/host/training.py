@@ -40,6 +40,14 @@ class Prepared:
     base: str  # fingerprint
     settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
+    needed: Estimate
+
+    def told(self) -> str:
+        """The notes, and after steps on a CUDA GPU what they took of it; asked before the pictures that follow the training."""
+        peak = session.peak(self.network.device) if self.needed.step else None
+        if peak is None:
+            return self.notes
+        return f"{self.notes}\nthe GPU held {in_words(peak)} at most, by its allocator; {in_words(self.needed.peak)} were reckoned for the steps"
 
 
 @contextmanager
@@ -94,6 +102,7 @@ def prepared(
     settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
+    session.watch_peak(device)
     network = AdaptedNetwork(
         convert.to_diffusers(
             model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
@@ -102,7 +111,7 @@ def prepared(
     )  # fmt: skip
     network.token_encoder = token_encoder
     try:
-        yield Prepared(network, scaling, base, settings, notes)
+        yield Prepared(network, scaling, base, settings, notes, chosen.needed)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(
             f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(free)} were free. In Settings, "

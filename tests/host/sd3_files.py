@@ -97,7 +97,7 @@ def prefixed(values: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def scaled_float8(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """As the scaled fp8 files: weights of Linears divided by a scale of their own, in float8. T5's two tables stay as they are."""
-    made: dict[str, Tensor] = {"scaled_fp8": torch.tensor([], dtype=torch.float8_e4m3fn)}
+    made: dict[str, Tensor] = {"scaled_fp8": torch.zeros(0).to(torch.float8_e4m3fn)}
     for name, value in values.items():
         made[name] = value
         table = name == "shared.weight" or name.endswith("relative_attention_bias.weight")
@@ -133,25 +133,27 @@ def clip_shapes(width: int, layers: int) -> dict[str, tuple[int, ...]]:
     return found
 
 
-T5_SMALL = {"num_layers": 1, "d_ff": 64, "num_heads": 4}  # of 24 layers, 10240 and 64
+T5_XXL = {"num_layers": 24, "d_ff": 10240, "num_heads": 64}
+T5_SMALL = {"num_layers": 1, "d_ff": 64, "num_heads": 4}
 
 
-def t5_shapes() -> dict[str, tuple[int, ...]]:
-    """T5-XXL with `T5_SMALL`; a key of its last layer, by which loaders know it."""
-    width, layer, heads = 4096, "encoder.block.0.layer", T5_SMALL["num_heads"]
-    found = {f"{layer}.0.SelfAttention.{name}.weight": (heads * 64, width) for name in "qkv"}
-    return found | {
+def t5_shapes(num_layers: int, d_ff: int, num_heads: int) -> dict[str, tuple[int, ...]]:
+    """T5 of T5-XXL's width; a key of the latter's last layer, by which loaders know it, where it has fewer."""
+    width = 4096
+    found = {
         "shared.weight": (32128, width),
-        f"{layer}.0.SelfAttention.o.weight": (width, heads * 64),
-        f"{layer}.0.SelfAttention.relative_attention_bias.weight": (32, heads),
-        f"{layer}.0.layer_norm.weight": (width,),
-        f"{layer}.1.layer_norm.weight": (width,),
-        f"{layer}.1.DenseReluDense.wi_0.weight": (T5_SMALL["d_ff"], width),
-        f"{layer}.1.DenseReluDense.wi_1.weight": (T5_SMALL["d_ff"], width),
-        f"{layer}.1.DenseReluDense.wo.weight": (width, T5_SMALL["d_ff"]),
+        "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, num_heads),
         "encoder.final_layer_norm.weight": (width,),
         "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (1, width),
     }
+    for index in range(num_layers):
+        layer = f"encoder.block.{index}.layer"
+        found |= {f"{layer}.0.SelfAttention.{name}.weight": (num_heads * 64, width) for name in "qkv"}
+        found |= {f"{layer}.1.DenseReluDense.{name}.weight": (d_ff, width) for name in ("wi_0", "wi_1")}
+        found |= {f"{layer}.{part}.layer_norm.weight": (width,) for part in range(2)}
+        found[f"{layer}.0.SelfAttention.o.weight"] = (width, num_heads * 64)
+        found[f"{layer}.1.DenseReluDense.wo.weight"] = (width, d_ff)
+    return found
 
 
 def vae_shapes() -> dict[str, tuple[int, ...]]:
@@ -198,14 +200,17 @@ def vae_shapes() -> dict[str, tuple[int, ...]]:
     return found
 
 
-def random_values(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
-    """Norms near 1, the rest small; large tables repeat their first rows."""
-    generator, made = torch.Generator().manual_seed(1), {}
+def random_values(
+    shapes: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.bfloat16, device: str = "cpu"
+) -> dict[str, Tensor]:
+    """Norms near 1, the rest small; large tables repeat their first rows. Made on `device`."""
+    generator, made = torch.Generator(device).manual_seed(1), {}
     for name, shape in shapes.items():
+        normal = lambda *of: torch.randn(*of, generator=generator, device=device)  # noqa: E731
         if len(shape) == 1:
-            value = 0.1 * torch.randn(shape, generator=generator) + (0.0 if name.endswith("bias") else 1.0)
+            value = 0.1 * normal(*shape) + (0.0 if name.endswith("bias") else 1.0)
         else:
-            rows = torch.randn(min(shape[0], 997), *shape[1:], generator=generator) / math.sqrt(math.prod(shape[1:]))
+            rows = normal(min(shape[0], 997), *shape[1:]) / math.sqrt(math.prod(shape[1:]))
             value = rows[torch.arange(shape[0]) % len(rows)]
         made[name] = value.to(dtype)
     return made

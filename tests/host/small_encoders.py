@@ -26,7 +26,7 @@ CLIP_L, CLIP_G = random_values(clip_shapes(768, LAYERS)), random_values(clip_sha
 CLIP_G["text_model.encoder.layers.30.mlp.fc1.weight"] = torch.zeros(1, 1280)  # by which the host knows it
 FLOAT8 = torch.float8_e4m3fn
 T5 = cast(
-    random_values(t5_shapes(), FLOAT8), torch.bfloat16
+    random_values(t5_shapes(**T5_SMALL), FLOAT8), torch.bfloat16
 )  # of values that float8 holds: the plain fp8 file is exact
 FILES = {
     "clip_l": lambda: CLIP_L, "clip_l fp16": lambda: cast(CLIP_L, torch.float16),

@@ -193,9 +193,9 @@ def _frozen_scale(patch: pytest.MonkeyPatch) -> None:
 def _ignored_gate(patch: pytest.MonkeyPatch) -> None:
     right = AdaptedNetwork._lora
 
-    def lora(self, model, own, text, strength):
+    def lora(self, model, *of):
         with self.gated(model, "off"):
-            return right(self, model, own, text, strength)
+            return right(self, model, *of)
 
     patch.setattr(AdaptedNetwork, "_lora", lora)
 

@@ -144,6 +144,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
         "checkpointing": True,
         "stream_blocks": True,
         "scenes_apart": True,
+        "record_steps": False,
         "memory": "as set",
         "dtype": "float32",
     }

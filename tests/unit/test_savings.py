@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -38,8 +39,9 @@ def test_less_room_turns_more_on_in_the_ladders_order() -> None:
         except ValueError:
             break
         assert found.needed.peak < tenths * 1e8
-        if found.settings not in seen:
-            seen.append(found.settings)
+        settings = replace(found.settings, record_steps=True)
+        if settings not in seen:
+            seen.append(settings)
     rungs = [TrainSettings(**changes) for changes in LADDER]
     assert seen == [rung for rung in rungs if rung in seen]
     assert {(s.frozen_weights, s.stream_blocks) for s in seen} == {
@@ -50,6 +52,18 @@ def test_less_room_turns_more_on_in_the_ladders_order() -> None:
     }
     peaks = [of(settings).peak for settings in seen]
     assert peaks == sorted(peaks, reverse=True)
+
+
+def test_steps_are_recorded_where_there_is_room_for_a_step_twice() -> None:
+    needed = of(TrainSettings())
+    twice = needed.peak + needed.step
+    for free, recorded in ((1.2 * twice, True), (0.98 * twice, False)):
+        found = chosen(free)
+        assert found.needed == needed and found.settings == TrainSettings(record_steps=recorded)
+        assert ("Steps are recorded" in found.line) is recorded
+    assert "recorded" not in chosen(1.2 * twice, TrainSettings(record_steps=False)).line
+    assert "recorded" not in chosen(64e9, device="cpu").line
+    assert "recorded" not in chosen(64e9, TrainSettings(checkpointing=True)).line
 
 
 def test_the_goals_of_each_form() -> None:

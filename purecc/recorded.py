@@ -1,0 +1,167 @@
+"""A step's kernels recorded once on a CUDA GPU and replayed (a CUDA graph): one launch in place of some ten thousand.
+
+A fast card otherwise waits for the processor, which launches them one by one. What is computed is the same, kernel for kernel.
+
+A recording reads and writes memory of its own, so a batch is copied into it, and it belongs to one form of batch: the shapes, and whose
+text holds the trigger, which decides what acts. The first batch of a form runs unrecorded, and loads its kernels.
+"""
+
+import ctypes
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .batches import Batch
+from .encoding import TextBatch
+from .network import AdaptedNetwork
+from .settings import TrainSettings
+from .terms import Objective
+
+log = logging.getLogger(__name__)
+_MOST = 8  # forms that are recorded; batches of others run as they come
+
+Measured = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor]
+    gradients: list[Tensor | None]  # of the parameters, in their order
+    measured: Measured
+
+
+class Recorder:
+    """`Objective.descend` on one network, recorded where that is possible; `clear` gives the memory back.
+
+    `parameters`: all that get a gradient.
+    """
+
+    def __init__(
+        self, objective: Objective, network: AdaptedNetwork, settings: TrainSettings, parameters: Sequence[nn.Parameter]
+    ):
+        self.objective, self.network, self.parameters = objective, network, list(parameters)
+        self.share, self.accumulates = 1 / settings.accumulate, settings.accumulate > 1
+        self.apart = settings.scenes_apart
+        on_nvidia = network.device.type == "cuda" and torch.version.cuda is not None
+        self.on = on_nvidia and network.token_encoder is None and settings.can_record
+        self._recordings: dict[tuple, _Recording | None] = {}  # None: a form that was seen once
+        self._pool: Any = None  # of memory; one recording runs at a time
+
+    def descend(self, batch: Batch) -> Measured:
+        """Adds the batch's gradient to the parameters'; "loss" and what was measured."""
+        form = form_of(batch) if self.on else None
+        if not self.on or (form not in self._recordings and len(self._recordings) == _MOST):
+            return self._unrecorded(batch)
+        if form not in self._recordings:
+            self._recordings[form] = None
+            return self._unrecorded(batch)
+        if self._recordings[form] is None:
+            stream = torch.cuda.current_stream(self.network.device)
+            try:
+                self._recordings[form] = self._record(batch)
+            except RuntimeError as error:  # too little memory, or a driver that cannot
+                torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
+                log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", error)
+                self.clear()
+                self.on = False
+                return self._unrecorded(batch)
+        return self._replay(self._recordings[form], batch)
+
+    def clear(self) -> None:
+        for recording in self._recordings.values():
+            if recording is not None:
+                recording.graph.reset()
+        kept = bool(self._recordings)
+        self._recordings.clear()
+        self._pool = None
+        if not (kept and self.on):
+            return
+        torch._C._cuda_clearCublasWorkspaces()  # those of the stream that recorded: they are in the recording's memory
+        if torch.cuda.get_allocator_backend() == "cudaMallocAsync":
+            _give_back_graph_memory(self.network.device)
+
+    def _unrecorded(self, batch: Batch) -> Measured:
+        return self.objective.descend(self.network, batch, self.share, self.apart)
+
+    def _record(self, batch: Batch) -> _Recording:
+        inputs: list[Tensor] = []
+
+        def own(value: Tensor) -> Tensor:
+            inputs.append(value.clone())
+            return inputs[-1]
+
+        held = mapped(batch, own, self.network.device)
+        before = [parameter.grad for parameter in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None  # the recording makes one, in its memory
+        graph = torch.cuda.CUDAGraph()
+        try:
+            # of this thread alone: the host's may ask the GPU for its free memory at any moment
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                measured = self._unrecorded(held)
+            gradients = [parameter.grad for parameter in self.parameters]
+        finally:
+            for parameter, gradient in zip(self.parameters, before, strict=True):
+                parameter.grad = gradient
+        self._pool = graph.pool()
+        return _Recording(graph, inputs, gradients, measured)
+
+    def _replay(self, recording: _Recording, batch: Batch) -> Measured:
+        values: list[Tensor] = []
+        mapped(batch, lambda value: values.append(value) or value, self.network.device)
+        torch._foreach_copy_(recording.inputs, values)
+        recording.graph.replay()
+        for parameter, gradient in zip(self.parameters, recording.gradients, strict=True):
+            if gradient is None:
+                continue
+            if parameter.grad is not None:
+                parameter.grad += gradient
+            else:  # the next batch's would be written over it
+                parameter.grad = gradient.clone() if self.accumulates else gradient
+        return {name: value.clone() for name, value in recording.measured.items()}
+
+
+def form_of(part: Any) -> Any:
+    """What decides which kernels a batch needs, hashable."""
+    if isinstance(part, TextBatch):
+        holds = (part.marks > 0).any(1)
+        return (*part.rows.shape, *part.pooled.shape, *holds.tolist(), *part.shows.tolist())
+    if isinstance(part, Tensor):
+        return (*part.shape, part.dtype)
+    if is_dataclass(part):
+        return tuple(form_of(getattr(part, of.name)) for of in fields(part))
+    return part
+
+
+def mapped(part: Any, change: Callable[[Tensor], Tensor], device: torch.device) -> Any:
+    """A batch with each of its tensors on the device changed, always in the same order; a text's marks are put there too."""
+    if isinstance(part, TextBatch):
+        here = part.marks.to(device, non_blocking=True)
+        return replace(part, rows=change(part.rows), pooled=change(part.pooled), here=change(here))
+    if isinstance(part, Tensor):
+        return change(part)
+    if is_dataclass(part):
+        return replace(part, **{of.name: mapped(getattr(part, of.name), change, device) for of in fields(part)})
+    return part
+
+
+def _give_back_graph_memory(device: torch.device) -> None:
+    """With the allocator that ComfyUI chooses, a recording's memory is the driver's, which keeps it for later recordings.
+
+    PyTorch has no call for it; the driver's own is `cuDeviceGraphMemTrim`.
+    """
+    torch.cuda.synchronize(device)
+    handle, ordinal = ctypes.c_int(), torch.cuda.current_device() if device.index is None else device.index
+    try:
+        driver = ctypes.WinDLL("nvcuda.dll") if sys.platform == "win32" else ctypes.CDLL("libcuda.so.1")
+        failed = driver.cuDeviceGet(ctypes.byref(handle), ordinal) or driver.cuDeviceGraphMemTrim(handle)
+    except (OSError, AttributeError) as error:  # no such library, or a driver that is older than the call
+        failed = error
+    if failed:
+        log.warning("PureCC: the memory of recorded steps stays taken until ComfyUI ends (%s).", failed)

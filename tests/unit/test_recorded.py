@@ -1,0 +1,218 @@
+"""Steps recorded on a GPU: what a recording reads of a batch, on any machine; that it computes the same, where there is a CUDA GPU."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import (
+    FEW,
+    SETTINGS,
+    THROWAWAY,
+    batch_of,
+    concept_set,
+    extractor,
+    learned,
+    losses,
+    pure_job,
+    run,
+    same,
+    strengthen,
+    transformer,
+)  # fmt: skip
+from torch import Tensor
+
+from purecc.batches import Batch
+from purecc.concept import GATES
+from purecc.network import PURE, AdaptedNetwork
+from purecc.recorded import Recorder, form_of, mapped
+from purecc.settings import METHODS, PureSettings, TrainSettings
+from purecc.stages import PureJob
+from purecc.terms import Objective
+
+CPU = torch.device("cpu")
+CAPTIONS = ("a [V] dog on the beach", "on the beach a [V] dog")  # of one length; the trigger in two places
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="steps are recorded on a CUDA GPU")
+PURES = [
+    *(PureSettings(method, **FEW) for method in METHODS),
+    PureSettings(original="trainable"),
+    PureSettings(base_anchor=1.0, null_anchor=1.0),
+]
+
+
+def prepared(pure: PureSettings, settings: TrainSettings, device: str = "cpu") -> PureJob:
+    adapted = AdaptedNetwork(transformer().to(device))
+    job = pure_job(Path(THROWAWAY.name), pure, settings, data=concept_set(CAPTIONS), adapted=adapted)
+    job.prepare()
+    strengthen(job.network, PURE, seed=2)
+    for parameter in learned(job.network):
+        parameter.requires_grad_(True)
+    return job
+
+
+def gradient(job: PureJob, batch) -> list[Tensor | None]:
+    for parameter in learned(job.network):
+        parameter.grad = None
+    job.objective().descend(job.network, batch)
+    return [parameter.grad for parameter in learned(job.network)]
+
+
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("pure", PURES, ids=str)
+def test_all_that_differs_between_batches_of_a_form_is_read_from_tensors_on_the_device(
+    pure: PureSettings, gate
+) -> None:
+    """A recording is made with one batch and replayed with others: its own words and marks on the CPU are those of the first."""
+    job = prepared(pure, replace(SETTINGS, gate=gate, batch_size=1))
+    batches = [batch_of(job, number) for number in range(1, 9)]
+    first = batches[0]
+    other = next(one for one in batches if not torch.equal(one.complete.marks, first.complete.marks))
+    assert form_of(first) == form_of(other)
+    values: list[Tensor] = []
+    mapped(other, lambda value: values.append(value) or value, CPU)
+    inputs = iter(values)
+    replayed = mapped(
+        first, lambda value: next(inputs), CPU
+    )  # as a recording has it: the first's structure, the other's values
+    assert torch.equal(replayed.complete.marks, first.complete.marks)
+    expected, own = gradient(job, other), gradient(job, first)
+    found = gradient(job, replayed)
+    for one, wanted in zip(found, expected, strict=True):
+        assert (one is None) == (wanted is None)
+        assert one is None or torch.equal(one, wanted)
+    assert any(one is not None and not torch.equal(one, mine) for one, mine in zip(found, own, strict=True))
+
+
+def test_forms_differ_by_shapes_and_by_whose_text_holds_the_trigger() -> None:
+    batch = batch_of(prepared(PureSettings(), SETTINGS))
+    without = replace(batch.complete, marks=torch.zeros_like(batch.complete.marks))
+    wider = torch.cat([batch.x_t] * 2, dim=3)
+    forms = [form_of(batch), form_of(replace(batch, complete=without)), form_of(replace(batch, x_t=wider))]
+    forms.append(form_of(replace(batch, weights=torch.ones(2, 1, 8, 8))))
+    assert len(set(forms)) == 4 and form_of(batch_of(prepared(PureSettings(), SETTINGS), 2)) == forms[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"checkpointing": True}, {"modulation_table": True}, {"token_embeddings": True}, {"record_steps": False}],
+)
+def test_steps_in_which_the_processor_takes_part_are_not_recorded(changes: dict) -> None:
+    assert TrainSettings().can_record and not TrainSettings(**changes).can_record
+
+
+def test_on_a_cpu_nothing_is_recorded() -> None:
+    job = prepared(PureSettings(), SETTINGS)
+    recorder = Recorder(job.objective(), job.network, SETTINGS, learned(job.network))
+    assert not recorder.on
+    assert recorder.descend(batch_of(job)).keys() == job.objective().descend(job.network, batch_of(job)).keys()
+
+
+def on_gpu(root: Path, pure: PureSettings, settings: TrainSettings) -> PureJob:
+    adapted = AdaptedNetwork(transformer().to("cuda"))
+    return pure_job(root, pure, settings, data=concept_set(CAPTIONS), guide=extractor(), adapted=adapted)
+
+
+@ON_GPU
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("pure", PURES, ids=str)
+def test_a_recorded_run_is_the_run(pure: PureSettings, accumulate: int, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=8, accumulate=accumulate)
+    recorded, plain = (on_gpu(tmp_path / str(on), pure, replace(settings, record_steps=on)) for on in (True, False))
+    assert losses(run(recorded)) == losses(run(plain))
+    assert same(recorded.concept, plain.concept)
+
+
+@ON_GPU
+def test_a_recorded_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=8)
+    for record in on_gpu(tmp_path / "stopped", PureSettings(), settings):
+        if record.step == 5:
+            break
+    stopped, whole = (on_gpu(tmp_path / name, PureSettings(), settings) for name in ("stopped", "whole"))
+    assert [record.step for record in run(stopped)] == [6, 7, 8]
+    run(whole)
+    assert same(stopped.concept, whole.concept)
+
+
+@ON_GPU
+def test_steps_are_replayed_and_their_memory_is_given_back() -> None:
+    job = prepared(PureSettings(), SETTINGS, "cuda")
+    recorder = Recorder(job.objective(), job.network, SETTINGS, learned(job.network))
+    batch = mapped(batch_of(job), lambda value: value.cuda(), CPU)
+    for _ in range(3):
+        recorder.descend(batch)
+    assert [recording is not None for recording in recorder._recordings.values()] == [True]
+    recorder.clear()
+    for parameter in learned(job.network):
+        parameter.grad = None
+    assert not recorder._recordings
+
+
+LARGE = """
+import torch
+from pathlib import Path
+from test_recorded import prepared, SETTINGS, learned, batch_of, mapped, CPU
+from dataclasses import replace
+from purecc.recorded import Recorder
+from purecc.settings import PureSettings
+settings = replace(SETTINGS, batch_size=2048)
+job = prepared(PureSettings(), settings, "cuda")
+recorder = Recorder(job.objective(), job.network, settings, learned(job.network))
+batch = mapped(batch_of(job), lambda value: value.cuda(), CPU)
+recorder.descend(batch)
+torch.cuda.synchronize()
+torch.cuda.empty_cache()
+free = [torch.cuda.mem_get_info()[0]]
+for _ in range(3):
+    recorder.descend(batch)
+torch.cuda.synchronize()
+torch.cuda.empty_cache()
+free.append(torch.cuda.mem_get_info()[0])
+recorder.clear()
+for parameter in learned(job.network):
+    parameter.grad = None
+torch.cuda.empty_cache()
+free.append(torch.cuda.mem_get_info()[0])
+print(*free)
+"""
+
+
+@ON_GPU
+@pytest.mark.parametrize("backend", ["native", "cudaMallocAsync"])
+def test_a_recordings_memory_goes_back_to_the_device(backend: str) -> None:
+    """In a process of its own: ComfyUI runs with the second of the two allocators."""
+    here = Path(__file__).parent
+    environment = os.environ | {
+        "PYTORCH_CUDA_ALLOC_CONF": f"backend:{backend}",
+        "PYTHONPATH": os.pathsep.join(map(str, (here, here.parents[1]))),
+    }
+    done = subprocess.run([sys.executable, "-c", LARGE], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    before, during, after = map(int, done.stdout.split())
+    print(f"{backend}: free before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
+    taken = before - during
+    assert taken > 1e9 and before - after < 0.15 * taken  # libraries keep some
+
+
+@ON_GPU
+def test_where_a_step_cannot_be_recorded_the_run_goes_on_without(tmp_path: Path, monkeypatch, caplog) -> None:
+    """A step that waits for the GPU, which no recording may."""
+    plain = on_gpu(tmp_path / "plain", PureSettings(), replace(SETTINGS, record_steps=False))
+    run(plain)
+    descend = Objective.descend
+
+    def waits(self: Objective, network: AdaptedNetwork, batch: Batch, *rest) -> dict[str, Tensor]:
+        assert float(batch.t.sum()) > 0
+        return descend(self, network, batch, *rest)
+
+    monkeypatch.setattr(Objective, "descend", waits)
+    job = on_gpu(tmp_path / "job", PureSettings(), SETTINGS)
+    with caplog.at_level(logging.WARNING):
+        run(job)
+    assert "not recorded" in caplog.text and same(job.concept, plain.concept)
