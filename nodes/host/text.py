@@ -195,9 +195,18 @@ class HostTextEncoder:
 
     def __init__(self, clip: comfy.sd.CLIP, trigger: str, placeholder: Placeholder):
         self.clip, self.concept = with_triggers(clip, {trigger: placeholder}), placeholder.concept
+        self._read: dict[str, EncodedText] = {}
 
     def encode(self, text: str) -> EncodedText:
-        """One text, on the CPU, float32, in tensors that training may keep. Raises ValueError where it is not finite."""
+        """One text, on the CPU, float32, in tensors that training may keep. Raises ValueError where it is not finite.
+
+        Each text is read once: scenes have some fifty, which a training at another eta asks for again.
+        """
+        if text not in self._read:
+            self._read[text] = self._encode(text)
+        return self._read[text]
+
+    def _encode(self, text: str) -> EncodedText:
         with as_the_host():
             made = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True, return_dict=True)
             marks = made["model_conds"][MAP].cond[0]

@@ -108,6 +108,8 @@ with torch.inference_mode():
             text_encoder=lambda word, placeholder: text.HostTextEncoder(clip, word, placeholder),
         )
 wire = TrainingData(data, vae, text.HostTextEncoder(clip, data.trigger, Placeholder(1, data.class_word)))
+with session.outside_inference():
+    with_scenes(data, wire.encoder)  # the encoder keeps the texts that it has read
 before_picture = sample(model, clip)
 seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict().values()), "before": bytes_alive()}
 first = train(model, wire, seed=1)
