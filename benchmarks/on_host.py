@@ -3,7 +3,7 @@
     python -m benchmarks.on_host [--steps 400] [--size real|reduced] [--comfyui FOLDER] [--python FILE] [--out FILE.json]
 
 real: every part of the file at its published size and dtype, T5-XXL as scaled fp8 (11 GB on disk while it runs, 24 GB of main memory); the
-default where there is a CUDA GPU. reduced: four of the 24 blocks, no T5, 128 px, for a look at this bench itself on a CPU.
+default where there is a CUDA GPU. ComfyUI is started with --disable-cuda-malloc, so that steps are recorded. reduced: four of the 24 blocks, no T5, 128 px, for a look at this bench itself on a CPU.
 
 What is told: seconds of each node; the most that the device held while it ran, by the host's own count and asked for every quarter of a second, so
 a short peak may be missed; the reports of the training nodes, in which the allocator's own peak stands; what is left on the device afterwards. A
@@ -166,7 +166,7 @@ def main() -> None:
         (base / "models" / "checkpoints").mkdir(parents=True)
         save_file(checkpoint(size, "cuda" if cuda else "cpu"), base / "models" / "checkpoints" / file)
         torch.cuda.empty_cache()
-        with Server(layout, base, "gpu" if cuda else "cpu") as server:
+        with Server(layout, base, "gpu" if cuda else "cpu", extra=("--disable-cuda-malloc",)) as server:
             prompt = to_prompt(workflow, server.client.object_info())
             device = server.client.get("/system_stats")["devices"][0]["name"]
             watch = Watch(server.client)

@@ -220,8 +220,8 @@ def _inputs() -> list:
         # new widgets go last, and may be missing: workflows keep widget values by their place
         io.Boolean.Input(
             "record_steps", default=train.record_steps, optional=True,
-            tooltip="On an NVIDIA GPU with room for it, a step's work is recorded once and then launched as a whole (a CUDA graph): up to "
-            "several times faster on fast cards, the same result. Turn it off if training ends with an error of CUDA.",
+            tooltip="On an NVIDIA GPU with room for it, where ComfyUI was started with --disable-cuda-malloc, a step's work is recorded once and "
+            "then launched as a whole (a CUDA graph): much less time on fast cards, the same result. Off: never.",
         ),
     ]  # fmt: skip
 

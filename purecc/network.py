@@ -111,14 +111,17 @@ class AdaptedNetwork:
         acting = _Acting(tuple(loras), tuple(embeddings), embedding_strength)
         self._loras = acting.loras
         dtype = self.dtype
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            return self.transformer(
-                x_t.to(dtype),
-                text.rows.to(dtype),
-                text.pooled.to(dtype),
-                1000 * t.float(),
-                joint_attention_kwargs={_ACTING: acting},
-            ).sample.float()
+        try:
+            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
+                return self.transformer(
+                    x_t.to(dtype),
+                    text.rows.to(dtype),
+                    text.pooled.to(dtype),
+                    1000 * t.float(),
+                    joint_attention_kwargs={_ACTING: acting},
+                ).sample.float()
+        finally:
+            self._loras = ()  # their scales may be in a recording's memory
 
     def add_new(self, name: str, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
         """A fresh LoRA that changes nothing yet: A gaussian of variance 1 / rank, B zero. `targets`: names or their ends."""

@@ -6,9 +6,7 @@ A recording reads and writes memory of its own, so a batch is copied into it, an
 text holds the trigger, which decides what acts. The first batch of a form runs unrecorded, and loads its kernels.
 """
 
-import ctypes
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -23,9 +21,18 @@ from .settings import TrainSettings
 from .terms import Objective
 
 log = logging.getLogger(__name__)
-_MOST = 8  # forms that are recorded; batches of others run as they come
+MOST = 4  # forms that are recorded; batches of others run as they come
 
 Measured = dict[str, Tensor]
+
+
+def records_on(device: torch.device) -> bool:
+    """Whether steps on a device may be recorded: on an NVIDIA GPU, with PyTorch's own allocator.
+
+    With cudaMallocAsync a recording's memory is found when it is first run, and an error then ends the process.
+    """
+    nvidia = device.type == "cuda" and torch.version.cuda is not None
+    return nvidia and torch.cuda.get_allocator_backend() == "native"
 
 
 @dataclass(frozen=True)
@@ -48,43 +55,52 @@ class Recorder:
         self.objective, self.network, self.parameters = objective, network, list(parameters)
         self.share, self.accumulates = 1 / settings.accumulate, settings.accumulate > 1
         self.apart = settings.scenes_apart
-        on_nvidia = network.device.type == "cuda" and torch.version.cuda is not None
-        self.on = on_nvidia and network.token_encoder is None and settings.can_record
+        self.on = records_on(network.device) and network.token_encoder is None and settings.can_record
         self._recordings: dict[tuple, _Recording | None] = {}  # None: a form that was seen once
         self._pool: Any = None  # of memory; one recording runs at a time
 
     def descend(self, batch: Batch) -> Measured:
         """Adds the batch's gradient to the parameters'; "loss" and what was measured."""
         form = form_of(batch) if self.on else None
-        if not self.on or (form not in self._recordings and len(self._recordings) == _MOST):
+        if not self.on or (form not in self._recordings and len(self._recordings) == MOST):
             return self._unrecorded(batch)
         if form not in self._recordings:
             self._recordings[form] = None
             return self._unrecorded(batch)
-        if self._recordings[form] is None:
-            stream = torch.cuda.current_stream(self.network.device)
-            try:
-                self._recordings[form] = self._record(batch)
-            except RuntimeError as error:  # too little memory, or a driver that cannot
-                torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
-                log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", error)
-                self.clear()
-                self.on = False
-                return self._unrecorded(batch)
+        if self._recordings[form] is None and not self._is_recorded(form, batch):
+            return self._unrecorded(batch)
         return self._replay(self._recordings[form], batch)
 
     def clear(self) -> None:
-        for recording in self._recordings.values():
+        """A few workspaces of the matrix library stay, 0.2 GB on an H200: another's recordings may use them."""
+        if any(self._recordings.values()):
+            torch.cuda.synchronize(self.network.device)
+            for parameter in self.parameters:
+                parameter.grad = None  # it may be in a recording's memory
+        self._forget()
+
+    def _forget(self) -> None:
+        while self._recordings:
+            _, recording = self._recordings.popitem()
             if recording is not None:
                 recording.graph.reset()
-        kept = bool(self._recordings)
-        self._recordings.clear()
         self._pool = None
-        if not (kept and self.on):
-            return
-        torch._C._cuda_clearCublasWorkspaces()  # those of the stream that recorded: they are in the recording's memory
-        if torch.cuda.get_allocator_backend() == "cudaMallocAsync":
-            _give_back_graph_memory(self.network.device)
+
+    def _is_recorded(self, form: tuple, batch: Batch) -> bool:
+        stream = torch.cuda.current_stream(self.network.device)
+        try:
+            self._recordings[form] = self._record(batch)
+            return True
+        except RuntimeError as error:  # too little memory, or a driver that cannot
+            reason = f"{error} {error.__context__ or ''}"
+        finally:
+            torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
+        # what the failed one had made is gone with the error
+        log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
+        self.on = False
+        self._forget()
+        torch.cuda.empty_cache()
+        return False
 
     def _unrecorded(self, batch: Batch) -> Measured:
         return self.objective.descend(self.network, batch, self.share, self.apart)
@@ -149,19 +165,3 @@ def mapped(part: Any, change: Callable[[Tensor], Tensor], device: torch.device) 
     if is_dataclass(part):
         return replace(part, **{of.name: mapped(getattr(part, of.name), change, device) for of in fields(part)})
     return part
-
-
-def _give_back_graph_memory(device: torch.device) -> None:
-    """With the allocator that ComfyUI chooses, a recording's memory is the driver's, which keeps it for later recordings.
-
-    PyTorch has no call for it; the driver's own is `cuDeviceGraphMemTrim`.
-    """
-    torch.cuda.synchronize(device)
-    handle, ordinal = ctypes.c_int(), torch.cuda.current_device() if device.index is None else device.index
-    try:
-        driver = ctypes.WinDLL("nvcuda.dll") if sys.platform == "win32" else ctypes.CDLL("libcuda.so.1")
-        failed = driver.cuDeviceGet(ctypes.byref(handle), ordinal) or driver.cuDeviceGraphMemTrim(handle)
-    except (OSError, AttributeError) as error:  # no such library, or a driver that is older than the call
-        failed = error
-    if failed:
-        log.warning("PureCC: the memory of recorded steps stays taken until ComfyUI ends (%s).", failed)

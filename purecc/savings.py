@@ -26,6 +26,8 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 _LOST = 1.05  # of what is asked for, by an allocator in pieces that are too small
 _LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
+# of the driver's, for recorded steps: some 10 KB a kernel. A recording has memory of its own besides, and what the steps before it took is kept
+_RECORDINGS = 1_000_000_000
 _FLOAT8 = ("cpu", "cuda", "xpu")  # devices that store it
 _SHARED = ("cpu", "mps")  # devices whose memory is the main one
 _KINDS = {"whole": "as loaded", "float8": "in float8", "nf4": "in NF4"}
@@ -41,6 +43,7 @@ class Room:
     device: str
     free: int
     main: int  # of main memory
+    records: bool = False  # whether steps can be recorded there (see `recorded`)
 
     @property
     def is_gpu(self) -> bool:
@@ -97,9 +100,8 @@ def plan(
             f". A run that was begun with its base {_KINDS[least[0].frozen_weights]} waits in its folder: it needs {in_words(least[1].peak)}. "
             "To go on with it, stop this one and free as much"
         )
-    if room.device == "cuda" and chosen.can_record:
-        # a recording has memory of its own, and what the steps before it took is kept besides
-        recorded = replace(needed, weights=needed.weights + needed.step)
+    if room.records and chosen.can_record and needed.step:
+        recorded = replace(needed, weights=needed.weights + needed.step + _RECORDINGS)
         if room.holds(recorded):
             line += f". Steps are recorded, for which there is room ({in_words(recorded.peak)} in use): less time, the same result"
         else:

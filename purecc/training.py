@@ -121,9 +121,11 @@ def train(
         saved = done  # what would be saved is broken, or about to be
         raise
     finally:
-        recorder.clear()
-        if saved < done:
-            save(done)
+        try:
+            if saved < done:
+                save(done)
+        finally:
+            recorder.clear()
     if stop:
         stop.restore(learned)
 

@@ -19,6 +19,7 @@ from ...purecc.flow import LatentScaling
 from ...purecc.frozen import Storage
 from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
+from ...purecc.recorded import records_on
 from ...purecc.runs import Run
 from ...purecc.savings import Room, plan
 from ...purecc.settings import PureSettings, TrainSettings
@@ -89,12 +90,14 @@ def prepared(
         return replace(found, step=0) if run_of(changed.frozen_weights).result.is_file() else found
 
     free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
-    chosen = plan(needed, settings, Room(device.type, free, main), lambda rung: run_of(rung.frozen_weights).begun)
+    room = Room(device.type, free, main, records=records_on(device) and token_encoder is None)
+    chosen = plan(needed, settings, room, lambda rung: run_of(rung.frozen_weights).begun)
     foreign = remark_on_latents(data, scaling)
     told = [
         chosen.line,
         phases(chosen.needed, data, wire.vae, wire.encoder),
         in_main_memory(model, wire, chosen.needed),
+        *remark_on_recording(device, chosen.settings),
     ]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
     # before the work: a run that ends for want of memory has said what it needs
@@ -144,6 +147,15 @@ def remark_on_latents(data: ConceptSet, scaling: LatentScaling) -> list[str]:
     return [
         f"The pictures' latents are {spread:.1f} times as large as this MODEL's own would be: the VAE may be another model's (Flux's has the "
         "same shape, and four times the size). Connect the VAE that belongs to this MODEL."
+    ]
+
+
+def remark_on_recording(device: torch.device, settings: TrainSettings) -> list[str]:
+    """A sentence where only ComfyUI's choice of an allocator stands against recorded steps."""
+    if device.type != "cuda" or torch.version.cuda is None or records_on(device) or not settings.can_record:
+        return []
+    return [
+        "Started with --disable-cuda-malloc, ComfyUI lets steps be recorded where there is room: less time on fast GPUs, the same result."
     ]
 
 

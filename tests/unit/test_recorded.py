@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -28,13 +27,11 @@ from tiny import (
 )  # fmt: skip
 from torch import Tensor
 
-from purecc.batches import Batch
 from purecc.concept import GATES
 from purecc.network import PURE, AdaptedNetwork
 from purecc.recorded import Recorder, form_of, mapped
 from purecc.settings import METHODS, PureSettings, TrainSettings
 from purecc.stages import PureJob
-from purecc.terms import Objective
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a [V] dog on the beach", "on the beach a [V] dog")  # of one length; the trigger in two places
@@ -149,70 +146,82 @@ def test_steps_are_replayed_and_their_memory_is_given_back() -> None:
         recorder.descend(batch)
     assert [recording is not None for recording in recorder._recordings.values()] == [True]
     recorder.clear()
-    for parameter in learned(job.network):
-        parameter.grad = None
-    assert not recorder._recordings
+    assert not recorder._recordings and all(parameter.grad is None for parameter in learned(job.network))
 
 
-LARGE = """
-import torch
-from pathlib import Path
-from test_recorded import prepared, SETTINGS, learned, batch_of, mapped, CPU
+# each in a process of its own: an allocator is chosen once, and a recording that fails leaves its process the worse for it
+_HEAD = """
 from dataclasses import replace
+from pathlib import Path
+from tempfile import mkdtemp
+import torch
+from test_recorded import CPU, SETTINGS, batch_of, learned, mapped, on_gpu, prepared, run, same
 from purecc.recorded import Recorder
 from purecc.settings import PureSettings
+"""
+_LARGE = """
 settings = replace(SETTINGS, batch_size=2048)
 job = prepared(PureSettings(), settings, "cuda")
 recorder = Recorder(job.objective(), job.network, settings, learned(job.network))
 batch = mapped(batch_of(job), lambda value: value.cuda(), CPU)
-recorder.descend(batch)
-torch.cuda.synchronize()
-torch.cuda.empty_cache()
-free = [torch.cuda.mem_get_info()[0]]
-for _ in range(3):
-    recorder.descend(batch)
-torch.cuda.synchronize()
-torch.cuda.empty_cache()
-free.append(torch.cuda.mem_get_info()[0])
+free = []
+for count in (1, 3):
+    for _ in range(count):
+        recorder.descend(batch)
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    free.append(torch.cuda.mem_get_info()[0])
 recorder.clear()
-for parameter in learned(job.network):
-    parameter.grad = None
 torch.cuda.empty_cache()
-free.append(torch.cuda.mem_get_info()[0])
-print(*free)
+print(recorder.on, *free, torch.cuda.mem_get_info()[0])
+"""
+_WAITS = """
+root = Path(mkdtemp())
+plain = on_gpu(root / "plain", PureSettings(), replace(SETTINGS, record_steps=False))
+run(plain)
+descend = Objective.descend
+
+def waits(self, network, batch, *rest):
+    assert float(batch.t.sum()) > 0
+    return descend(self, network, batch, *rest)
+
+Objective.descend = waits
+logging.basicConfig(level=logging.WARNING)
+job = on_gpu(root / "job", PureSettings(), SETTINGS)
+run(job)
+print(same(job.concept, plain.concept))
 """
 
 
-@ON_GPU
-@pytest.mark.parametrize("backend", ["native", "cudaMallocAsync"])
-def test_a_recordings_memory_goes_back_to_the_device(backend: str) -> None:
-    """In a process of its own: ComfyUI runs with the second of the two allocators."""
+def in_a_process(script: str, backend: str = "native") -> subprocess.CompletedProcess:
     here = Path(__file__).parent
     environment = os.environ | {
         "PYTORCH_CUDA_ALLOC_CONF": f"backend:{backend}",
         "PYTHONPATH": os.pathsep.join(map(str, (here, here.parents[1]))),
     }
-    done = subprocess.run([sys.executable, "-c", LARGE], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", _HEAD + script], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    before, during, after = map(int, done.stdout.split())
-    print(f"{backend}: free before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
-    taken = before - during
-    assert taken > 1e9 and before - after < 0.15 * taken  # libraries keep some
+    return done
 
 
 @ON_GPU
-def test_where_a_step_cannot_be_recorded_the_run_goes_on_without(tmp_path: Path, monkeypatch, caplog) -> None:
+def test_a_recordings_memory_goes_back_to_the_device() -> None:
+    on, *free = in_a_process(_LARGE).stdout.split()
+    before, during, after = map(int, free)
+    print(f"free before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
+    taken = before - during
+    assert on == "True" and taken > 1e9 and before - after < 0.15 * taken  # libraries keep some
+
+
+@ON_GPU
+def test_with_the_other_allocator_nothing_is_recorded() -> None:
+    assert in_a_process(_LARGE, "cudaMallocAsync").stdout.split()[0] == "False"
+
+
+@ON_GPU
+def test_where_a_step_cannot_be_recorded_the_run_goes_on_without() -> None:
     """A step that waits for the GPU, which no recording may."""
-    plain = on_gpu(tmp_path / "plain", PureSettings(), replace(SETTINGS, record_steps=False))
-    run(plain)
-    descend = Objective.descend
-
-    def waits(self: Objective, network: AdaptedNetwork, batch: Batch, *rest) -> dict[str, Tensor]:
-        assert float(batch.t.sum()) > 0
-        return descend(self, network, batch, *rest)
-
-    monkeypatch.setattr(Objective, "descend", waits)
-    job = on_gpu(tmp_path / "job", PureSettings(), SETTINGS)
-    with caplog.at_level(logging.WARNING):
-        run(job)
-    assert "not recorded" in caplog.text and same(job.concept, plain.concept)
+    done = in_a_process(_WAITS)
+    assert "not recorded" in done.stderr and done.stdout.split()[-1] == "True"

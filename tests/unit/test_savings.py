@@ -54,16 +54,17 @@ def test_less_room_turns_more_on_in_the_ladders_order() -> None:
     assert peaks == sorted(peaks, reverse=True)
 
 
-def test_steps_are_recorded_where_there_is_room_for_a_step_twice() -> None:
+def test_steps_are_recorded_where_there_is_room_for_a_step_twice_and_for_the_drivers_part() -> None:
     needed = of(TrainSettings())
-    twice = needed.peak + needed.step
-    for free, recorded in ((1.2 * twice, True), (0.98 * twice, False)):
-        found = chosen(free)
+    enough = 1.05 * (needed.peak + needed.step + 1e9) + 0.3e9
+    on = lambda free, settings, records=True: plan(of, settings, Room("cuda", int(free), AMPLE, records))  # noqa: E731
+    for free, recorded in ((1.01 * enough, True), (0.99 * enough, False)):
+        found = on(free, TrainSettings())
         assert found.needed == needed and found.settings == TrainSettings(record_steps=recorded)
         assert ("Steps are recorded" in found.line) is recorded
-    assert "recorded" not in chosen(1.2 * twice, TrainSettings(record_steps=False)).line
-    assert "recorded" not in chosen(64e9, device="cpu").line
-    assert "recorded" not in chosen(64e9, TrainSettings(checkpointing=True)).line
+    for settings in (TrainSettings(record_steps=False), TrainSettings(checkpointing=True)):
+        assert "recorded" not in on(64e9, settings).line
+    assert "recorded" not in on(64e9, TrainSettings(), records=False).line
 
 
 def test_the_goals_of_each_form() -> None:
