@@ -6,10 +6,10 @@ from pathlib import Path
 
 import comfy.model_management
 import folder_paths
-import nodes
 import purecc_pack
 from server import PromptServer
 
+import nodes
 import purecc
 
 project = Path(purecc.__file__).parents[1]
