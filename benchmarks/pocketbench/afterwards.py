@@ -3,7 +3,7 @@
     python -m benchmarks.pocketbench.afterwards SPLIT
 
 Other figures of the same pairs of arms, with the same bootstrap; the fidelity of the first hypothesis by other thresholds for a
-witness that can tell, and over concepts alone.
+witness that can tell, by kind of prompt, and over concepts alone.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from purecc.files import write_atomically
 
 from .__main__ import RESULTS, title_of
 from .case import Case, protocol
+from .concepts import Split, concept, prompts
 from .hypotheses import COMPARISONS, DRAWING, Cases, Hypothesis, differences, gains
 from .report import load
 from .statistics import Differences, interval, p_above
-from .summary import drifts, witnesses
+from .summary import by_picture, drifts, witnesses
 from .tables import table
 
 _THRESHOLDS = (0.03, 0.05, 0.1)  # between floor and ceiling; the comparisons have the first
@@ -65,6 +66,19 @@ def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
         )
 
 
+def by_prompt(cases: Cases, first: Hypothesis, split: Split) -> Iterator[list[str]]:
+    """The first hypothesis where the concept is asked for alone, and where a second thing is asked for beside it."""
+    for says, beside in (("asked for alone", False), ("beside a second thing", True)):
+
+        def scores(case: Case, beside: bool = beside) -> np.ndarray | None:
+            asked = [prompt for prompt in prompts(concept(case.concept, split)) if prompt.role == "concept"]
+            found = by_picture(case)
+            return None if found is None else found[[bool(prompt.beside) is beside for prompt in asked]]
+
+        pairs = differences(cases, first.arm, first.other, scores)
+        yield _row(says, pairs, f"{p_above(pairs, -first.margin):.4f}")
+
+
 def over_concepts(pairs: Differences) -> Differences:
     """Each concept by its mean alone."""
     return {c: {0: np.array([np.mean([np.mean(v) for v in seeds.values()])])} for c, seeds in pairs.items()}
@@ -74,7 +88,7 @@ def text(split: str) -> str:
     comparison = COMPARISONS[split]
     cases, first = load(RESULTS / title_of(split), protocol(DRAWING), "instance"), comparison.hypotheses[0]
     alone = over_concepts(gains(cases, first))
-    rows = [*by_threshold(cases, first), _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}")]
+    rows = [*by_threshold(cases, first), *by_prompt(cases, first, split), _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}")]
     parts = [
         f"# PocketBench: {split}, looked at afterwards",
         f"The verdicts stand in [{split}.md](<{title_of(split)}.md>). This decides nothing; 95 % intervals, each for itself.",

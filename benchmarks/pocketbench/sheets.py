@@ -20,7 +20,7 @@ from purecc.grid import draw_grid
 from purecc.pocket import specification as spec
 
 from .along import SHOWN, STEPS, TIME, AlongTraining
-from .arms import SHIPPED, at_rate
+from .arms import SHIPPED
 from .bench import Bench
 from .concepts import TRIGGER, BenchConcept, concept, prompts
 from .hypotheses import GUIDED
@@ -31,13 +31,10 @@ _SIDE = spec.RESOLUTION
 #: sheet -> arms, a row each; those that have left no pictures are left out
 SHEETS = {
     "methods": ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", GUIDED, SHIPPED),
-    "parts and settings, rate 1e-3": tuple(
-        at_rate(arm, "1e-3")
-        for arm in (
-            "LoRA + prior preservation", "PureCC, eta 0", "merged stage", "PureCC, lambda 0", "PureCC, lambda 1", "PureCC, lambda 3",
-            "PureCC, lambda 5", "PureCC", "PureCC, eta 0.5", "PureCC, eta 1.5", "PureCC, eta 2", "PureCC, in-context",
-            "PureCC + DOP + null anchor", "embeddings alone, 4 tokens", "PureCC, rows, 4 tokens", "PureCC, conditioning",
-        )
+    "parts and settings": (
+        "LoRA + prior preservation", "PureCC, eta 0", "merged stage", "PureCC, trainable, detached", "PureCC, lambda 0", "PureCC, lambda 1",
+        "PureCC, lambda 3", "PureCC, lambda 5", "PureCC", "PureCC, eta 0.5", "PureCC, eta 1.5", "PureCC, eta 2", "PureCC, eta 3",
+        "embeddings alone, 4 tokens", "LoRA, rows, 4 tokens", "LoRA, conditioning",
     ),
 }  # fmt: skip
 _COLUMNS = (0, 1, 2, 4, 5, 6, 8, 9, 12)  # of the 13 prompts: five with the concept, four without
@@ -79,7 +76,7 @@ def arm_sheet(work: Path, taught: BenchConcept, arms: tuple[str, ...], seed: int
         path = folder / f"{arm}, seed {seed}, strength 1.png"
         if path.is_file():
             rows.setdefault("base model", kept_rows(path)[0])
-            rows[arm.split(", rate")[0]] = kept_rows(path)[1]  # the title says at which
+            rows[arm] = kept_rows(path)[1]
     if not rows:
         return None
     asked = [prompts(taught)[i] for i in _COLUMNS]
