@@ -218,6 +218,11 @@ def _inputs() -> list:
             "card of that size. as set: nothing. The report tells what it was.",
         ),
         # new widgets go last, and may be missing: workflows keep widget values by their place
+        io.Float.Input(
+            "scene_concept", default=pure.scene_concept, min=0.0, max=100.0, step=0.05, optional=True,
+            tooltip="With a scene_anchor and an extractor: weight of a loss that keeps the concept, beside other things, as the extractor draws it; "
+            "the scene anchor alone lets it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on the bench.",
+        ),
         io.Boolean.Input(
             "record_steps", default=train.record_steps, optional=True,
             tooltip="On an NVIDIA GPU with room for it, where ComfyUI was started with --disable-cuda-malloc, a step's work is recorded once and "

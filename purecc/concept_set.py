@@ -191,6 +191,12 @@ def outside_of(share: Tensor) -> Tensor:
     return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
 
+def inside_of(outside: Tensor) -> Tensor:
+    """From the weights of `outside_of` those of the masks and their rims, of mean 1 likewise; all 0 where there is no mask."""
+    inside = (outside == 0).to(outside)
+    return inside / inside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
+
+
 def _with_rim(share: Tensor) -> Tensor:
     """1 on all that a mask touches and around it as far as a sixteenth of the picture, [batch, 1, height, width].
 

@@ -30,7 +30,7 @@ from .training import train
 
 _FIGURES = (
     "loss", "concept_loss", "pure_loss", "scale", "scale_spread", "squared_cosine", "representation", "base_anchor",
-    "null_anchor", "background_anchor", "scene_anchor", "prior_loss", "extractor_loss",
+    "null_anchor", "background_anchor", "scene_anchor", "scene_concept", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
 # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs

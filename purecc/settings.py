@@ -129,6 +129,7 @@ class PureSettings:
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
     scene_anchor: float = 0.0  # weight of the same in scenes by the base, with other things beside the class
+    scene_concept: float = 0.0  # weight of || v2(complete) - v1(complete) ||^2 at the concept's place in these scenes, with L_PureCC's methods
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
     class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
     class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts
@@ -142,7 +143,8 @@ class PureSettings:
             class_texts=CLASS_TEXTS,
         )  # fmt: skip
         for name in (
-            "eta", "base_anchor", "null_anchor", "background_anchor", "scene_anchor", "preservation_weight", "class_guidance",
+            "eta", "base_anchor", "null_anchor", "background_anchor", "scene_anchor", "scene_concept",
+            "preservation_weight", "class_guidance",
         ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
         for name in ("class_pictures", "class_steps"):
@@ -165,23 +167,29 @@ class PureSettings:
         """Whether L_PureCC has a weight: at eta 0 no guidance is computed (eq. 15)."""
         return self.is_pure and self.eta > 0
 
+    @property
+    def keeps_concept(self) -> bool:
+        """Whether the extractor shows in scenes what is at the concept's place."""
+        return self.is_pure and self.scene_anchor > 0 and self.scene_concept > 0
+
     def without_extractor(self) -> "PureSettings":
         """What is learnt where nothing guides. PureCC at eta 0 (eq. 15) is L_CC and the anchors: the method "LoRA", which has both.
 
-        Raises ValueError for PureCC at another eta.
+        Raises ValueError for PureCC at another eta, and where scene_concept asks for an extractor.
         """
         if self.method != "PureCC":
             return self
-        if self.eta:
+        if self.eta or self.keeps_concept:
             raise ValueError(
-                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0."
+                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0, and so must scene_concept."
             )
-        return replace(self, method="LoRA")
+        return replace(self, method="LoRA", scene_concept=0.0)
 
     def used(self) -> dict[str, Any]:
         """What the method reads, so that a setting without effect makes no other run of it."""
         names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
         names += [name for name in ("background_anchor", "scene_anchor") if getattr(self, name)]  # older runs are found
+        names += ["scene_concept"] if self.keeps_concept else []
         if self.is_pure:
             names += ["eta"]
             names += ["original", "fixed_scale", "target", "eta_schedule"] if self.is_guided else []

@@ -94,10 +94,10 @@ class PureJob(Job):
         data: ConceptSet, pure: PureSettings, extractor: Concept | None
     ) -> tuple[PureSettings, Concept | None]:
         """What the method reads of both."""
-        if extractor is None:
-            pure = pure.without_extractor()
         if data.class_text is None:  # a style is all over the picture
             pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
+        if extractor is None:
+            pure = pure.without_extractor()
         return pure, None if pure.method == "merged stage" else extractor
 
     @staticmethod

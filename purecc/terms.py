@@ -5,7 +5,7 @@ L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
 + w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
-the same in scenes with other things: SceneTerm(w)
+the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - v1 ||^2 at the concept's place there
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from . import objective as eq
 from .batches import Batch
+from .concept_set import inside_of
 from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
@@ -201,16 +202,28 @@ class BackgroundTerm:
 
 @dataclass(frozen=True)
 class SceneTerm:
-    """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays."""
+    """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays.
+
+    And `concept` * || v_theta2(complete) - v_theta1(complete) ||^2 at the concept's place there: else it fades beside other things,
+    which is an easy way to leave them alone.
+    """
 
     weight: float
-    frozen: tuple[Asked, ...] = ((BASE, "scene base"),)
+    concept: float = 0.0
     learning: tuple[Asked, ...] = ((PURE, "scene complete"),)
 
+    @property
+    def frozen(self) -> tuple[Asked, ...]:
+        return ((BASE, "scene base"), *(((EXTRACTOR, "scene complete"),) if self.concept else ()))
+
     def __call__(self, velocities: Velocities) -> Terms:
-        (v_base,), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
-        loss = eq.anchor_loss(v_complete, v_base, velocities.batch.scene.outside).mean()
-        return Terms(self.weight * loss, {"scene_anchor": loss})
+        (v_base, *guide), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        outside = velocities.batch.scene.outside
+        held = eq.anchor_loss(v_complete, v_base, outside).mean()
+        if not guide:
+            return Terms(self.weight * held, {"scene_anchor": held})
+        kept = eq.anchor_loss(v_complete, guide[0], inside_of(outside)).mean()
+        return Terms(self.weight * held + self.concept * kept, {"scene_anchor": held, "scene_concept": kept})
 
 
 @dataclass(frozen=True)
@@ -280,7 +293,11 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
         anchors["base"] += settings.preservation_weight
     terms += [AnchorTerm(text, weight) for text, weight in anchors.items() if weight]
     terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
-    terms += [SceneTerm(settings.scene_anchor)] if settings.scene_anchor else []
+    terms += (
+        [SceneTerm(settings.scene_anchor, settings.scene_concept if settings.keeps_concept else 0.0)]
+        if settings.scene_anchor
+        else []
+    )
     terms.append(ConceptTerm(PURE))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))

@@ -35,7 +35,12 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
         return False
     case = Case.load(path)
     asked = json.loads(json.dumps(ARMS[case.arm].taught(case.seed, case.kind, **changes or {})))
-    told = {"background_anchor": 0.0, "scene_anchor": 0.0, **case.settings}  # a run's file leaves them out at 0
+    told = {
+        "background_anchor": 0.0,
+        "scene_anchor": 0.0,
+        "scene_concept": 0.0,
+        **case.settings,
+    }  # a run's file leaves them out at 0
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
     return case.protocol == measured_by and case.complete and of_this_arm
 

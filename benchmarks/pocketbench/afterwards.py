@@ -88,7 +88,11 @@ def text(split: str) -> str:
     comparison = COMPARISONS[split]
     cases, first = load(RESULTS / title_of(split), protocol(DRAWING), "instance"), comparison.hypotheses[0]
     alone = over_concepts(gains(cases, first))
-    rows = [*by_threshold(cases, first), *by_prompt(cases, first, split), _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}")]
+    rows = [
+        *by_threshold(cases, first),
+        *by_prompt(cases, first, split),
+        _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}"),
+    ]
     parts = [
         f"# PocketBench: {split}, looked at afterwards",
         f"The verdicts stand in [{split}.md](<{title_of(split)}.md>). This decides nothing; 95 % intervals, each for itself.",

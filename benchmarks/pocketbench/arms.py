@@ -38,7 +38,7 @@ class Arm:
         """What a run of it on a concept of this kind is taught with, as its file tells it."""
         pure = self.pure_settings if self.needs_extractor else self.pure_settings.without_extractor()
         if kind == "style":  # it has no surroundings
-            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0)
+            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0, scene_concept=0.0)
         return as_plain(self.train_settings(seed, **changes)) | asdict(pure)
 
     def extractor_settings(self, seed: int, **changes: Any) -> TrainSettings:
@@ -157,6 +157,15 @@ ARMS: dict[str, Arm] = {
             sampling_gate="by kind",
         )
         for weight in (0.25, 0.5)
+    },
+    # from the extractor on, which shows in scenes what is at the concept's place
+    **{
+        f"eta 0 + scenes {weight:g}, concept {own:g}, gated": Arm(
+            {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": weight, "scene_concept": own},
+            masks=False,
+            sampling_gate="by kind",
+        )
+        for weight, own in ((0.25, 0.0), (0.25, 0.25), (0.5, 0.25), (1.0, 0.0), (1.0, 0.5), (2.0, 1.0))
     },
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),

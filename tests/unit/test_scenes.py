@@ -17,6 +17,7 @@ from tiny import (
     TRIGGER,
     Words,
     concept_set,
+    learned,
     losses,
     pure_job,
     run,
@@ -30,7 +31,7 @@ from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
 from purecc.encoding import PocketTextEncoder, TextBatch
-from purecc.network import BASE, PURE
+from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.prompts import Placeholder, find_word, scene_texts
 from purecc.scenes import Scenes, with_scenes
 from purecc.settings import PureSettings
@@ -121,6 +122,33 @@ def test_the_concepts_place_is_found_and_the_other_thing_is_outside(name: str, t
         assert (own == 0).float().mean() > 0.25
         assert (other == 0).float().mean() < 0.15
         assert float(held.mean()) == pytest.approx(1)
+
+
+def test_the_concept_is_held_at_the_extractors_at_its_place() -> None:
+    job = stage_two_of(replace(ANCHORED, method="PureCC", eta=0.0, scene_concept=3.0), data=scened())
+    batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, made(job.data))
+    terms, scene = job.objective().terms(job.network, batch), batch.scene
+    with torch.no_grad():
+        of = {model: job.network.velocity(scene.x_t, scene.t, scene.complete, model) for model in (PURE, EXTRACTOR)}
+    away = (of[PURE] - of[EXTRACTOR]).square()
+    expected = away[..., : SIDE // 2, :].mean()
+    torch.testing.assert_close(terms.measured["scene_concept"].detach(), expected, rtol=1e-4, atol=1e-5)
+    total = terms.measured["concept_loss"] + 2 * terms.measured["scene_anchor"] + 3 * expected
+    torch.testing.assert_close(terms.loss.detach(), total.detach(), rtol=1e-4, atol=1e-5)
+    assert abs(float(expected - away[..., SIDE // 2 :, :].mean())) > 0.01
+    assert any(float(gradient.abs().max()) > 0 for gradient in torch.autograd.grad(terms.loss, learned(job.network)))
+
+
+def test_without_an_extractor_the_concept_cannot_be_held(tmp_path: Path) -> None:
+    asked = PureSettings(eta=0.0, scene_anchor=1.0, scene_concept=0.5)
+    with pytest.raises(ValueError, match="so must scene_concept"):
+        asked.without_extractor()
+    for other in (replace(asked, scene_anchor=0.0), replace(asked, scene_concept=0.0)):  # without effect
+        assert not other.without_extractor().keeps_concept
+    assert (
+        not replace(asked, method="LoRA").keeps_concept and "scene_concept" not in replace(asked, method="LoRA").used()
+    )
+    assert asked.used()["scene_concept"] == 0.5 and "scene_concept" not in PureSettings(scene_anchor=1.0).used()
 
 
 def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() -> None:
