@@ -221,12 +221,12 @@ def _inputs() -> list:
         io.Float.Input(
             "scene_concept", default=pure.scene_concept, min=0.0, max=100.0, step=0.05, optional=True,
             tooltip="With a scene_anchor and an extractor: weight of a loss that keeps the concept, beside other things, as the extractor draws it; "
-            "the scene anchor alone lets it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on the bench.",
+            "the scene anchor alone may let it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on four drawings, none on two.",
         ),
         io.Boolean.Input(
             "record_steps", default=train.record_steps, optional=True,
             tooltip="On an NVIDIA GPU with room for it, where ComfyUI was started with --disable-cuda-malloc, a step's work is recorded once and "
-            "then launched as a whole (a CUDA graph): much less time on fast cards, the same result. Off: never.",
+            "then launched as a whole (a CUDA graph): less time on fast cards, the same result to rounding. Off: never. Not with checkpointing, modulation_table or token_embeddings.",
         ),
     ]  # fmt: skip
 

@@ -107,7 +107,7 @@ class PureLearning(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The same model as in Train Extractor."),
                 Data.Input("data", tooltip="From Concept Set."),
-                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. PureCC must have it, unless eta is 0; the three LoRA methods begin "
+                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. PureCC must have it, unless eta is 0 (and scene_concept in Settings); the three LoRA methods begin "
                                   "with its embeddings where it is there, merged stage leaves it aside."),
                 io.Combo.Input(
                     "method", options=list(METHODS), default="PureCC",
@@ -171,6 +171,8 @@ class PureLearning(io.ComfyNode):
             raise ValueError(
                 "merged stage trains an extractor that guides by eta, which is 0. Set eta above 0; the paper's is 1."
             )
+        if data.concept_set.class_text is None:  # of a style: nothing is beside it
+            pure = replace(pure, scene_anchor=0.0)
         extractor = None if pure.method == "merged stage" else guide(extractor, advanced)
         title = pure.method
         if extractor is None and title == "PureCC":
@@ -180,8 +182,6 @@ class PureLearning(io.ComfyNode):
             shift = convert.sampling_shift(model)
             if pure.scene_anchor:
                 data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
-                if not data.concept_set.scenes:  # of a style: nothing is beside it
-                    pure = replace(pure, scene_anchor=0.0)
             validation = Validation(data, shift, advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()

@@ -14,7 +14,7 @@ _BOTH = {
 _METHOD = {
     "method": "PureCC", "original": "trainable", "target": "null-relative", "eta_schedule": "constant",
     "scale_multiplier": 1.0, "scale_min": None, "scale_max": None, "base_anchor": 0.0, "null_anchor": 0.0,
-    "background_anchor": 0.0, "scene_anchor": 0.0,
+    "background_anchor": 0.0, "scene_anchor": 0.0, "scene_concept": 0.0,
 }  # fmt: skip
 
 

@@ -103,7 +103,7 @@ def plan(
     if room.records and chosen.can_record and needed.step:
         recorded = replace(needed, weights=needed.weights + needed.step + _RECORDINGS)
         if room.holds(recorded):
-            line += f". Steps are recorded, for which there is room ({in_words(recorded.peak)} in use): less time, the same result"
+            line += f". There is room to record steps ({in_words(recorded.peak)} in use): less time, the same result to rounding"
         else:
             chosen = replace(chosen, record_steps=False)
     return Plan(chosen, needed, line)

@@ -206,6 +206,11 @@ class HostTextEncoder:
             self._read[text] = self._encode(text)
         return self._read[text]
 
+    @property
+    def kept(self) -> int:
+        """Bytes of the texts that were read."""
+        return sum(one.rows.nbytes + one.pooled.nbytes for one in self._read.values())
+
     def _encode(self, text: str) -> EncodedText:
         with as_the_host():
             made = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True, return_dict=True)

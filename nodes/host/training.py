@@ -29,6 +29,7 @@ from . import convert, session, token_text
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
+_WORTH_TELLING = 50_000_000  # bytes of texts that were read
 _SPREAD = 2.5  # of a model's own VAE it is about 1; of Flux's in SD3's scaling 1.5305 / 0.3611, which is 4.2
 
 
@@ -48,7 +49,7 @@ class Prepared:
         peak = session.peak(self.network.device) if self.needed.step else None
         if peak is None:
             return self.notes
-        return f"{self.notes}\nthe GPU held {in_words(peak)} at most, by its allocator; {in_words(self.needed.peak)} were reckoned for the steps"
+        return f"{self.notes}\nthe GPU held {in_words(peak)} at most, by its allocator, previews included; {in_words(self.needed.peak)} were reckoned for the steps"
 
 
 @contextmanager
@@ -155,7 +156,7 @@ def remark_on_recording(device: torch.device, settings: TrainSettings) -> list[s
     if device.type != "cuda" or torch.version.cuda is None or records_on(device) or not settings.can_record:
         return []
     return [
-        "Started with --disable-cuda-malloc, ComfyUI lets steps be recorded where there is room: less time on fast GPUs, the same result."
+        "Started with --disable-cuda-malloc, ComfyUI lets steps be recorded where there is room: less time on fast GPUs, the same result to rounding."
     ]
 
 
@@ -185,6 +186,7 @@ def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) ->
     parts = {"MODEL": model.model_size(), "VAE": wire.vae.model_size()} | (
         {"CLIP": clip.patcher.model_size()} if clip else {}
     )
+    parts |= {"texts": texts} if (texts := getattr(wire.encoder, "kept", 0)) > _WORTH_TELLING else {}
     own = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())
     run = f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
     at_home = model.offload_device.type == "cpu"

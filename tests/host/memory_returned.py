@@ -58,6 +58,7 @@ def watched(name: str):
 for way in ("load", "partially_load", "unpatch_model"):
     setattr(ModelPatcher, way, watched(way))
 
+own_peak = session.peak
 PAPER = PureSettings()
 AS_SHIPPED = PureSettings(**SHIPPED, class_steps=1)
 
@@ -72,6 +73,10 @@ def train(model, wire, seed: int, pure: PureSettings = PAPER, stop: Exception | 
             list(job)
             seen["concept"] = job.concept
             seen["during"], seen["notes"] = bytes_alive(), it.notes
+            seen["told"] = it.told()
+            session.peak = lambda device: 123_000_000  # as on a GPU
+            seen["told on a GPU"] = it.told()
+            session.peak = own_peak
             seen["table"] = it.network.transformer.pos_embed.pos_embed_max_size
         data = with_scenes(data, wire.encoder) if pure.scene_anchor else data
         wire = replace(wire, concept_set=data)
@@ -113,6 +118,7 @@ with session.outside_inference():
 before_picture = sample(model, clip)
 seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict().values()), "before": bytes_alive()}
 first = train(model, wire, seed=1)
+seen |= {name: first[name] for name in ("told", "told on a GPU")}
 seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["notes"], "table": first["table"]}
 seen["picture is as before"] = torch.equal(sample(model, clip), before_picture)
 train(model, wire, seed=2, pure=AS_SHIPPED, modulation_table=True)

@@ -46,6 +46,11 @@ def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
     assert re.search(r"main memory, ComfyUI's own models: MODEL \d+ MB, VAE \d+ MB, CLIP \d+ MB", seen["notes"])
 
 
+def test_after_steps_on_a_gpu_the_node_tells_what_they_took(seen: dict) -> None:
+    assert seen["told"] == seen["notes"]
+    assert seen["told on a GPU"].startswith(seen["notes"]) and "held 123 MB at most" in seen["told on a GPU"]
+
+
 def test_a_gpu_that_runs_out_of_memory_gets_advice(seen: dict) -> None:
     said = seen["said of too little memory"]
     assert "reckoned at" in said and "set memory to a size" in said and "last checkpoint" in said

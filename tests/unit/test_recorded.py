@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_scenes import made
 from tiny import (
     FEW,
+    SCALING,
     SETTINGS,
+    SIDE,
     THROWAWAY,
+    TRIGGER,
+    Words,
     batch_of,
     concept_set,
     extractor,
@@ -27,9 +32,13 @@ from tiny import (
 )  # fmt: skip
 from torch import Tensor
 
+from purecc.batches import draw_batch
 from purecc.concept import GATES
+from purecc.concept_set import ConceptSet
 from purecc.network import PURE, AdaptedNetwork
+from purecc.prompts import Placeholder
 from purecc.recorded import Recorder, form_of, mapped
+from purecc.scenes import with_scenes
 from purecc.settings import METHODS, PureSettings, TrainSettings
 from purecc.stages import PureJob
 
@@ -43,9 +52,16 @@ PURES = [
 ]
 
 
-def prepared(pure: PureSettings, settings: TrainSettings, device: str = "cpu") -> PureJob:
+AS_SHIPPED = PureSettings(eta=0.0, background_anchor=3.0, scene_anchor=1.0, scene_concept=0.5, class_steps=2)
+MASKS = tuple(torch.eye(SIDE) + torch.eye(SIDE).flip(0) for _ in CAPTIONS)
+SCENED = replace(with_scenes(concept_set(CAPTIONS), Words(TRIGGER, Placeholder(1, "dog"))), masks=MASKS)
+
+
+def prepared(
+    pure: PureSettings, settings: TrainSettings, device: str = "cpu", data: ConceptSet | None = None
+) -> PureJob:
     adapted = AdaptedNetwork(transformer().to(device))
-    job = pure_job(Path(THROWAWAY.name), pure, settings, data=concept_set(CAPTIONS), adapted=adapted)
+    job = pure_job(Path(THROWAWAY.name), pure, settings, data=data or concept_set(CAPTIONS), adapted=adapted)
     job.prepare()
     strengthen(job.network, PURE, seed=2)
     for parameter in learned(job.network):
@@ -86,6 +102,24 @@ def test_all_that_differs_between_batches_of_a_form_is_read_from_tensors_on_the_
     assert any(one is not None and not torch.equal(one, mine) for one, mine in zip(found, own, strict=True))
 
 
+@pytest.mark.parametrize("gate", GATES)
+def test_scenes_and_surroundings_are_read_from_tensors_too(gate) -> None:
+    """As the nodes come, and with the concept kept beside other things."""
+    settings = replace(SETTINGS, gate=gate, batch_size=1)
+    job = prepared(AS_SHIPPED, settings, data=SCENED)
+    scenes = made(job.data)
+    batches = [draw_batch(job.data, settings, SCALING, number, "cpu", None, scenes) for number in range(1, 17)]
+    first = batches[0]
+    alike = [one for one in batches[1:] if form_of(one) == form_of(first)]
+    other = next(one for one in alike if not torch.equal(one.scene.complete.rows, first.scene.complete.rows))
+    values: list[Tensor] = []
+    mapped(other, lambda value: values.append(value) or value, CPU)
+    inputs = iter(values)
+    replayed = mapped(first, lambda value: next(inputs), CPU)
+    for one, wanted in zip(gradient(job, replayed), gradient(job, other), strict=True):
+        assert (one is None) == (wanted is None) and (one is None or torch.equal(one, wanted))
+
+
 def test_forms_differ_by_shapes_and_by_whose_text_holds_the_trigger() -> None:
     batch = batch_of(prepared(PureSettings(), SETTINGS))
     without = replace(batch.complete, marks=torch.zeros_like(batch.complete.marks))
@@ -107,17 +141,18 @@ def test_on_a_cpu_nothing_is_recorded() -> None:
     job = prepared(PureSettings(), SETTINGS)
     recorder = Recorder(job.objective(), job.network, SETTINGS, learned(job.network))
     assert not recorder.on
-    assert recorder.descend(batch_of(job)).keys() == job.objective().descend(job.network, batch_of(job)).keys()
+    found = [recorder.descend(batch_of(job))["loss"] for _ in range(3)]
+    assert all(torch.equal(loss, job.objective().descend(job.network, batch_of(job))["loss"]) for loss in found)
 
 
 def on_gpu(root: Path, pure: PureSettings, settings: TrainSettings) -> PureJob:
-    adapted = AdaptedNetwork(transformer().to("cuda"))
-    return pure_job(root, pure, settings, data=concept_set(CAPTIONS), guide=extractor(), adapted=adapted)
+    adapted, data = AdaptedNetwork(transformer().to("cuda")), SCENED if pure.scene_anchor else concept_set(CAPTIONS)
+    return pure_job(root, pure, settings, data=data, guide=extractor(), adapted=adapted)
 
 
 @ON_GPU
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("pure", PURES, ids=str)
+@pytest.mark.parametrize("pure", [*PURES, AS_SHIPPED], ids=str)
 def test_a_recorded_run_is_the_run(pure: PureSettings, accumulate: int, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=8, accumulate=accumulate)
     recorded, plain = (on_gpu(tmp_path / str(on), pure, replace(settings, record_steps=on)) for on in (True, False))
@@ -151,6 +186,7 @@ def test_steps_are_replayed_and_their_memory_is_given_back() -> None:
 
 # each in a process of its own: an allocator is chosen once, and a recording that fails leaves its process the worse for it
 _HEAD = """
+import logging
 from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
@@ -158,6 +194,7 @@ import torch
 from test_recorded import CPU, SETTINGS, batch_of, learned, mapped, on_gpu, prepared, run, same
 from purecc.recorded import Recorder
 from purecc.settings import PureSettings
+from purecc.terms import Objective
 """
 _LARGE = """
 settings = replace(SETTINGS, batch_size=2048)
