@@ -174,24 +174,34 @@ def main() -> None:
             whole = changed(prompt, arguments.steps, size, seed=0)
             first = run(server, whole)
             with_models = watch.used()
+            print(
+                f"\nWorkflow 03 on {device}, {size} size, random weights, {arguments.steps} + {arguments.steps} steps\n"
+            )
+            print(table(whole, first))
+            for node, text in first.texts:
+                if whole[node]["class_type"] in TRAINED:
+                    print(f"\n{text}", flush=True)
+            found = {
+                "device": device, "size": size, "steps": arguments.steps, "before": before, "with models": with_models,
+                "nodes": {node: of["class_type"] for node, of in whole.items()}, "first": vars(first),
+            }  # fmt: skip
+            save(arguments.out, found)
             again = run(server, changed(prompt, AGAIN, size, seed=1))
             server.client.post("/free", {"unload_models": True, "free_memory": True})
             threading.Event().wait(SETTLED)
             after = watch.used()
-    print(f"\nWorkflow 03 on {device}, {size} size, random weights, {arguments.steps} + {arguments.steps} steps\n")
-    print(table(whole, first))
     print(f"\nThe same once more with another seed and {AGAIN} steps a stage: {sum(again.seconds.values()):.1f} s")
     print(
         f"The device held {in_words(before)} before the first, {in_words(with_models)} after it with the models that the host keeps, "
         f"{in_words(after)} after both and the host's own 'free'"
     )
-    for node, text in first.texts:
-        if whole[node]["class_type"] in TRAINED:
-            print(f"\n{text}")
-    if arguments.out:
-        found = {"device": device, "size": size, "steps": arguments.steps, "before": before, "with models": with_models}
-        runs = {"first": vars(first), "second": vars(again), "nodes": {n: of["class_type"] for n, of in whole.items()}}
-        arguments.out.write_text(json.dumps(found | {"after": after} | runs, indent=1), encoding="utf-8")
+    save(arguments.out, found | {"after": after, "second": vars(again)})
+
+
+def save(path: Path | None, found: dict) -> None:
+    """After the first run too: a second that is cut off takes nothing with it."""
+    if path:
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
