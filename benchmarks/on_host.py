@@ -69,7 +69,7 @@ def checkpoint(size: str, device: str) -> dict[str, Tensor]:
 
 @dataclass
 class Watch:
-    """What the device holds, by node; `memory` is asked from a thread of its own."""
+    """What the device holds, by node, asked from a thread of its own."""
 
     client: Client
     held: dict[str, int] = field(default_factory=dict)  # node -> bytes, the most

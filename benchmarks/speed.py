@@ -17,7 +17,7 @@ Stage 1:
 R1  the same plumbing: complete text and picture are encoded at every step, L_CC of a transformer of its own, the loss is fetched
 E   the product's: encoded once
 
-All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
+On CUDA the product's steps are recorded, as a training runs them (purecc/recorded.py). All have the same weights, LoRAs, latents, texts, noise and times. Arms run interleaved in shuffled order; each round gives one
 ratio to R, in stage 1 to R1, of which the median, the least and the most are told. real: SD3.5 Medium's size with random weights, bfloat16, on
 CUDA. slice: a twelfth of its depth at its own widths, float32, on any machine with 12 GB (at 512 px): 2 layers of the transformer's 24 (one of
 them dual), 2 of T5-XXL's 24, 3 and 1 of the CLIPs' 32 and 12, and an autoencoder of about a twelfth of the FLOPs.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .memory import Estimate, in_words
+from .recorded import MOST
 from .settings import TrainSettings
 
 _EXACT = {"checkpointing": True, "modulation_table": True}
@@ -26,8 +27,8 @@ LADDER: tuple[dict[str, Any], ...] = (
 )
 _LOST = 1.05  # of what is asked for, by an allocator in pieces that are too small
 _LIBRARIES = 300_000_000  # bytes of a GPU's matrix library and its kernels
-# of the driver's, for recorded steps: some 10 KB a kernel. A recording has memory of its own besides, and what the steps before it took is kept
-_RECORDINGS = 1_000_000_000
+# bytes of the driver's, some 10 KB a kernel. A recording has memory of its own besides, and what the steps before it took is kept
+_RECORDINGS = MOST * 250_000_000
 _FLOAT8 = ("cpu", "cuda", "xpu")  # devices that store it
 _SHARED = ("cpu", "mps")  # devices whose memory is the main one
 _KINDS = {"whole": "as loaded", "float8": "in float8", "nf4": "in NF4"}

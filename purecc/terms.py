@@ -204,8 +204,8 @@ class BackgroundTerm:
 class SceneTerm:
     """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays.
 
-    And `concept` * || v_theta2(complete) - v_theta1(complete) ||^2 at the concept's place there: else it fades beside other things,
-    which is an easy way to leave them alone.
+    And `concept` * || v_theta2(complete) - v_theta1(complete) ||^2 at the concept's place there: to let it fade beside other
+    things would be a way to leave those alone.
     """
 
     weight: float
@@ -293,11 +293,8 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
         anchors["base"] += settings.preservation_weight
     terms += [AnchorTerm(text, weight) for text, weight in anchors.items() if weight]
     terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
-    terms += (
-        [SceneTerm(settings.scene_anchor, settings.scene_concept if settings.keeps_concept else 0.0)]
-        if settings.scene_anchor
-        else []
-    )
+    concept = settings.scene_concept if settings.keeps_concept else 0.0
+    terms += [SceneTerm(settings.scene_anchor, concept)] if settings.scene_anchor else []
     terms.append(ConceptTerm(PURE))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))

@@ -165,7 +165,7 @@ ARMS: dict[str, Arm] = {
             masks=False,
             sampling_gate="by kind",
         )
-        for weight, own in ((0.25, 0.25), (0.5, 0.25), (1.0, 0.0), (1.0, 0.5), (2.0, 1.0))
+        for weight, own in ((0.5, 0.25), (1.0, 0.0), (1.0, 0.5))
     },
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),

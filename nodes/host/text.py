@@ -207,7 +207,7 @@ class HostTextEncoder:
         return self._read[text]
 
     @property
-    def kept(self) -> int:
+    def size(self) -> int:
         """Bytes of the texts that were read."""
         return sum(one.rows.nbytes + one.pooled.nbytes for one in self._read.values())
 

@@ -29,7 +29,6 @@ from . import convert, session, token_text
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
-_WORTH_TELLING = 50_000_000  # bytes of texts that were read
 _SPREAD = 2.5  # of a model's own VAE it is about 1; of Flux's in SD3's scaling 1.5305 / 0.3611, which is 4.2
 
 
@@ -186,9 +185,10 @@ def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) ->
     parts = {"MODEL": model.model_size(), "VAE": wire.vae.model_size()} | (
         {"CLIP": clip.patcher.model_size()} if clip else {}
     )
-    parts |= {"texts": texts} if (texts := getattr(wire.encoder, "kept", 0)) > _WORTH_TELLING else {}
     own = ", ".join(f"{name} {in_words(size)}" for name, size in parts.items())
-    run = f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
+    texts = getattr(wire.encoder, "size", 0)
+    run = f"; in main memory, texts that were read: {in_words(texts)}" if texts else ""
+    run += f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
     at_home = model.offload_device.type == "cpu"
     where = (
         "main memory, ComfyUI's own models"

@@ -146,6 +146,14 @@ with session.outside_inference(), training.prepared(model, other, TrainSettings(
 seen["notes of learned tokens"] = train(model, wire, seed=6, embeddings="none", token_embeddings=True)["notes"]
 with session.outside_inference():
     session.decode_latents(vae, data.examples[0].latent[None])
+own_records, cuda = training.records_on, torch.device("cuda")
+torch.version.cuda = torch.version.cuda or "as in a build for NVIDIA's GPUs"
+training.records_on = lambda device: False  # as with the host's allocator
+said = [training.remark_on_recording(cuda, TrainSettings(record_steps=on)) for on in (True, False)]
+said.append(training.remark_on_recording(torch.device("cpu"), TrainSettings()))
+training.records_on = lambda device: True
+seen["said of recording"] = [*said, training.remark_on_recording(cuda, TrainSettings())]
+training.records_on = own_records
 seen["moved in the host's mode"] = sorted(name for name, inside in moved if inside)
 seen["moved outside of it"] = sorted(name for name, inside in moved if not inside)
 print(json.dumps(seen))

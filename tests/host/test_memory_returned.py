@@ -44,11 +44,17 @@ def test_the_stock_sampler_draws_what_it_drew_before(seen: dict) -> None:
 def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
     assert "memory: about" in seen["notes"] and "of main memory" in seen["notes"]
     assert re.search(r"main memory, ComfyUI's own models: MODEL \d+ MB, VAE \d+ MB, CLIP \d+ MB", seen["notes"])
+    assert re.search(r"texts that were read: \d+ MB", seen["notes"])
 
 
 def test_after_steps_on_a_gpu_the_node_tells_what_they_took(seen: dict) -> None:
     assert seen["told"] == seen["notes"]
     assert seen["told on a GPU"].startswith(seen["notes"]) and "held 123 MB at most" in seen["told on a GPU"]
+
+
+def test_where_only_the_allocator_stands_against_recorded_steps_the_node_says_so(seen: dict) -> None:
+    (said,), *silent = seen["said of recording"]
+    assert "--disable-cuda-malloc" in said and silent == [[], [], []]
 
 
 def test_a_gpu_that_runs_out_of_memory_gets_advice(seen: dict) -> None:

@@ -351,13 +351,3 @@ def test_a_refused_concept_leaves_the_network_as_it_was() -> None:
         with pytest.raises(ValueError, match="made for another model"):
             adapted.add_concept(EXTRACTOR, extractor())
     assert torch.equal(v(adapted, BASE), v(network(heads=3), BASE))
-
-
-def test_after_a_forward_nothing_acts() -> None:
-    """What acted holds tensors of that forward, which may be in a recording's memory."""
-    adapted = network()
-    add_lora(adapted, PURE, seed=1)
-    adapted.gates[PURE] = "conditioning"
-    words = text("a [V] dog on the beach") + text("a dog on the beach")
-    adapted.velocity(noise(2, CHANNELS, SIDE, SIDE), torch.rand(2), words, PURE)
-    assert adapted._loras == ()

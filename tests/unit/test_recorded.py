@@ -50,9 +50,7 @@ PURES = [
     PureSettings(original="trainable"),
     PureSettings(base_anchor=1.0, null_anchor=1.0),
 ]
-
-
-AS_SHIPPED = PureSettings(eta=0.0, background_anchor=3.0, scene_anchor=1.0, scene_concept=0.5, class_steps=2)
+ANCHORED = PureSettings(eta=0.0, background_anchor=3.0, scene_anchor=1.0, scene_concept=0.5, class_steps=2)
 MASKS = tuple(torch.eye(SIDE) + torch.eye(SIDE).flip(0) for _ in CAPTIONS)
 SCENED = replace(with_scenes(concept_set(CAPTIONS), Words(TRIGGER, Placeholder(1, "dog"))), masks=MASKS)
 
@@ -104,9 +102,9 @@ def test_all_that_differs_between_batches_of_a_form_is_read_from_tensors_on_the_
 
 @pytest.mark.parametrize("gate", GATES)
 def test_scenes_and_surroundings_are_read_from_tensors_too(gate) -> None:
-    """As the nodes come, and with the concept kept beside other things."""
+    """As with the nodes' anchors, and with the concept kept beside other things."""
     settings = replace(SETTINGS, gate=gate, batch_size=1)
-    job = prepared(AS_SHIPPED, settings, data=SCENED)
+    job = prepared(ANCHORED, settings, data=SCENED)
     scenes = made(job.data)
     batches = [draw_batch(job.data, settings, SCALING, number, "cpu", None, scenes) for number in range(1, 17)]
     first = batches[0]
@@ -127,6 +125,15 @@ def test_forms_differ_by_shapes_and_by_whose_text_holds_the_trigger() -> None:
     forms = [form_of(batch), form_of(replace(batch, complete=without)), form_of(replace(batch, x_t=wider))]
     forms.append(form_of(replace(batch, weights=torch.ones(2, 1, 8, 8))))
     assert len(set(forms)) == 4 and form_of(batch_of(prepared(PureSettings(), SETTINGS), 2)) == forms[0]
+
+
+def test_after_a_forward_nothing_acts() -> None:
+    """What acted holds tensors of that forward, which may be in a recording's memory."""
+    job = prepared(PureSettings(), replace(SETTINGS, gate="conditioning"))
+    batch = batch_of(job)
+    models = [PURE] * 2 * len(batch.t)
+    job.network.velocity(torch.cat([batch.x_t] * 2), torch.cat([batch.t] * 2), batch.complete + batch.base, models)
+    assert job.network._loras == ()
 
 
 @pytest.mark.parametrize(
@@ -152,7 +159,7 @@ def on_gpu(root: Path, pure: PureSettings, settings: TrainSettings) -> PureJob:
 
 @ON_GPU
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("pure", [*PURES, AS_SHIPPED], ids=str)
+@pytest.mark.parametrize("pure", [*PURES, ANCHORED], ids=str)
 def test_a_recorded_run_is_the_run(pure: PureSettings, accumulate: int, tmp_path: Path) -> None:
     settings = replace(SETTINGS, steps=8, accumulate=accumulate)
     recorded, plain = (on_gpu(tmp_path / str(on), pure, replace(settings, record_steps=on)) for on in (True, False))

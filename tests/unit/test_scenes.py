@@ -139,15 +139,14 @@ def test_the_concept_is_held_at_the_extractors_at_its_place() -> None:
     assert any(float(gradient.abs().max()) > 0 for gradient in torch.autograd.grad(terms.loss, learned(job.network)))
 
 
-def test_without_an_extractor_the_concept_cannot_be_held(tmp_path: Path) -> None:
+def test_without_an_extractor_the_concept_cannot_be_held() -> None:
     asked = PureSettings(eta=0.0, scene_anchor=1.0, scene_concept=0.5)
     with pytest.raises(ValueError, match="so must scene_concept"):
         asked.without_extractor()
     for other in (replace(asked, scene_anchor=0.0), replace(asked, scene_concept=0.0)):  # without effect
         assert not other.without_extractor().keeps_concept
-    assert (
-        not replace(asked, method="LoRA").keeps_concept and "scene_concept" not in replace(asked, method="LoRA").used()
-    )
+    of_lora = replace(asked, method="LoRA")
+    assert not of_lora.keeps_concept and "scene_concept" not in of_lora.used()
     assert asked.used()["scene_concept"] == 0.5 and "scene_concept" not in PureSettings(scene_anchor=1.0).used()
 
 

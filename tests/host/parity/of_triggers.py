@@ -107,9 +107,9 @@ def training_text() -> Result:
         result.sentences[f"{prompt!r} can be kept"] = not any(
             t.is_inference() for t in (got.rows, got.pooled, got.marks)
         )
+    asked: list[int] = []
     read = of_host.clip.encode_from_tokens
     of_host.clip.encode_from_tokens = lambda *tokens, **options: asked.append(1) or read(*tokens, **options)
-    asked: list[int] = []
     again, first = of_host.encode("a dog"), of_host.encode("a cat")
     result.sentences["a text is read once"] = len(asked) == 1 and not torch.equal(again.rows, first.rows)
     result.sentences["others' triggers are not ours"] = (
