@@ -19,7 +19,7 @@ from purecc.presets import SHIPPED
 from workflows.builder.screenshot import draw
 
 FOLDER = PROJECT / "js" / "docs"
-SCALE, QUALITY = 1.25, 75  # pixels of the picture for one of the graph; of the JPEG
+SCALE, QUALITY = 1.25, 70  # pixels of the picture for one of the graph; of the JPEG
 STEPS = 100  # of each stage
 
 _WORDS = {"trigger": "[V]", "class_word": "dog", "kind": "instance", "captions": "", "resolution": 128, "tokens": 1}
