@@ -1,10 +1,11 @@
-"""Kernels and FLOPs of a step at SD3.5 Medium's real size, counted without weights and without a GPU.
+"""Kernels and FLOPs of a step of SD3.5 Medium, counted without weights and without a GPU.
 
     python -m benchmarks.counted [--pixels 512|1024] [--text-rows 154|333]
 
-The arms are those of `speed.py`, on tensors without storage, in one dtype. A kernel is an operation that computes: views are none.
-Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for one operation. So read the ratios. That a step runs here
-at all shows that nothing in it reads from the device: a tensor without storage has no value to read.
+The arms are those of `speed.py`. FLOPs: on tensors without storage, at the real size. That a step runs there at all shows that nothing in it reads from the
+device: a tensor without storage has no value to read. Kernels: in bfloat16 at a small width and the real depth, on a CPU, with what CUDA's autocast casts.
+A kernel is an operation that computes: views are none. Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for
+one operation. So read the ratios.
 """
 
 import argparse
@@ -16,30 +17,32 @@ from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from purecc.network import AdaptedNetwork
 from purecc.targets import lora_modules
 
 from .speed import RANK, REFERENCES, Bench
-from .stand_ins import REAL, Size, flops_of
+from .stand_ins import REAL, TINY, Size, flops_of
 
+NARROW = replace(
+    TINY, name="narrow", layers=REAL.layers, dual=REAL.dual, t5_layers=REAL.t5_layers, dtype=torch.bfloat16,
+    clips=tuple(replace(narrow, layers=real.layers) for narrow, real in zip(TINY.clips, REAL.clips, strict=True)),
+)  # as many kernels as REAL  # fmt: skip
 _NO_KERNEL = {"aten._unsafe_view.default", "aten.detach.default", "aten.empty.memory_format", "aten.empty_like.default"}
 
 
 class Kernels(TorchDispatchMode):
-    """`count` of the operations inside that compute, less those of the CPU on its own."""
+    """`count` of the operations inside that compute."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        made = operation(*args, **(kwargs or {}))
-        if not (operation.is_view or str(operation) in _NO_KERNEL):
-            self.count += any(isinstance(one, Tensor) and one.is_meta for one in tree_leaves((args, kwargs, made)))
-        return made
+        self.count += not (operation.is_view or str(operation) in _NO_KERNEL)
+        return operation(*args, **(kwargs or {}))
 
 
 @dataclass(frozen=True)
@@ -82,35 +85,55 @@ def _fused_norm(x: Tensor, shape: tuple[int, ...], weight: Tensor, eps: float) -
     return _FusedNorm.apply(x, weight)
 
 
+_plain_layer_norm = functional.layer_norm
+
+
+def _layer_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """As CUDA's autocast has it, in float32; a CPU's leaves it alone."""
+    return _plain_layer_norm(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **kwargs)
+
+
 @contextmanager
-def _one_dtype_and_fused() -> Iterator[None]:
-    """There is no autocast of tensors without storage."""
-    with (
-        mock.patch("torch.autocast", lambda *_, **__: nullcontext()),
-        mock.patch("torch.nn.functional.scaled_dot_product_attention", _fused_attention),
-        mock.patch("torch.nn.functional.rms_norm", _fused_norm),
-    ):
+def _replaced(**of_torch_nn_functional: Any) -> Iterator[None]:
+    with mock.patch.multiple(functional, **of_torch_nn_functional):
         yield
 
 
-def counted(size: Size) -> dict[str, Counted]:
-    """Arm -> what a step's forwards and its backward pass need; the optimiser's few kernels aside."""
-    found = {}
-    with _one_dtype_and_fused():
-        with torch.device("meta"):
-            bench = WithoutStorage(replace(size, device="meta", dtype=torch.float32))
-        for reference, own in REFERENCES.items():
-            for arm in (reference, *own):
-                kernels = Kernels()
-                flops = flops_of(lambda arm=arm, kernels=kernels: _forth_and_back(bench, arm, kernels))
-                bench.forget(arm)
-                found[arm] = Counted(kernels.count, flops)
+def flops(size: Size) -> dict[str, int]:
+    """Arm -> what a step's forwards and its backward pass need."""
+    with (
+        mock.patch("torch.autocast", lambda *_, **__: nullcontext()),  # there is none of tensors without storage
+        _replaced(scaled_dot_product_attention=_fused_attention, rms_norm=_fused_norm),
+        torch.device("meta"),
+    ):
+        bench = WithoutStorage(replace(size, device="meta", dtype=torch.float32))
+        return {arm: flops_of(lambda arm=arm: _forth_and_back(bench, arm)) for arm in _arms()}
+
+
+def kernels(size: Size = NARROW) -> dict[str, int]:
+    """The same; the optimiser's few kernels aside, CPU's bookkeeping with."""
+    found, bench = {}, Bench(size)
+    with _replaced(rms_norm=_fused_norm, layer_norm=_layer_norm):
+        for arm in _arms():
+            with Kernels() as counting:
+                _forth_and_back(bench, arm)
+            found[arm] = counting.count
     return found
 
 
-def _forth_and_back(bench: Bench, arm: str, kernels: Kernels) -> None:
-    with kernels:
-        bench.loss(arm).backward()
+def counted(size: Size) -> dict[str, Counted]:
+    """Both; kernels do not depend on widths."""
+    of_kernels = kernels()
+    return {arm: Counted(of_kernels[arm], count) for arm, count in flops(size).items()}
+
+
+def _arms() -> list[str]:
+    return [arm for reference, own in REFERENCES.items() for arm in (reference, *own)]
+
+
+def _forth_and_back(bench: Bench, arm: str) -> None:
+    bench.loss(arm).backward()
+    bench.forget(arm)
 
 
 def table(found: dict[str, Counted]) -> str:

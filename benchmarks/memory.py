@@ -25,7 +25,7 @@ from purecc.encoding import TextBatch
 from purecc.frozen import store, stream
 from purecc.memory import Estimate, Inputs, estimate, in_words
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
-from purecc.norms import fuse_norms
+from purecc.norms import narrow_norms
 from purecc.presets import SHIPPED
 from purecc.recorded import Recorder
 from purecc.savings import LADDER, Plan, Room, plan, turned_on
@@ -44,7 +44,7 @@ _DRAWN = 16  # forwards that draw: as many as keep their outputs of adaLN
 AS_SHIPPED = PureSettings(**SHIPPED).without_extractor()
 FORMS = {"stage 1": None, "stage 2, paper": PureSettings(), "stage 2, as shipped": AS_SHIPPED}
 # of the ladder's rungs, in bytes: SD3.5 Medium, 512 px, batch 2
-GOALS = {1: 9.5e9, 4: 5.8e9, 5: 4.3e9, 7: 2.6e9}
+GOALS = {0: 9.5e9, 4: 5.8e9, 5: 4.3e9, 7: 2.6e9}
 _COUNTED: dict[tuple, int] = {}  # FLOPs of a step
 RUNGS = [TrainSettings(**changes) for changes in LADDER]
 
@@ -132,7 +132,7 @@ class Rung:
         transformer = transformer_of(size).requires_grad_(False)
         if settings.frozen_weights != "whole" or settings.stream_blocks:
             store(transformer, settings.frozen_weights)
-        fuse_norms(transformer)
+        narrow_norms(transformer)
         self.frozen = sum(of.nbytes for of in (*transformer.parameters(), *transformer.buffers()))  # wherever they are
         if settings.stream_blocks:
             stream(transformer, size.device)

@@ -166,8 +166,6 @@ class _Layout:
         self.inputs, self.s, self.width = inputs, s, transformer.inner_dim
         self.blocks = transformer.transformer_blocks
         self.qk_norm = bool(transformer.config.qk_norm)
-        # CUDA's autocast computes layer norms in float32 and keeps a float32 copy of what came in
-        self.norm = _WIDE if device == "cuda" else s
         # what q's and k's norms read: CUDA's kernel (PyTorch 2.9 on) keeps it as it came, else it is in float32 beside the dtype
         fused = device == "cuda" and hasattr(torch.ops.aten, "_fused_rms_norm")
         self.of_qk_norm = 2 * s if fused or s == _WIDE else 2 * _WIDE + 2 * s
@@ -181,10 +179,10 @@ class _Layout:
         attention = 4 * s  # q, k, v, output
         if self.qk_norm:
             attention += self.of_qk_norm
-        norms = self.norm * (1 if index == 0 else 2)  # what the first one reads has no gradient
+        norms = s * (1 if index == 0 else 2)  # what they read; the first one's has no gradient
         picture = text = attention + norms + _MLP * s  # the MLP: before its activation
         if last:  # its text stream ends with the attention
-            text -= self.norm + _MLP * s
+            text -= s + _MLP * s
         if getattr(block, "attn2", None) is not None and index:
             picture += attention
         of_lora = {True: 0.0, False: 0.0}

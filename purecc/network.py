@@ -37,7 +37,6 @@ Times = Tensor  # [batch] in [0, 1]
 
 # in joint_attention_kwargs, which a checkpointed block gets again when it is computed again
 _ACTING = "purecc_acting"
-_STREAMS = ("hidden_states", "encoder_hidden_states")  # of an attention
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +64,6 @@ class AdaptedNetwork:
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
-            for attention in (block.attn, getattr(block, "attn2", None)):
-                if attention is not None:
-                    attention.register_forward_pre_hook(self._narrowed, with_kwargs=True)
 
     @property
     def models(self) -> set[str]:
@@ -288,11 +284,6 @@ class AdaptedNetwork:
             return out
 
         return change
-
-    def _narrowed(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Both streams in the compute dtype: what CUDA's layer norms give is float32, which q, k and v would each copy."""
-        streams = {name: kwargs[name].to(self.dtype) for name in _STREAMS if kwargs.get(name) is not None}
-        return args, kwargs | streams
 
     def _hook(self, block: int):
         def act(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:

@@ -1,4 +1,9 @@
-"""The RMS norms of queries and keys as PyTorch's own: the same values, in one kernel where CUDA or MPS has one for it (from 2.9 on)."""
+"""PyTorch's norms in the dtype of what comes in: CUDA's autocast would widen them to float32, and with them what reads them.
+
+So each is one kernel (RMS norms from PyTorch 2.9 on) with statistics in float32, as where a model samples in bfloat16.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -7,22 +12,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-class FusedRMSNorm(nn.RMSNorm):
-    """torch.nn.RMSNorm in the dtype of what comes in, as diffusers' is: CUDA's autocast would widen all of it to float32."""
+def _unwidened(x: Tensor) -> AbstractContextManager:
+    meta = x.device.type == "meta"  # has no autocast
+    return nullcontext() if meta else torch.autocast(x.device.type, enabled=False)
+
+
+class NarrowRMSNorm(nn.RMSNorm):
+    """The norms of queries and keys: diffusers' values, in one kernel in place of six."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight.to(x.dtype)
-        if x.device.type == "meta":  # has no autocast
-            return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
-        with torch.autocast(x.device.type, enabled=False):
-            return functional.rms_norm(x, self.normalized_shape, weight, self.eps)
+        with _unwidened(x):
+            return functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-def fuse_norms(transformer: SD3Transformer2DModel) -> None:
-    """Puts a `FusedRMSNorm` with the same weight in the place of each of diffusers' norms, which computes it in six kernels."""
+class NarrowLayerNorm(nn.LayerNorm):
+    """The norms before adaLN's scale and shift, which have no weights of their own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with _unwidened(x):
+            return functional.layer_norm(x, self.normalized_shape, None, None, self.eps)
+
+
+def narrow_norms(transformer: SD3Transformer2DModel) -> None:
+    """Puts these in the place of the transformer's own norms; the same weights, under the same names."""
     for module in list(transformer.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, RMSNorm) and norm.weight is not None and norm.bias is None:
-                fused = FusedRMSNorm(norm.dim, norm.eps, device="meta")
-                fused.weight = norm.weight
-                setattr(module, name, fused)
+                narrow = NarrowRMSNorm(norm.dim, norm.eps, device="meta")
+                narrow.weight = norm.weight
+                setattr(module, name, narrow)
+            elif isinstance(norm, nn.LayerNorm) and norm.weight is None:
+                setattr(module, name, NarrowLayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False))

@@ -318,18 +318,6 @@ def test_a_half_precision_base_hears_the_exact_time() -> None:
     torch.testing.assert_close(heard[0].float(), torch.tensor([713.1, 333.0]), rtol=1e-6, atol=0)
 
 
-def test_q_k_and_v_keep_one_input_in_the_compute_dtype() -> None:
-    """CUDA's layer norms give float32; a copy for each would stay for the LoRAs' backward pass."""
-    adapted, read = AdaptedNetwork(transformer().to(torch.bfloat16)), []
-    block = adapted.transformer.transformer_blocks[0]
-    block.norm1.register_forward_hook(lambda module, args, made: (made[0].float(), *made[1:]))
-    for linear in (block.attn.to_q, block.attn.to_k, block.attn.to_v):
-        linear.register_forward_pre_hook(lambda module, args: read.append(args[0]))
-    v(adapted, BASE)
-    assert {one.dtype for one in read} == {torch.bfloat16}
-    assert len(read) == 3 and len({one.data_ptr() for one in read}) == 1
-
-
 @pytest.mark.parametrize(("heads", "layers"), [(3, 2), (1, 2), (2, 1), (2, 3)])
 def test_a_concept_of_another_models_size_is_refused(heads: int, layers: int) -> None:
     with pytest.raises(ValueError, match="made for another model|embeddings are for 2 blocks of width 128"):

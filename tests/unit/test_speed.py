@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import counted as counting
-from benchmarks.counted import counted
+from benchmarks.counted import counted, flops
 from benchmarks.memory import FORMS, GOALS, MODELS, RUNGS, Rung, estimated, planned, sizes, told
 from benchmarks.speed import Bench, measured, table
 from benchmarks.stand_ins import REAL, SLICE, TINY, flops_of
@@ -71,8 +71,8 @@ def test_flops_of_a_step(bench: Bench) -> None:
 
 
 def test_a_cpu_counts_what_tensors_without_storage_count(bench: Bench) -> None:
-    for arm, one in counted(TINY).items():
-        assert bench.flops(arm) == pytest.approx(one.flops, rel=0.001), arm
+    for arm, count in flops(TINY).items():
+        assert bench.flops(arm) == pytest.approx(count, rel=0.001), arm
 
 
 def test_bytes_alive_in_a_step(bench: Bench) -> None:
@@ -105,17 +105,17 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     ratios = {arm: r.flops / one.flops for arm, one in found.items() if arm not in ("R", "R1", "E")}
     assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.77, "L": 3.87}, abs=0.02)
     assert found["R1"].flops / found["E"].flops == pytest.approx(1.42, abs=0.02)
-    most = {"P": 0.43, "S": 0.5, "D": 0.45, "A": 0.39, "L": 0.29}  # of R's
+    most = {"P": 0.4, "S": 0.49, "D": 0.42, "A": 0.35, "L": 0.27}  # of R's, autocast's casts with them
     assert all(found[arm].kernels < share * r.kernels for arm, share in most.items())
-    assert found["E"].kernels < 0.54 * found["R1"].kernels
+    assert found["E"].kernels < 0.48 * found["R1"].kernels
     rows = counting.table(found)
     assert "| R1 and its arms |" in rows and "| A |" in rows
 
 
 @pytest.mark.parametrize(("rows", "p", "s"), [(154, 1.37, 1.61), (333, 1.82, 2.16)])
 def test_flops_of_the_slice_that_a_cpu_measures(rows: int, p: float, s: float) -> None:
-    found = counted(replace(SLICE, t5_tokens=rows - 77))
-    ratios = {arm: found["R"].flops / found[arm].flops for arm in "PSD"}
+    found = flops(replace(SLICE, t5_tokens=rows - 77))
+    ratios = {arm: found["R"] / found[arm] for arm in "PSD"}
     assert ratios == pytest.approx({"P": p, "S": s, "D": s}, abs=0.02)
 
 
@@ -169,11 +169,9 @@ def test_the_tables_of_memory() -> None:
 
 
 def test_the_goals_of_memory_hold() -> None:
-    """Where nothing is turned on for the paper's stages; as the nodes come with scenes apart."""
-    for rung, goal in [(0, GOALS[1]), *GOALS.items()]:
-        for form, pure in FORMS.items():
-            if rung or form != "stage 2, as shipped":
-                assert told(MODELS["SD3.5 Medium"], 512, pure, RUNGS[rung]).peak <= goal
+    for rung, goal in GOALS.items():
+        for pure in FORMS.values():
+            assert told(MODELS["SD3.5 Medium"], 512, pure, RUNGS[rung]).peak <= goal
 
 
 @pytest.mark.parametrize("pixels", [512, 1024])
