@@ -9,6 +9,7 @@ allocator loses and what its libraries hold comes on top.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -83,8 +84,7 @@ def estimate(
     device: str = "cuda",
 ) -> Estimate:
     """Of one run. `config`: the transformer's; `pure`: None for stage 1; `device`: its type."""
-    with torch.device("meta"):
-        transformer = SD3Transformer2DModel(**config)
+    transformer = _without_storage(tuple((name, _hashable(value)) for name, value in config.items()))
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
     batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size, settings.scenes_apart)
     drawn = 0  # class pictures that are drawn together, before the first step, beside their negatives
@@ -110,6 +110,17 @@ def estimate(
         validation=int(2 * layout.forward() + frozen.widened + frozen.outputs),
         host=frozen.host,
     )
+
+
+@lru_cache(maxsize=2)
+def _without_storage(config: tuple[tuple[str, Any], ...]) -> SD3Transformer2DModel:
+    """Kept, for a plan asks for one model again and again."""
+    with torch.device("meta"):
+        return SD3Transformer2DModel(**dict(config))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
