@@ -221,7 +221,7 @@ def _inputs() -> list:
         io.Float.Input(
             "scene_concept", default=pure.scene_concept, min=0.0, max=100.0, step=0.05, optional=True,
             tooltip="With a scene_anchor and an extractor: weight of a loss that keeps the concept, beside other things, as the extractor draws it; "
-            "the scene anchor alone may let it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on four drawings of the bench and made no difference on fourteen.",
+            "the scene anchor alone may let it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on four drawings (runs not kept); on fourteen of the bench no difference could be seen.",
         ),
         io.Boolean.Input(
             "record_steps", default=train.record_steps, optional=True,

@@ -51,7 +51,10 @@ def other_figures(cases: Cases, first: Hypothesis, arms: list[str]) -> str:
 
 def spanning(case: Case, least: float) -> Case:
     """With those witnesses alone whose floor and ceiling are further apart than `least`."""
-    kept = {name for name, (low, high) in witnesses(case).items() if high - low > least}
+    return only(case, {name for name, (low, high) in witnesses(case).items() if high - low > least})
+
+
+def only(case: Case, kept: set[str]) -> Case:
     return replace(case, ends={name: ends for name, ends in case.ends.items() if name in kept})
 
 
@@ -64,6 +67,15 @@ def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
         yield _row(
             f"witnesses that span more than {threshold:g} ({told} in {len(cases[first.arm])} runs)", pairs, f"{p:.4f}"
         )
+
+
+def by_witness(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
+    """The first hypothesis by each witness alone, and by all but it."""
+    every = sorted({name for case in cases[first.arm] for name in case.ends})
+    for says, chosen in [(f"{says}{name}", which) for name in every for says, which in (("", {name}), ("all but ", set(every) - {name}))]:
+        kept = {arm: [only(case, chosen) for case in cases[arm]] for arm in (first.arm, first.other)}
+        pairs = gains(kept, first)
+        yield _row(says, pairs, f"{p_above(pairs, -first.margin):.4f}")
 
 
 def by_prompt(cases: Cases, first: Hypothesis, split: Split) -> Iterator[list[str]]:
@@ -90,6 +102,7 @@ def text(split: str) -> str:
     alone = over_concepts(gains(cases, first))
     rows = [
         *by_threshold(cases, first),
+        *by_witness(cases, first),
         *by_prompt(cases, first, split),
         _row("over concepts alone", alone, f"{p_above(alone, -first.margin):.4f}"),
     ]

@@ -9,7 +9,7 @@ from functools import partial
 
 import numpy as np
 
-from .arms import SHIPPED, STRENGTHS, at_rate
+from .arms import STRENGTHS, at_rate
 from .case import Case, Drawing
 from .concepts import Split, concepts
 from .statistics import Differences, Interval, holm, interval, p_above
@@ -21,6 +21,7 @@ MARGIN = 0.05  # of fidelity: the reasons stand in PROTOCOL.md
 MATCHED = 0.9  # of plain LoRA's fidelity, concept by concept: where curves are compared
 REACHED = 0.8  # of the concepts and seeds must be there, and reach it in both arms, or nothing is decided
 CANDIDATE = "eta 0 + scenes 0.5, gated"  # the test's: what shipped when it was opened
+MILDER = "eta 0 + scenes 0.25, gated"  # the confirmation's, likewise
 GUIDED = "PureCC, eta 0.1 + scenes 0.5, gated"  # the candidate with an extractor, to begin from and to guide
 SLOWER = at_rate("LoRA", "3e-4")  # the baseline where it harms less
 DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))  # how pictures are drawn in both
@@ -85,14 +86,14 @@ COMPARISONS: dict[Split, Comparison] = {
     ),
     "confirmation": Comparison(
         (
-            Hypothesis("C1", SHIPPED, "LoRA", "fidelity", margin=MARGIN),
-            Hypothesis("C2", SHIPPED, "LoRA", "matched background"),
-            Hypothesis("C3", SHIPPED, "LoRA", "matched layout"),
-            Hypothesis("C4", SHIPPED, SLOWER, "matched background"),
-            Hypothesis("C5", SHIPPED, SLOWER, "matched layout"),
-            Hypothesis("C6", SHIPPED, "LoRA + DOP", "matched background", at=0.8),
+            Hypothesis("C1", MILDER, "LoRA", "fidelity", margin=MARGIN),
+            Hypothesis("C2", MILDER, "LoRA", "matched background"),
+            Hypothesis("C3", MILDER, "LoRA", "matched layout"),
+            Hypothesis("C4", MILDER, SLOWER, "matched background"),
+            Hypothesis("C5", MILDER, SLOWER, "matched layout"),
+            Hypothesis("C6", MILDER, "LoRA + DOP", "matched background", at=0.8),
         ),
-        {"LoRA": 2, SHIPPED: 2, SLOWER: 1, "LoRA + DOP": 1},
+        {"LoRA": 2, MILDER: 2, SLOWER: 1, "LoRA + DOP": 1},
         level=0.025,
     ),
 }

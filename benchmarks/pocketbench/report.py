@@ -149,6 +149,7 @@ def section(every: Cases, cases: Cases, kind: str, rate: str, out: Path) -> list
         "### At nine tenths of plain LoRA's fidelity",
         matched(cases),
         "### The runs themselves",
+        "At their end, over fixed noise and times; lambda*, cos2 and R_complete with v_original from the frozen base, whatever an arm trained with.",
         training(cases),
         *paper_tables(cases, kind),
     ]

@@ -106,13 +106,13 @@ def of_the_base(case: Case) -> float:
 
 
 def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
-    """A figure of `Summary` where the case's curve over strength first reaches a fidelity; None where it never does, or the base has it.
+    """A figure of `Summary` where the case's curve over strength first reaches a fidelity above 0; None where it never does, or the base has it.
 
     Strength 0 is the base model: fidelity is what the base has, and nothing has changed.
     """
     start = {"background_ssim": 1.0, "seg_cons": 1.0}.get(figure, 0.0)
     points = [(of_the_base(case), start)]
-    if wanted <= points[0][0]:
+    if wanted <= max(points[0][0], 0):
         return None
     for strength in strengths(case):
         one = summarise(case, strength)

@@ -179,7 +179,7 @@ def planned(split: str = "test") -> list[tuple[str, str, int]]:
 def test_a_comparison_is_what_its_text_says() -> None:
     on_drawings = {
         "test": {"LoRA": 3, "LoRA + DOP": 3, "LoRA, rate 3e-4": 3, CANDIDATE: 3},
-        "confirmation": {"LoRA": 2, SHIPPED: 2},
+        "confirmation": {"LoRA": 2, "eta 0 + scenes 0.25, gated": 2},
     }
     for split, seeds in on_drawings.items():
         expected = {

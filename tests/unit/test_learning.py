@@ -19,7 +19,7 @@ from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept
 from purecc import objective as eq
 from purecc.batches import draw_batch
-from purecc.concept import Concept
+from purecc.concept import Concept, Gate
 from purecc.concept_set import ConceptSet
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.runs import StepRecord
@@ -150,16 +150,28 @@ def test_the_scale_moves(pure: Taught) -> None:
     assert scales[-10:].mean() != pytest.approx(float(scales[:10].mean()), abs=0.01)
 
 
-def test_a_gated_concept_leaves_texts_without_it_alone(world: World) -> None:
-    taught = world.teach(GATED)
-    network, batch = world.network(taught.concept), world.batch(7)
+def leaves_other_texts_alone(world: World, taught: Concept) -> None:
+    network, batch = world.network(taught), world.batch(7)
     with torch.no_grad():
         for text in (batch.base, batch.null):
             of = [network.velocity(batch.x_t, batch.t, text, model) for model in (PURE, BASE)]
             assert torch.equal(*of)
         of = [network.velocity(batch.x_t, batch.t, batch.complete, model) for model in (PURE, BASE)]
         assert (of[0] - of[1]).abs().max() > 0.05
+
+
+def test_a_concept_trained_with_a_gate_leaves_texts_without_it_alone(world: World) -> None:
+    taught = world.teach(GATED)
+    leaves_other_texts_alone(world, taught.concept)
     assert taught.concept.summary["drift_base"] == 0 and taught.concept.summary["drift_null"] == 0
+
+
+@pytest.mark.parametrize("gate", ["picture", "conditioning"])  # what *as trained* means, of a thing and of a style
+def test_a_concept_behind_a_gate_leaves_texts_without_it_alone(world: World, lora: Taught, gate: Gate) -> None:
+    leaves_other_texts_alone(world, replace(lora.concept, gate=gate))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError):
+        _ignored_gate(patch)
+        leaves_other_texts_alone(world, replace(lora.concept, gate=gate))
 
 
 # each as someone may write it by mistake; what to patch, and what must turn red
@@ -223,4 +235,4 @@ def test_an_ignored_gate_is_seen(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         _ignored_gate(patch)
         with pytest.raises(AssertionError):
-            test_a_gated_concept_leaves_texts_without_it_alone(replace(world, runs=Path(folder)))
+            test_a_concept_trained_with_a_gate_leaves_texts_without_it_alone(replace(world, runs=Path(folder)))
