@@ -2,6 +2,8 @@
 
     python -m benchmarks.counted [--pixels 512|1024] [--text-rows 154|333]
 
+And how far bfloat16 gradients are from float32's, as the norms are and as CUDA's autocast would have them.
+
 The arms are those of `speed.py`. FLOPs: on tensors without storage, at the real size. That a step runs there at all shows that nothing in it reads from the
 device: a tensor without storage has no value to read. Kernels: in bfloat16 at a small width and the real depth, on a CPU, with what CUDA's autocast casts.
 A kernel is an operation that computes: views are none. Attention is one and torch.nn.RMSNorm is one, as CUDA has them; a library may fuse more, or need several for
@@ -16,11 +18,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from purecc.network import AdaptedNetwork
+from purecc.norms import NarrowLayerNorm
 from purecc.targets import lora_modules
 
 from .speed import RANK, REFERENCES, Bench
@@ -88,8 +91,8 @@ def _fused_norm(x: Tensor, shape: tuple[int, ...], weight: Tensor, eps: float) -
 _plain_layer_norm = functional.layer_norm
 
 
-def _layer_norm(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """As CUDA's autocast has it, in float32; a CPU's leaves it alone."""
+def layer_norm_as_on_cuda(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """In float32 under autocast; a CPU's autocast leaves it alone."""
     return _plain_layer_norm(x.float() if torch.is_autocast_enabled("cpu") else x, *args, **kwargs)
 
 
@@ -113,7 +116,7 @@ def flops(size: Size) -> dict[str, int]:
 def kernels(size: Size = NARROW) -> dict[str, int]:
     """The same; the optimiser's few kernels aside, CPU's bookkeeping with."""
     found, bench = {}, Bench(size)
-    with _replaced(rms_norm=_fused_norm, layer_norm=_layer_norm):
+    with _replaced(rms_norm=_fused_norm, layer_norm=layer_norm_as_on_cuda):
         for arm in _arms():
             with Kernels() as counting:
                 _forth_and_back(bench, arm)
@@ -125,6 +128,21 @@ def counted(size: Size) -> dict[str, Counted]:
     """Both; kernels do not depend on widths."""
     of_kernels = kernels()
     return {arm: Counted(of_kernels[arm], count) for arm, count in flops(size).items()}
+
+
+def gradients_apart(size: Size = NARROW) -> dict[str, tuple[float, float]]:
+    """Arm -> how far its bfloat16 gradient is from float32's at the same weights, of its length: as it is, with layer norms widened by autocast."""
+    half, exact = Bench(size), Bench(replace(size, dtype=torch.float32))
+    exact.product.transformer.load_state_dict({k: v.float() for k, v in half.product.transformer.state_dict().items()})
+    exact.cached, found = half.cached, {}
+    for arm in ("E", "L", "S"):
+        expected = exact.gradient(arm)
+        apart = lambda expected=expected, arm=arm: float((half.gradient(arm) - expected).norm() / expected.norm())  # noqa: E731
+        with _replaced(layer_norm=layer_norm_as_on_cuda):
+            as_it_is = apart()
+            with mock.patch.object(NarrowLayerNorm, "forward", nn.LayerNorm.forward):
+                found[arm] = as_it_is, apart()
+    return found
 
 
 def _arms() -> list[str]:
@@ -159,6 +177,8 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, choices=[512, 1024], default=512, help="a side of the pictures")
     parser.add_argument("--text-rows", type=int, choices=[154, 333], default=154, help="CLIP's 77 and T5's 77 or 256")
     arguments = parser.parse_args()
+    for arm, (narrow, widened) in gradients_apart().items():
+        print(f"{arm}: gradient {narrow:.2%} from float32's; {widened:.2%} were layer norms widened")
     print(table(counted(replace(REAL, pixels=arguments.pixels, t5_tokens=arguments.text_rows - 77))))
 
 

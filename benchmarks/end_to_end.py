@@ -27,7 +27,6 @@ from purecc.encoding import EncodedText
 from purecc.flow import LatentScaling
 from purecc.job import Job
 from purecc.network import AdaptedNetwork
-from purecc.norms import narrow_norms
 from purecc.presets import SHIPPED
 from purecc.prompts import find_word
 from purecc.scenes import with_scenes
@@ -146,9 +145,7 @@ def _run(job: Job, watch: Watch, stage: str) -> Concept:
 
 def _network(size: Size) -> AdaptedNetwork:
     torch.manual_seed(0)
-    transformer = transformer_of(size)
-    narrow_norms(transformer)
-    return AdaptedNetwork(transformer)
+    return AdaptedNetwork(transformer_of(size))
 
 
 def table(size: Size, steps: int, paper: bool, found: Training) -> str:

@@ -25,7 +25,6 @@ from purecc.encoding import TextBatch
 from purecc.frozen import store, stream
 from purecc.memory import Estimate, Inputs, estimate, in_words
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
-from purecc.norms import narrow_norms
 from purecc.presets import SHIPPED
 from purecc.recorded import Recorder
 from purecc.savings import LADDER, Plan, Room, plan, turned_on
@@ -132,7 +131,6 @@ class Rung:
         transformer = transformer_of(size).requires_grad_(False)
         if settings.frozen_weights != "whole" or settings.stream_blocks:
             store(transformer, settings.frozen_weights)
-        narrow_norms(transformer)
         self.frozen = sum(of.nbytes for of in (*transformer.parameters(), *transformer.buffers()))  # wherever they are
         if settings.stream_blocks:
             stream(transformer, size.device)

@@ -40,7 +40,6 @@ from torch import Tensor, nn
 from purecc import objective as eq
 from purecc.batches import Batch
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
-from purecc.norms import narrow_norms
 from purecc.presets import SHIPPED
 from purecc.recorded import Recorder
 from purecc.settings import PureSettings, TrainSettings
@@ -103,7 +102,6 @@ class Bench:
         self.noise = torch.randn(size.batch, 16, 2 * side, 2 * side, device=size.device)
         self.t = torch.rand(size.batch, device=size.device)
         second, third = deepcopy(transformer), deepcopy(transformer)
-        narrow_norms(transformer)
         self.product = self._adapted(AdaptedNetwork(transformer), EXTRACTOR, PURE)
         self.reference = self._adapted(ByPeft(second), EXTRACTOR, PURE)
         self.reference_extractor = self._adapted(ByPeft(third), EXTRACTOR)  # R's guide, and all of R1

@@ -69,7 +69,7 @@ TINY = Size(
 
 
 class ByPeft(AdaptedNetwork):
-    """The reference's: LoRAs by peft's own forward, of which the one added last acts."""
+    """The reference's: LoRAs by peft's own forward, of which the one added last acts; norms as diffusers has them."""
 
     def _add_lora(self, name: str, rank: int, alpha: float, targets: list[str]) -> None:
         super()._add_lora(name, rank, alpha, targets)
@@ -80,7 +80,7 @@ class ByPeft(AdaptedNetwork):
     def _change(self, is_text: bool) -> Callable[..., None]:
         return lambda *_: None
 
-    def _narrowed(self, *_: Any) -> None:
+    def _narrow_norms(self) -> None:
         pass
 
 

@@ -149,7 +149,7 @@ def _frozen(
         modulation = [p for name, p in transformer.named_parameters() if is_modulation(name)]
         taken, row = sum(p.numel() for p in modulation), s * sum(p.numel() for p in modulation if p.ndim == 1)
         plain -= taken
-        host += s * taken + (WINDOW * rows + (UNFORESEEN if drawn else 0)) * row
+        host += s * taken + (WINDOW * rows + UNFORESEEN) * row
         forwards = 1 if rows == settings.batch_size else 2  # of a step
         outputs = 0 if device == "cpu" else ON_DEVICE * max(rows // forwards, drawn) * row
     by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
@@ -177,9 +177,10 @@ class _Layout:
         self.inputs, self.s, self.width = inputs, s, transformer.inner_dim
         self.blocks = transformer.transformer_blocks
         self.qk_norm = bool(transformer.config.qk_norm)
-        # what q's and k's norms read: CUDA's kernel (PyTorch 2.9 on) keeps it as it came, else it is in float32 beside the dtype
-        fused = device == "cuda" and hasattr(torch.ops.aten, "_fused_rms_norm")
-        self.of_qk_norm = 2 * s if fused or s == _WIDE else 2 * _WIDE + 2 * s
+        # what q's and k's norms read: CUDA's kernel (PyTorch 2.9 on, with a backward of its own) keeps it as it came, else it is
+        # kept in float32
+        fused = device == "cuda" and hasattr(torch.ops.aten, "_fused_rms_norm_backward")
+        self.of_qk_norm = 2 * (s if fused else _WIDE)
         blocks = settings.first_block, settings.last_block
         carrying = lora_modules(transformer, settings.targets, *blocks, text_only=settings.gate == "rows")
         self.lora = carrying if settings.rank else ()

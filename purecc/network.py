@@ -28,6 +28,7 @@ from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
 from .lora import ActingLora, changed
+from .norms import narrow_norms
 from .targets import in_text_stream
 from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
 
@@ -53,6 +54,7 @@ class AdaptedNetwork:
 
     def __init__(self, transformer: SD3Transformer2DModel):
         self.transformer = transformer.requires_grad_(False)
+        self._narrow_norms()
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
         self.tokens: dict[str, TokenEmbeddings] = {}
         self.token_encoder: TokenEncoder | None = None  # needed for models with input embeddings only
@@ -64,6 +66,9 @@ class AdaptedNetwork:
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
+
+    def _narrow_norms(self) -> None:
+        narrow_norms(self.transformer)
 
     @property
     def models(self) -> set[str]:

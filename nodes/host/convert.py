@@ -21,7 +21,6 @@ from torch import Tensor
 from ...purecc.adaln_table import is_modulation
 from ...purecc.fingerprint import fingerprint as _fingerprint
 from ...purecc.frozen import Storage, linears, packed, store, stream
-from ...purecc.norms import narrow_norms
 from ...purecc.positions import centre, set_table, side_for
 from .marks import CONCEPTS
 
@@ -173,7 +172,6 @@ def to_diffusers(
         set_table(transformer.pos_embed, values["pos_embed.pos_embed"])
         transformer.load_state_dict(values, strict=True, assign=True)
         values.clear()  # what waits in main memory is pinned below, one by one in place of these
-        narrow_norms(transformer)
         if streamed:
             stream(transformer, device)
     return transformer.requires_grad_(False).eval()

@@ -113,10 +113,12 @@ with torch.inference_mode():
             text_encoder=lambda word, placeholder: text.HostTextEncoder(clip, word, placeholder),
         )
 wire = TrainingData(data, vae, text.HostTextEncoder(clip, data.trigger, Placeholder(1, data.class_word)))
+unread = bytes_alive()
 with session.outside_inference():
-    with_scenes(data, wire.encoder)  # the encoder keeps the texts that it has read
+    with_scenes(data, wire.encoder)
 before_picture = sample(model, clip)
 seen = {"weights": sum(v.nbytes for v in model.model.diffusion_model.state_dict().values()), "before": bytes_alive()}
+seen |= {"unread": unread, "texts": wire.encoder.size}
 first = train(model, wire, seed=1)
 seen |= {name: first[name] for name in ("told", "told on a GPU")}
 seen |= {"during": first["during"], "after": bytes_alive(), "notes": first["notes"], "table": first["table"]}

@@ -33,6 +33,11 @@ def test_it_is_given_back(seen: dict, when: str) -> None:
     assert seen[when] - seen["before"] < SMALL
 
 
+def test_of_scenes_their_texts_stay_as_the_report_tells(seen: dict) -> None:
+    """Concept Set's encoder keeps what it has read: a training at another eta asks for it again."""
+    assert 0 < seen["before"] - seen["unread"] < seen["texts"] + SMALL
+
+
 def test_a_base_in_float8_takes_less(seen: dict) -> None:
     assert seen["during, in float8"] - seen["before"] < 0.6 * (seen["during"] - seen["before"])
 

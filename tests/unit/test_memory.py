@@ -11,7 +11,9 @@ import torch
 from diffusers import SD3Transformer2DModel
 from tiny import noise
 
+from benchmarks.counted import layer_norm_as_on_cuda
 from benchmarks.live_bytes import LiveBytes
+from purecc.adaln_table import UNFORESEEN, WINDOW
 from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.flow import LatentScaling
@@ -76,8 +78,10 @@ def pocket_data() -> ConceptSet:
     ],
 )
 def test_within_a_tenth_of_a_real_run(
-    tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing, storage
+    monkeypatch, tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing, storage
 ) -> None:
+    """Under an autocast that widens layer norms as CUDA's does: a float32 copy of what each reads would show."""
+    monkeypatch.setattr(torch.nn.functional, "layer_norm", layer_norm_as_on_cuda)
     settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing, frozen_weights=storage)
     pure = PureSettings(original=original) if original else None
     scaling, extractor = LatentScaling(1.0, 0.0), None
@@ -225,7 +229,8 @@ def test_what_a_base_in_float8_and_one_in_main_memory_leave_on_the_gpu() -> None
     assert blocks == pytest.approx(2 * 1.39e9, rel=0.05)
     assert float8.weights - streamed.weights == pytest.approx(blocks / 2 * 23 / 24, rel=0.05)  # one of 24 is there
     assert blocks / 2 <= streamed.host - float8.host < blocks  # pinned: rounded up
-    assert whole.host == pytest.approx(2 * 0.767e9, rel=0.3)  # the layers, and their outputs to come
+    outputs = (WINDOW * 16 + UNFORESEEN) * 1.0e6  # rows to come, of four pictures' four texts, a megabyte each
+    assert whole.host == pytest.approx(2 * 0.767e9 + outputs, rel=0.02)
     assert of(SETTINGS).host == 0
 
 

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import counted as counting
-from benchmarks.counted import counted, flops
+from benchmarks.counted import counted, flops, gradients_apart
 from benchmarks.memory import FORMS, GOALS, MODELS, RUNGS, Rung, estimated, planned, sizes, told
 from benchmarks.speed import Bench, measured, table
 from benchmarks.stand_ins import REAL, SLICE, TINY, flops_of
@@ -110,6 +110,11 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     assert found["E"].kernels < 0.48 * found["R1"].kernels
     rows = counting.table(found)
     assert "| R1 and its arms |" in rows and "| A |" in rows
+
+
+def test_norms_that_are_not_widened_cost_no_precision() -> None:
+    for narrow, widened in gradients_apart(replace(TINY, dtype=torch.bfloat16)).values():
+        assert 0 < narrow < 1.3 * widened < 0.1
 
 
 @pytest.mark.parametrize(("rows", "p", "s"), [(154, 1.37, 1.61), (333, 1.82, 2.16)])
