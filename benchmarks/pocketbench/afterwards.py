@@ -72,7 +72,9 @@ def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
 def by_witness(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
     """The first hypothesis by each witness alone, and by all but it."""
     every = sorted({name for case in cases[first.arm] for name in case.ends})
-    for says, chosen in [(f"{says}{name}", which) for name in every for says, which in (("", {name}), ("all but ", set(every) - {name}))]:
+    for says, chosen in [
+        (f"{says}{name}", which) for name in every for says, which in (("", {name}), ("all but ", set(every) - {name}))
+    ]:
         kept = {arm: [only(case, chosen) for case in cases[arm]] for arm in (first.arm, first.other)}
         pairs = gains(kept, first)
         yield _row(says, pairs, f"{p_above(pairs, -first.margin):.4f}")

@@ -159,7 +159,11 @@ ARMS: dict[str, Arm] = {
         for weight in (0.25, 0.5)
     },
     "eta 0 + scenes 0.25, input embedding, gated": Arm(
-        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.25}, _TOKEN, guided=False, masks=False, sampling_gate="by kind"
+        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.25},
+        _TOKEN,
+        guided=False,
+        masks=False,
+        sampling_gate="by kind",
     ),
     # from the extractor on, which shows in scenes what is at the concept's place
     **{

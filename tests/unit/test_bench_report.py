@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, plots, report, tables, worker
-from benchmarks.pocketbench.arms import ARMS, SHIPPED
+from benchmarks.pocketbench.arms import ARMS
 from benchmarks.pocketbench.case import WITNESSES, Case, Drawing
 from benchmarks.pocketbench.concepts import SMALL, concepts
 from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, family
@@ -265,9 +265,7 @@ def test_curves_over_steps_are_of_the_drawings_that_all_lengths_have(tmp_path: P
     assert plots.curves_over_steps(cases, "drift", "change", out)
     text = out.read_text(encoding="utf-8")
     assert "change, 2 drawings" in text and text.count("<circle") == 8 and "LoRA: 60, 200, 400 steps" in text
-    assert not plots.curves_over_steps(
-        {arm: cases[arm] for arm in lengths[1:]}, "drift", "change", tmp_path / "no.svg"
-    )
+    assert not plots.curves_over_steps({arm: cases[arm] for arm in lengths[1:]}, "drift", "change", tmp_path / "no.svg")
     assert not (tmp_path / "no.svg").exists()
 
 
