@@ -16,8 +16,9 @@ if torch.__version__ < (2, 5):
 
 
 def _unwidened(x: Tensor) -> AbstractContextManager:
-    meta = x.device.type == "meta"  # has no autocast
-    return nullcontext() if meta else torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    widens = device != "meta" and torch.is_autocast_enabled(device)  # meta has no autocast
+    return torch.autocast(device, enabled=False) if widens else nullcontext()
 
 
 class NarrowRMSNorm(nn.RMSNorm):

@@ -29,8 +29,7 @@ def test_the_same_values_names_and_weights() -> None:
 @pytest.mark.parametrize(("kind", "name"), [(nn.RMSNorm, "rms_norm"), (nn.LayerNorm, "layer_norm")])
 def test_under_autocast_none_is_widened(monkeypatch, kind: type, name: str) -> None:
     """CUDA's autocast computes both in float32, and what reads them would follow; a CPU's does not, so that is read here."""
-    narrow, seen, plain = transformer().to(torch.bfloat16), [], getattr(functional, name)
-    narrow_norms(narrow)
+    adapted, seen, plain = AdaptedNetwork(transformer().to(torch.bfloat16)), [], getattr(functional, name)
 
     def norm(x, *args):
         made = plain(x, *args)
@@ -38,11 +37,9 @@ def test_under_autocast_none_is_widened(monkeypatch, kind: type, name: str) -> N
         return made
 
     monkeypatch.setattr(functional, name, norm)
-    AdaptedNetwork(narrow).velocity(
-        noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8]), text("a dog", count=2), BASE
-    )
+    adapted.velocity(noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8]), text("a dog", count=2), BASE)
     assert set(seen) == {(False, torch.bfloat16, torch.bfloat16)}
-    assert len(seen) == sum(isinstance(module, kind) for module in narrow.modules())
+    assert len(seen) == sum(isinstance(module, kind) for module in adapted.transformer.modules())
 
 
 def test_an_older_pytorch_is_named(monkeypatch) -> None:
