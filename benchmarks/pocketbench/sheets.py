@@ -1,7 +1,7 @@
 """Contact sheets for eyes, shaped as the paper's figures, as JPEG: `python -m benchmarks.pocketbench --sheets`.
 
 methods             what each arm draws, beside the base, same noise: from the pictures that cases left in the work folder
-parts and settings  the same for the ablations that were run
+parts               the same for the ablations that were run, as is "lambda and eta"
 along training      x0 as predicted from v_original, v_PureCC and v_complete, step by step (a run of its own, kept)
 sampled             pictures integrated along v_PureCC itself, beside what the model has learnt
 """
@@ -30,11 +30,14 @@ _SIDE = spec.RESOLUTION
 
 #: sheet -> arms, a row each; those that have left no pictures are left out
 SHEETS = {
-    "methods": ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", GUIDED, SHIPPED),
-    "parts and settings": (
-        "LoRA + prior preservation", "PureCC, eta 0", "merged stage", "PureCC, trainable, detached", "PureCC, lambda 0", "PureCC, lambda 1",
-        "PureCC, lambda 3", "PureCC, lambda 5", "PureCC", "PureCC, eta 0.5", "PureCC, eta 1.5", "PureCC, eta 2", "PureCC, eta 3",
-        "embeddings alone, 4 tokens", "LoRA, rows, 4 tokens", "LoRA, conditioning",
+    "methods": ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", GUIDED, SHIPPED, "eta 0 + scenes 0.25, input embedding, gated"),
+    "parts": (
+        "LoRA + prior preservation", "PureCC, eta 0", "merged stage", "PureCC, trainable, detached", "PureCC, offset", "PureCC, no embeddings",
+        "embeddings alone, 4 tokens", "input embedding alone", "LoRA, rows", "LoRA, conditioning",
+    ),
+    "lambda and eta": (
+        "PureCC, lambda 0", "PureCC, lambda 1", "PureCC, lambda 3", "PureCC, lambda 5", "PureCC", "PureCC, eta 0.5", "PureCC, eta 1.5",
+        "PureCC, eta 2", "PureCC, eta 3",
     ),
 }  # fmt: skip
 _COLUMNS = (0, 1, 2, 4, 5, 6, 8, 9, 12)  # of the 13 prompts: five with the concept, four without
@@ -70,14 +73,14 @@ def kept_rows(path: Path) -> list[list[Image.Image]]:
 
 
 def arm_sheet(work: Path, taught: BenchConcept, arms: tuple[str, ...], seed: int = 0) -> Image.Image | None:
-    """The base model's row, then one for each arm at strength 1; None where no arm has left pictures."""
+    """The base model's row, then one for each arm at strength 1; None where fewer than half of the arms have left pictures."""
     folder, rows = work / "pictures" / taught.name, {}
     for arm in arms:
         path = folder / f"{arm}, seed {seed}, strength 1.png"
         if path.is_file():
             rows.setdefault("base model", kept_rows(path)[0])
             rows[arm] = kept_rows(path)[1]
-    if not rows:
+    if 2 * (len(rows) - 1) < len(arms):
         return None
     asked = [prompts(taught)[i] for i in _COLUMNS]
     labels = [broken(p.complete.replace(TRIGGER, "[V]")) for p in asked]
