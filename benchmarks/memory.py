@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from purecc.adaln_table import WINDOW, ModulationTable
+from purecc.adaln_table import UNFORESEEN, WINDOW, ModulationTable
 from purecc.batches import Batch
 from purecc.class_pictures import TOGETHER
 from purecc.encoding import TextBatch
@@ -178,6 +178,14 @@ class Rung:
             t = torch.full((count,), (number + 0.5) / _DRAWN, device=x_t.device)  # of no step
             self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
 
+    @torch.no_grad()
+    def look(self) -> None:
+        """As many forwards of no step as keep their outputs of adaLN: a job's figures, its previews, the search for the concept."""
+        text = self.batch.base
+        for number in range(UNFORESEEN // self.size.batch):
+            t = torch.full((self.size.batch,), (number + 0.5) / UNFORESEEN, device=self.batch.x_t.device)
+            self.network.velocity(self.batch.x_t, t, text, BASE)
+
     def step(self, recorded: bool = True) -> Tensor:
         """As a training runs it: on CUDA recorded, where that is possible."""
         t = self.times[self.number].to(self.size.device)
@@ -236,6 +244,8 @@ class Rung:
         """After the second AdamW's moments have been there in a step."""
         if self.pure is not None and self.pure.scene_anchor:
             self.draw()
+        elif self.settings.modulation_table:
+            self.look()
         self.step()
         self.step()
 
