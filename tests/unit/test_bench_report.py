@@ -57,6 +57,10 @@ def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
     assert at_fidelity(case, 0.9, "drift") is None
     below = case_with({0.5: -0.4, 1.0: 0.2}, {0.5: 10.0, 1.0: 30.0})
     assert at_fidelity(below, -0.2, "drift") is None  # it falls below the base first: what the base has is no goal
+    learnt = replace(case_with({0.5: -0.4, 1.0: 0.2}, {0.5: 10.0, 1.0: 30.0}), ends={"pocket DINO": [-1.0, 0.0, 1.0]})
+    assert at_fidelity(learnt, -0.2, "drift") is None and at_fidelity(
+        learnt, 0.1, "drift"
+    )  # nor is nothing of the concept
 
 
 def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
