@@ -158,13 +158,16 @@ ARMS: dict[str, Arm] = {
         )
         for weight in (0.25, 0.5)
     },
-    "eta 0 + scenes 0.25, input embedding, gated": Arm(
-        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.25},
-        _TOKEN,
-        guided=False,
-        masks=False,
-        sampling_gate="by kind",
-    ),
+    **{
+        f"eta 0 + scenes 0.25, {name}, gated": Arm(
+            {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.25},
+            embeddings,
+            guided=False,
+            masks=False,
+            sampling_gate="by kind",
+        )
+        for name, embeddings in (("input embedding", _TOKEN), ("both embeddings", {"token_embeddings": True}))
+    },
     # from the extractor on, which shows in scenes what is at the concept's place
     **{
         f"eta 0 + scenes {weight:g}, concept {own:g}, gated": Arm(
