@@ -190,6 +190,7 @@ ARMS: dict[str, Arm] = {
 }
 
 SHIPPED = "eta 0 + scenes 0.25, gated"  # the pack's defaults
+UNGATED = "LoRA + scenes 0.25"  # the same training, without the gate
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from purecc.files import write_atomically
 
-from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, at_rate
+from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, UNGATED, at_rate
 from .case import Case
 from .concepts import SMALL, Split
-from .hypotheses import COMPARISONS, FEWEST, MATCHED, REACHED, Cases, differences, goals
+from .hypotheses import COMPARISONS, FEWEST, MATCHED, REACHED, Cases, Hypothesis, differences, gains, goals
 from .opening import TEXTS
 from .plots import CURVES, PLOTS, curves, curves_over_steps
 from .statistics import Differences, interval, mean_of
@@ -91,6 +91,20 @@ def against(cases: Cases, other: str = "LoRA", strength: float = 1.0) -> str:
             rows.append([arm, str(len(pairs[0])), *map(_difference, pairs)])
     header = ["concepts", "fidelity", "drift without the concept", "the same, feature x 100"]
     return table([f"arm minus {other}", *header], rows)
+
+
+def nearer(cases: Cases, other: str) -> str:
+    """By how much each arm is nearer to the base's pictures than another, paired, where each has `MATCHED` of plain LoRA's fidelity."""
+    rows = []
+    for arm in (arm for arm in cases if arm != other):
+        pairs = [
+            gains(cases, Hypothesis("", arm, other, f"matched {figure}"))
+            for figure in ("background", "beside", "layout")
+        ]
+        if pairs[0]:
+            fidelity = differences(cases, arm, other, by_picture)
+            rows.append([arm, str(len(pairs[0])), _difference(fidelity), *map(_difference, pairs)])
+    return table([f"arm against {other}", "concepts", "fidelity", "background", "second thing", "layout"], rows)
 
 
 def matched(cases: Cases, share: float = MATCHED, other: str = "LoRA") -> str:
@@ -184,6 +198,10 @@ def of_all_concepts(cases: Cases, kind: str) -> list[str]:
         return []
     tables = {"Strength 1": overview(whole), "Against plain LoRA, paired": against(whole)}
     tables |= {"At nine tenths of plain LoRA's fidelity": matched(whole)}
+    if UNGATED in whole:
+        tables["What ships (less its gate): fidelity at strength 1, then nearer by, at nine tenths of plain LoRA's"] = (
+            nearer(whole, UNGATED)
+        )
     title = f"## {kind.capitalize()} concepts, all {len(names)}: the arms that were run on every one"
     return [title, *(part for head, text in tables.items() for part in (f"### {head}", text))]
 
