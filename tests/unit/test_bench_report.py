@@ -336,3 +336,13 @@ def test_the_command_refuses_a_split_that_is_not_open(split: str, monkeypatch, c
     with pytest.raises(opening.Closed):
         worker.run_cases(tmp_path, tmp_path, Drawing(), "x", 0, ["LoRA"], {}, split)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_nearer_is_above_zero() -> None:
+    plain = case_with({0.5: 0.4, 1.0: 0.8}, {0.5: 10.0, 1.0: 30.0})
+    background = {0.5: 5.0, 1.0: 15.0}
+    rows = plain.rows | {"background_pixels": [background[s] for s in plain.rows["strength"]]}
+    twice = plain.rows | {"background_pixels": [2 * background[s] for s in plain.rows["strength"]]}
+    cases = {"LoRA": [replace(plain, rows=twice)], "half": [replace(plain, rows=rows)]}
+    row = report.nearer(cases, "LoRA").splitlines()[-1].split("|")
+    assert row[1].strip() == "half" and row[4].strip() == "+13.000"  # 26 - 13 where fidelity is 0.72
