@@ -11,7 +11,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks import counted as counting
 from benchmarks.counted import counted, flops, gradients_apart
-from benchmarks.memory import FORMS, GOALS, MODELS, RUNGS, Rung, estimated, planned, sizes, told
+from benchmarks.memory import FORMS, GOALS, MODELS, RUNGS, estimated, planned, sizes, told
+from benchmarks.rung import Rung
 from benchmarks.speed import Bench, measured, table
 from benchmarks.stand_ins import REAL, SLICE, TINY, flops_of
 from purecc.network import PURE
