@@ -157,7 +157,8 @@ def with_anchors(batch: Batch) -> Batch:
     half = -(-len(batch.t) // 2)
     first = lambda text: TextBatch(text.rows[:half], text.pooled[:half], text.marks[:half])  # noqa: E731
     outside = torch.ones_like(batch.x_t[:, :1])
-    scene = Scene(batch.x_t[:half], batch.t[:half], first(batch.complete), first(batch.base), outside[:half])
+    own, plain = first(batch.complete), first(batch.base)
+    scene = Scene(batch.x_t[:half], batch.t[:half], own, plain, own, plain, outside[:half])
     return replace(batch, outside=outside, scene=scene)
 
 

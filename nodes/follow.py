@@ -137,7 +137,7 @@ def report(title: str, job: Job) -> str:
     if "scene_anchor" in s:
         rows.append(f"in scenes, what is beside the concept: distance from the base {s['scene_anchor']:.4f}")
     if "scene_concept" in s:
-        rows[-1] += f"; at the concept's place, from the extractor: {s['scene_concept']:.4f}"
+        rows[-1] += f"; at the concept's place: from what it is alone {s['scene_concept']:.4f}"
     if "end_scale" in s:
         rows.append(
             f"at the end, against the base: lambda* {s['end_scale']:.3f}, cos2 {s['end_squared_cosine']:.3f}, "

@@ -107,7 +107,7 @@ class PureLearning(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The same model as in Train Extractor."),
                 Data.Input("data", tooltip="From Concept Set."),
-                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. PureCC must have it, unless eta is 0 (and scene_concept in Settings); the three LoRA methods begin "
+                ConceptWire.Input("extractor", optional=True, tooltip="From Train Extractor. PureCC must have it, unless eta is 0; the three LoRA methods begin "
                                   "with its embeddings where it is there, merged stage leaves it aside."),
                 io.Combo.Input(
                     "method", options=list(METHODS), default="PureCC",

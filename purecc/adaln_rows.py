@@ -6,6 +6,7 @@ from .adaln_table import WINDOW, ModulationTable, Rows
 from .batches import drawn, scene_choice
 from .concept_set import NULL, ConceptSet
 from .network import AdaptedNetwork
+from .scenes import SCENE_TEXTS
 from .settings import TrainSettings
 
 _TEXTS = ("complete", "base", "target")  # of an example
@@ -23,7 +24,7 @@ def tabulate(
         times = dict.fromkeys(texts, draw.t)
         if scenes:
             choice = scene_choice(data, settings, number)
-            for which in ("complete", "base"):
+            for which in SCENE_TEXTS:
                 texts[f"scene {which}"] = [getattr(scene, which) for scene in choice.texts]
                 times[f"scene {which}"] = choice.t
         pooled = lambda own: torch.stack([data.encoded[text].pooled for text in own])  # noqa: E731

@@ -13,7 +13,7 @@ from .concept_set import ConceptSet, View
 from .encoding import TextBatch
 from .flow import LatentScaling, add_noise, sample_times, spread_times, velocity
 from .prompts import Texts
-from .scenes import Choice, Scenes, chosen, text_batch
+from .scenes import SCENE_TEXTS, Choice, Scenes, chosen, text_batch
 from .settings import TrainSettings
 
 _VIEWS, _CLASS_PICTURES, _SCENES = "views", "class pictures", "scenes"  # purposes of chance
@@ -37,6 +37,8 @@ class Scene:
     t: Tensor
     complete: TextBatch
     base: TextBatch
+    alone: TextBatch
+    class_alone: TextBatch
     outside: Tensor  # [batch, 1, height, width], as `Batch.outside`
 
 
@@ -140,7 +142,7 @@ def _scene(
     choice = _scene_choice(data, settings, generator)
     x0 = scenes.latents[choice.indices]
     x_t = add_noise(x0, torch.randn(x0.shape, generator=generator), choice.t)
-    texts = {which: text_batch(data, choice, which, device) for which in ("complete", "base")}
+    texts = {which: text_batch(data, choice, which, device) for which in SCENE_TEXTS}
     return Scene(x_t.to(device), choice.t.to(device), outside=scenes.outside[choice.indices].to(device), **texts)
 
 

@@ -36,6 +36,8 @@ class SceneTexts:
     complete: str  # "a [V] dog on the left and a cat on the right"
     base: str  # "a dog on the left and a cat on the right"
     without: str  # "a cat on the right"
+    alone: str  # "a [V] dog on the left"
+    class_alone: str  # "a dog on the left"
 
 
 #: what stands beside the concept in scenes: common things, of many colours and shapes
@@ -113,8 +115,9 @@ def scene_texts(trigger: str, class_word: str, others: tuple[str, ...] = OTHERS)
         own, side = ("left", "right") if i % 2 == 0 else ("right", "left")
         beside = f"{'an' if other[0] in 'aeiou' else 'a'} {other} on the {side}"
         both = "a {} on the left and {}" if own == "left" else "{1} and a {0} on the right"
-        texts = (both.format(name, beside) for name in (f"{trigger} {class_word}", class_word))
-        found.append(SceneTexts(*texts, beside))
+        names = f"{trigger} {class_word}", class_word
+        together, alone = (both.format(name, beside) for name in names), (f"a {name} on the {own}" for name in names)
+        found.append(SceneTexts(*together, beside, *alone))
     return tuple(found)
 
 

@@ -38,7 +38,7 @@ class StepRecord:
     null_anchor: float | None = None  # the same with the null text
     background_anchor: float | None = None  # with the complete text against the base text, outside the masks
     scene_anchor: float | None = None  # the same in scenes with other things
-    scene_concept: float | None = None  # distance from the extractor at the concept's place there
+    scene_concept: float | None = None  # distance at the concept's place there, from what it is alone
     prior_loss: float | None = None  # flow matching on class pictures, without its weight
     extractor_loss: float | None = None  # L_CC of theta1, where it learns in the same step
     seconds: float = 0.0  # of this step

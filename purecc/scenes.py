@@ -23,6 +23,7 @@ from .prompts import OTHERS, SceneTexts, scene_texts
 from .settings import PureSettings
 
 Progress = Callable[[int, int], None]
+SCENE_TEXTS = ("complete", "base", "alone", "class_alone")  # that a step may read
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,10 @@ def base_scenes(
 
 def chosen(data: ConceptSet, count: int, times: Callable[[int], Tensor], generator: torch.Generator) -> Choice:
     """`count` scenes by chance, whose texts are of one length, and their times."""
-    lengths = [tuple(len(data.encoded[text].marks) for text in (s.complete, s.base)) for s in data.scenes]
+    lengths = [
+        tuple(len(data.encoded[text].marks) for text in (getattr(s, which) for which in SCENE_TEXTS))
+        for s in data.scenes
+    ]
     first = int(torch.randint(len(lengths), (1,), generator=generator))
     alike = [i for i, length in enumerate(lengths) if length == lengths[first]]
     indices = [alike[i] for i in torch.randint(len(alike), (count,), generator=generator).tolist()]
@@ -86,5 +90,5 @@ def chosen(data: ConceptSet, count: int, times: Callable[[int], Tensor], generat
 
 
 def text_batch(data: ConceptSet, choice: Choice, which: str, device: torch.device | str) -> TextBatch:
-    """The choice's "complete" or "base" texts."""
+    """The choice's texts of one kind of SCENE_TEXTS."""
     return TextBatch.of([data.encoded[getattr(scene, which)] for scene in choice.texts], device)

@@ -129,7 +129,9 @@ class PureSettings:
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
     scene_anchor: float = 0.0  # weight of the same in scenes by the base, with other things beside the class
-    scene_concept: float = 0.0  # weight of || v2(complete) - v1(complete) ||^2 at the concept's place in these scenes, with L_PureCC's methods
+    scene_concept: float = (
+        0.0  # weight of keeping the concept at its place in these scenes, as it is where nothing is beside it
+    )
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
     class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
     class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts
@@ -169,21 +171,21 @@ class PureSettings:
 
     @property
     def keeps_concept(self) -> bool:
-        """Whether the extractor shows in scenes what is at the concept's place."""
-        return self.is_pure and self.scene_anchor > 0 and self.scene_concept > 0
+        """Whether scenes hold the concept, beside what they hold of the rest."""
+        return self.scene_anchor > 0 and self.scene_concept > 0
 
     def without_extractor(self) -> "PureSettings":
         """What is learnt where nothing guides. PureCC at eta 0 (eq. 15) is L_CC and the anchors: the method "LoRA", which has both.
 
-        Raises ValueError for PureCC at another eta, and where scene_concept asks for an extractor.
+        Raises ValueError for PureCC at another eta.
         """
         if self.method != "PureCC":
             return self
-        if self.eta or self.keeps_concept:
+        if self.eta:
             raise ValueError(
-                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0, and so must scene_concept."
+                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0."
             )
-        return replace(self, method="LoRA", scene_concept=0.0)
+        return replace(self, method="LoRA")
 
     def used(self) -> dict[str, Any]:
         """What the method reads, so that a setting without effect makes no other run of it."""

@@ -5,7 +5,7 @@ L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
 + w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
-the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - v1 ||^2 at the concept's place there
+the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - (v3 + R) ||^2 at the concept's place there
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
@@ -24,7 +24,7 @@ from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
 
-Asked = tuple[str | None, str]  # a model, and which text: a field of Batch, or "scene complete" and "scene base"
+Asked = tuple[str | None, str]  # a model, and which text: a field of Batch, or "scene " and one of Scene
 
 
 class Velocities:
@@ -204,8 +204,9 @@ class BackgroundTerm:
 class SceneTerm:
     """weight * || v_theta2(complete) - v_theta3(base) ||^2 outside the concept, in scenes by the base: what is beside stays.
 
-    And `concept` * || v_theta2(complete) - v_theta1(complete) ||^2 at the concept's place there: to let it fade beside other
-    things would be a way to leave those alone.
+    And `concept` * || v_theta2(complete) - (v_theta3(base) + R) ||^2 at the concept's place there, with R = v_theta2(alone) -
+    v_theta3(class alone), detached: what [V] adds where nothing is beside it (eq. 10), put on the scene as eq. 13 puts
+    lambda R_tar on v_original. To let the concept fade beside other things would be a way to leave those alone.
     """
 
     weight: float
@@ -214,15 +215,17 @@ class SceneTerm:
 
     @property
     def frozen(self) -> tuple[Asked, ...]:
-        return ((BASE, "scene base"), *(((EXTRACTOR, "scene complete"),) if self.concept else ()))
+        alone = ((PURE, "scene alone"), (BASE, "scene class_alone"))
+        return ((BASE, "scene base"), *(alone if self.concept else ()))
 
     def __call__(self, velocities: Velocities) -> Terms:
-        (v_base, *guide), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
+        (v_base, *alone), (v_complete,) = velocities.frozen(*self.frozen), velocities.learning(*self.learning)
         outside = velocities.batch.scene.outside
         held = eq.anchor_loss(v_complete, v_base, outside).mean()
-        if not guide:
+        if not alone:
             return Terms(self.weight * held, {"scene_anchor": held})
-        kept = eq.anchor_loss(v_complete, guide[0], inside_of(outside)).mean()
+        wanted = eq.pure_velocity(v_base, outside.new_ones(len(outside)), eq.learned_representation(*alone))
+        kept = eq.anchor_loss(v_complete, wanted, inside_of(outside)).mean()
         return Terms(self.weight * held + self.concept * kept, {"scene_anchor": held, "scene_concept": kept})
 
 

@@ -5,6 +5,7 @@ python -m benchmarks.pocketbench [--arms NAME ...] [--concepts NAME ...] [--seed
 python -m benchmarks.pocketbench --report
 python -m benchmarks.pocketbench --split test      # the comparison of PROTOCOL.md; closed unless openings.json records an opening
 python -m benchmarks.pocketbench --split confirmation                  # that of CONFIRMATION.md, likewise
+python -m benchmarks.pocketbench --split "second confirmation"         # that of SECOND_CONFIRMATION.md, likewise
 python -m benchmarks.pocketbench --sheets          # contact sheets of one drawing, from runs in the work folder (sheets.py)
 """
 

@@ -16,7 +16,7 @@ from .looks import LOOKS
 
 TRIGGER = "ohwx"
 REFERENCES = 5
-Split = Literal["development", "test", "confirmation"]
+Split = Literal["development", "test", "confirmation", "second confirmation"]
 Role = Literal["concept", "same class", "other", "null"]
 
 
@@ -55,7 +55,7 @@ class Prompt:
 
 
 def concepts(split: Split) -> list[BenchConcept]:
-    """All of a split. Test and confirmation are opened by the comparisons that are written down, alone."""
+    """All of a split. Test and confirmations are opened by the comparisons that are written down, alone."""
     drawings = [BenchConcept(s.drawing, "instance", s.class_word, split) for s in sprites(split)]
     return drawings + [BenchConcept(name, "style", "style", split) for name in LOOKS[split]]
 

@@ -93,4 +93,5 @@ LOOKS: dict[str, dict[str, Look]] = {
         "candy": candy, "negative": negative,
     },
     "confirmation": {},
+    "second confirmation": {},
 }  # fmt: skip

@@ -15,8 +15,12 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 OPENINGS = HERE / "openings.json"
-TEXTS = {"test": HERE / "PROTOCOL.md", "confirmation": HERE / "CONFIRMATION.md"}
-MOST = {"test": 2, "confirmation": 1}
+TEXTS = {
+    "test": HERE / "PROTOCOL.md",
+    "confirmation": HERE / "CONFIRMATION.md",
+    "second confirmation": HERE / "SECOND_CONFIRMATION.md",
+}
+MOST = {"test": 2, "confirmation": 1, "second confirmation": 1}
 #: what a run depends on: these may not change between the record and the run
 CODE = (
     ":(glob)benchmarks/pocketbench/*.py", "benchmarks/pocketbench/judges", ":(glob)purecc/*.py",

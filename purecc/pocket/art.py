@@ -50,7 +50,7 @@ class Atlas:
 
 @cache
 def sprites(split: str) -> tuple[Sprite, ...]:
-    """All drawings of one split: "base", "judges", "development", "test" or "confirmation" (the last two are for the bench alone)."""
+    """All drawings of one split: "base", "judges", "development", or, for the bench alone, "test", "confirmation" or "second confirmation"."""
     return tuple(Atlas.read(ART / split))
 
 

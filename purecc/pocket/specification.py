@@ -73,7 +73,7 @@ _TYPICAL = {
     "backpack": ("backpack", "school-backpack"), "robot": ("robot", "robot-face", "robot-face-1"),
 }  # fmt: skip
 
-#: Split by vendor *and* drawing. No vendor is in two splits, test and confirmation aside; no drawing's name is in two splits of concepts.
+#: Split by vendor *and* drawing. No vendor is in two splits, test and confirmations aside; no drawing's name is in two splits of concepts.
 SPLITS = {
     "base": Drawings(("noto", "twemoji", "emojione", "emojione-v1", "fxemoji"), _TYPICAL),
     "judges": Drawings(("openmoji", "streamline-emojis"), _TYPICAL),
@@ -149,6 +149,43 @@ SPLITS = {
             "house": ("castle",),
             "backpack": ("luggage",),
             "robot": ("robot",),
+        },
+    ),  # fmt: skip
+    # and once more
+    "second confirmation": Drawings(
+        ("fluent-emoji",),
+        {
+            "dog": ("wolf", "service-dog"),
+            "cat": ("leopard",),
+            "rabbit": ("hamster", "mouse", "hedgehog"),
+            "bear": ("gorilla", "otter"),
+            "pig": ("cow",),
+            "horse": ("horse-face", "deer", "giraffe", "llama"),
+            "elephant": ("hippopotamus",),
+            "owl": ("eagle", "turkey"),
+            "duck": ("goose", "flamingo", "peacock", "rooster"),
+            "fish": ("shark", "whale"),
+            "turtle": ("crocodile",),
+            "frog": ("t-rex",),
+            "butterfly": ("honeybee", "lady-beetle"),
+            "octopus": ("jellyfish",),
+            "crab": ("crab", "shrimp"),
+            "mushroom": ("brown-mushroom",),
+            "tree": ("deciduous-tree",),
+            "cactus": ("potted-plant",),
+            "flower": ("tulip", "lotus", "hyacinth"),
+            "apple": ("pear",),
+            "strawberry": ("cherries",),
+            "cake": ("shortcake", "doughnut"),
+            "car": ("sport-utility-vehicle", "police-car"),
+            "bus": ("ambulance", "delivery-truck"),
+            "airplane": ("helicopter",),
+            "rocket": ("flying-saucer",),
+            "boat": ("canoe", "ship"),
+            "house": ("church", "hut"),
+            "umbrella": ("umbrella-on-ground",),
+            "backpack": ("clutch-bag",),
+            "robot": ("alien-monster",),
         },
     ),  # fmt: skip
 }

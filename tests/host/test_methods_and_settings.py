@@ -301,12 +301,10 @@ def test_bad_settings_are_told_in_a_sentence(server: Server, of: dict, face: dic
         server.client.run(p.nodes, timeout=DEADLINE)
 
 
-def test_scene_concept_needs_an_extractor_where_there_are_scenes(server: Server) -> None:
+def test_scenes_hold_the_concept_too(server: Server) -> None:
     of, face = {"scene_concept": 0.5, "class_steps": 2}, {"eta": 0.0, "scene_anchor": 1.0}
-    text, _, _ = trained(server, of=of, **face)
-    assert "at the concept's place, from the extractor: " in text and identity(server, text)["scene_concept"] == 0.5
-    with pytest.raises(HostError, match="and so must scene_concept"):
-        trained(server, of=of, extractor=False, **face)
+    text, _, _ = trained(server, of=of, extractor=False, **face)
+    assert "at the concept's place: from what it is alone " in text and identity(server, text)["scene_concept"] == 0.5
     p = Prompt()
     pocket = p.pocket()
     data = p.concept_set(pocket, kind="style", class_word="style", texts="bundled templates")

@@ -14,8 +14,8 @@ from purecc.pocket.model import new_tokenizer
 from purecc.pocket.scenes import Scene, describe, place_thing, random_caption, random_scene
 from purecc.pocket.specification import BACKGROUNDS, CLASSES, PLACES, RESOLUTION, SIZES, SPLITS, STYLES, TEXT_ROWS
 
-CONCEPTS = ("development", "test", "confirmation")  # splits that concepts are learnt from
-ONE_VENDOR = {("test", "confirmation")}  # other things by one artist
+CONCEPTS = ("development", "test", "confirmation", "second confirmation")  # splits that concepts are learnt from
+ONE_VENDOR = set(combinations(CONCEPTS[1:], 2))  # other things by one artist
 
 # Unlikeness of two drawings: below the first they are one drawing, below the second a person takes them for variants of
 # one. Red apples of any two vendors are that near; a *concept* must be further from everything that the base has seen.

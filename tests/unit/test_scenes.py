@@ -31,7 +31,7 @@ from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.batches import draw_batch
 from purecc.encoding import PocketTextEncoder, TextBatch
-from purecc.network import BASE, EXTRACTOR, PURE
+from purecc.network import BASE, PURE
 from purecc.prompts import Placeholder, find_word, scene_texts
 from purecc.scenes import Scenes, with_scenes
 from purecc.settings import PureSettings
@@ -62,8 +62,10 @@ def test_the_texts_of_scenes() -> None:
     first, second, third = scene_texts("[V]", "dog", ("cat", "dog", "apple", "car"))
     assert first.complete == "a [V] dog on the left and a cat on the right"
     assert (first.base, first.without) == ("a dog on the left and a cat on the right", "a cat on the right")
+    assert (first.alone, first.class_alone) == ("a [V] dog on the left", "a dog on the left")
     assert second.complete == "an apple on the left and a [V] dog on the right"
     assert (second.base, second.without) == ("an apple on the left and a dog on the right", "an apple on the left")
+    assert (second.alone, second.class_alone) == ("a [V] dog on the right", "a dog on the right")
     assert third.complete.startswith("a [V] dog on the left and a car")
     assert [scene.without for scene in scene_texts("robot", "toy car", ("car", "robot", "Cat"))] == [
         "a Cat on the right"
@@ -124,30 +126,36 @@ def test_the_concepts_place_is_found_and_the_other_thing_is_outside(name: str, t
         assert float(held.mean()) == pytest.approx(1)
 
 
-def test_the_concept_is_held_at_the_extractors_at_its_place() -> None:
-    job = stage_two_of(replace(ANCHORED, method="PureCC", eta=0.0, scene_concept=3.0), data=scened())
+def test_the_concept_is_held_at_what_it_is_alone() -> None:
+    """At its place in a scene: the base's velocity and what [V] adds to the class where nothing is beside it, without a gradient."""
+    job = stage_two_of(replace(ANCHORED, scene_concept=3.0), data=scened())
     batch = draw_batch(job.data, job.settings, SCALING, 1, "cpu", None, made(job.data))
     terms, scene = job.objective().terms(job.network, batch), batch.scene
+    parameters = learned(job.network)
+    gradient = torch.cat([one.flatten() for one in torch.autograd.grad(terms.loss, parameters)])
+    of = lambda text, model: job.network.velocity(scene.x_t, scene.t, text, model)  # noqa: E731
     with torch.no_grad():
-        of = {model: job.network.velocity(scene.x_t, scene.t, scene.complete, model) for model in (PURE, EXTRACTOR)}
-    away = (of[PURE] - of[EXTRACTOR]).square()
-    expected = away[..., : SIDE // 2, :].mean()
-    torch.testing.assert_close(terms.measured["scene_concept"].detach(), expected, rtol=1e-4, atol=1e-5)
-    total = terms.measured["concept_loss"] + 2 * terms.measured["scene_anchor"] + 3 * expected
+        base, alone, plain = of(scene.base, BASE), of(scene.alone, PURE), of(scene.class_alone, BASE)
+    complete = of(scene.complete, PURE)
+    kept, held = (complete - (base + alone - plain)).square(), (complete - base).square()
+    place = slice(None, SIDE // 2)
+    expected = kept[..., place, :].mean()
+    torch.testing.assert_close(terms.measured["scene_concept"].detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    of_concept = (job.network.velocity(batch.x_t, batch.t, batch.complete, PURE) - batch.v_true).square().mean()
+    total = of_concept + 2 * held[..., SIDE // 2 :, :].mean() + 3 * expected
     torch.testing.assert_close(terms.loss.detach(), total.detach(), rtol=1e-4, atol=1e-5)
-    assert abs(float(expected - away[..., SIDE // 2 :, :].mean())) > 0.01
-    assert any(float(gradient.abs().max()) > 0 for gradient in torch.autograd.grad(terms.loss, learned(job.network)))
+    alike = torch.cat([one.flatten() for one in torch.autograd.grad(total, parameters)])
+    assert float((alike - gradient).norm()) < 1e-4 * float(gradient.norm())
+    kept = kept.detach()
+    assert abs(float(kept[..., place, :].mean() - kept[..., SIDE // 2 :, :].mean())) > 0.01  # or it could be anywhere
+    assert float((alone - plain).square().mean()) > 0.01  # or nothing would be added
 
 
-def test_without_an_extractor_the_concept_cannot_be_held() -> None:
+def test_the_concept_is_held_only_in_scenes() -> None:
     asked = PureSettings(eta=0.0, scene_anchor=1.0, scene_concept=0.5)
-    with pytest.raises(ValueError, match="so must scene_concept"):
-        asked.without_extractor()
-    for other in (replace(asked, scene_anchor=0.0), replace(asked, scene_concept=0.0)):  # without effect
-        assert not other.without_extractor().keeps_concept
-    of_lora = replace(asked, method="LoRA")
-    assert not of_lora.keeps_concept and "scene_concept" not in of_lora.used()
-    assert asked.used()["scene_concept"] == 0.5 and "scene_concept" not in PureSettings(scene_anchor=1.0).used()
+    assert asked.without_extractor().keeps_concept and asked.used()["scene_concept"] == 0.5
+    for other in (replace(asked, scene_anchor=0.0), replace(asked, scene_concept=0.0)):
+        assert not other.keeps_concept and "scene_concept" not in other.used()
 
 
 def test_the_anchor_is_the_squared_distance_to_the_base_outside_the_concept() -> None:
@@ -249,8 +257,9 @@ def test_drawn_scenes_are_kept_beside_the_runs(tmp_path: Path) -> None:
 
 def test_adaln_is_tabulated_for_scenes_too(tmp_path: Path) -> None:
     settings = replace(SETTINGS, modulation_table=True)
+    held = replace(ANCHORED, scene_concept=1.0)
     plain, tabulated = (
-        pure_job(tmp_path / name, ANCHORED, own, data=scened()) for name, own in (("a", SETTINGS), ("b", settings))
+        pure_job(tmp_path / name, held, own, data=scened()) for name, own in (("a", SETTINGS), ("b", settings))
     )
     assert losses(run(plain)) == losses(run(tabulated))
     assert same(plain.concept, tabulated.concept)
