@@ -26,7 +26,7 @@ from purecc.grid import draw_grid
 from purecc.launch.install import make_base
 from purecc.launch.layout import choose_layout
 from purecc.launch.server import Server
-from purecc.presets import SHIPPED
+from purecc.presets import ON_FACE
 
 PICTURES, SEED = 6, 11
 SHEETS = Path(__file__).parent / "pocketbench" / "results" / "sheets"  # shaped as the paper's figures 6 and 7
@@ -64,7 +64,7 @@ def teach(g: Graph, pocket: str, model: list, name: str, steps: int) -> list:
     settings = {**TRAINING, "steps": steps, "model": model, "data": [data, 0]}
     extractor = g.add("PureCCTrainExtractor", embeddings="replace", **settings)
     pure = g.add(
-        "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", **SHIPPED, fixed_lambda=0.0, original="frozen base", **settings
+        "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", **ON_FACE, fixed_lambda=0.0, original="frozen base", **settings
     )  # fmt: skip
     return [pure, 0]
 

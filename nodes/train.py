@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..purecc.concept import Concept
 from ..purecc.job import Job
 from ..purecc.objective import ORIGINALS
-from ..purecc.presets import SHIPPED
+from ..purecc.presets import ON_FACE, SHIPPED
 from ..purecc.scenes import with_scenes
 from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
 from ..purecc.stages import ExtractorJob, PureJob
@@ -117,7 +117,7 @@ class PureLearning(io.ComfyNode):
                     "LoRA + DOP: and captions without the trigger held at the base's prediction.",
                 ),
                 io.Float.Input(
-                    "eta", default=SHIPPED["eta"], min=0.0, max=20.0, step=0.05,
+                    "eta", default=ON_FACE["eta"], min=0.0, max=20.0, step=0.05,
                     tooltip="Weight of purity by the extractor's guidance, against likeness. 0: the anchors alone hold the rest, and no extractor is needed. "
                     "0.1 to 0.5 hold more and learn slower, 1 is the paper's. Used by PureCC, and by merged stage, which needs it above 0.",
                 ),
@@ -134,16 +134,16 @@ class PureLearning(io.ComfyNode):
                 *common_inputs(400, embeddings=False),
                 # new widgets go last, and may be missing: workflows keep widget values by their place
                 io.Float.Input(
-                    "background_anchor", default=SHIPPED["background_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
+                    "background_anchor", default=ON_FACE["background_anchor"], min=0.0, max=100.0, step=0.5, optional=True,
                     tooltip="Weight of a loss that holds what lies around the concept at the base model's prediction. Where that is, "
                     "the masks of Concept Set say, or else the base model, which is asked where it sees the class word. 0: none "
                     "(the paper); 1 to 3. A style has no surroundings. Used by PureCC and merged stage.",
                 ),
                 io.Float.Input(
-                    "scene_anchor", default=SHIPPED["scene_anchor"], min=0.0, max=100.0, step=0.05, optional=True,
+                    "scene_anchor", default=ON_FACE["scene_anchor"], min=0.0, max=100.0, step=0.05, optional=True,
                     tooltip="Weight of a loss that keeps other things in the picture from taking on the concept's looks. The base model first "
                     "draws the class beside a cat, a car, ... (16 pictures, kept); outside the concept's place they stay as they "
-                    "are. 0: none (the paper); 0.25 to 1, at some cost of likeness. Used by PureCC and merged stage.",
+                    "are, and in it the concept is kept as it is alone (scene_concept in Settings). 0: none (the paper); 0.25 to 1. Used by PureCC and merged stage.",
                 ),
             ],
             outputs=[
@@ -162,9 +162,9 @@ class PureLearning(io.ComfyNode):
         settings: Advanced | None = None, **face,
     ) -> io.NodeOutput:  # fmt: skip
         advanced = settings or Advanced()
-        anchors = {name: face.pop(name, SHIPPED[name]) for name in ANCHORS}  # a workflow may be older than they are
+        anchors = {name: face.pop(name, ON_FACE[name]) for name in ANCHORS}  # a workflow may be older than they are
         pure = advanced.pure_settings(
-            method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
+            method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None, scene_concept=SHIPPED["scene_concept"],
             **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
         if pure.method == "merged stage" and not pure.eta:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..purecc.concept_set import ConceptSet
 from ..purecc.encoding import TextEncoder
-from ..purecc.presets import PRESETS, Preset
+from ..purecc.presets import PRESETS, SHIPPED, Preset
 from ..purecc.settings import PureSettings, TrainSettings
 
 Data = io.Custom("PURECC_DATA")
@@ -64,7 +64,7 @@ class Advanced:
 
     def described(self) -> str:
         """What differs from the pack's defaults, for the canvas."""
-        defaults = {**_defaults(TrainSettings), **_defaults(PureSettings), "alpha": 0.0}
+        defaults = {**_defaults(TrainSettings), **_defaults(PureSettings), **SHIPPED, "alpha": 0.0}
         changed = {name: value for name, value in {**self.train, **self.pure}.items() if value != defaults[name]}
         changed |= {} if self.stage2_embeddings is None else {"stage2_embeddings": self.stage2_embeddings}
         changed |= {} if self.extractor_lora else {"extractor_lora": False}

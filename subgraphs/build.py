@@ -10,7 +10,7 @@ import json
 import uuid
 from pathlib import Path
 
-from purecc.presets import SHIPPED
+from purecc.presets import ON_FACE
 
 NAME = "Learn a concept"
 _INPUT, _OUTPUT = -10, -20  # the numbers that the page gives to a sub-graph's own two ends
@@ -42,8 +42,8 @@ NODES = {
         "PureCCPureLearning", 920, 0, 420, 620,
         [("model", "MODEL"), ("data", DATA), ("extractor", CONCEPT), ("settings", SETTINGS)],
         [("concept", CONCEPT), ("validation", "IMAGE"), ("report", "STRING")],
-        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", SHIPPED["eta"]), ("fixed_lambda", "FLOAT", 0.0),
-         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0), *((name, "FLOAT", SHIPPED[name]) for name in ("background_anchor", "scene_anchor"))],
+        [("method", "COMBO", "PureCC"), ("eta", "FLOAT", ON_FACE["eta"]), ("fixed_lambda", "FLOAT", 0.0),
+         ("original", "COMBO", "frozen base"), *COMMON, ("seed", "INT", 0), *((name, "FLOAT", ON_FACE[name]) for name in ("background_anchor", "scene_anchor"))],
     ),
 }  # fmt: skip
 

@@ -190,8 +190,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-SHIPPED = "eta 0 + scenes 0.25, gated"  # the pack's defaults
-UNGATED = "LoRA + scenes 0.25"  # the same training, without the gate
+SHIPPED = "eta 0 + scenes 0.5, concept 0.25, gated"  # the pack's defaults
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

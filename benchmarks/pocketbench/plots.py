@@ -7,7 +7,7 @@ import numpy as np
 from purecc.files import write_atomically
 
 from .arms import ARMS, SHIPPED
-from .hypotheses import CANDIDATE, GUIDED, SLOWER, Cases
+from .hypotheses import CANDIDATE, GUIDED, MILDER, SLOWER, Cases
 from .summary import of_the_base, strengths, summarise, told
 from .tables import mean_over_concepts
 
@@ -29,7 +29,7 @@ CURVES = [
     "LoRA + background 3",
     "LoRA + scenes 0.5",
     GUIDED,
-    *dict.fromkeys((CANDIDATE, SHIPPED)),
+    *dict.fromkeys((CANDIDATE, MILDER, SHIPPED)),
 ]
 
 

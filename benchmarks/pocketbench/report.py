@@ -9,7 +9,7 @@ import numpy as np
 
 from purecc.files import write_atomically
 
-from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, UNGATED, at_rate
+from .arms import ARMS, AT_COMMON_RATE, COMMON, OTHER_RATES, SHIPPED, at_rate
 from .case import Case
 from .concepts import SMALL, Split
 from .hypotheses import COMPARISONS, FEWEST, MATCHED, REACHED, Cases, Hypothesis, differences, gains, goals
@@ -198,10 +198,11 @@ def of_all_concepts(cases: Cases, kind: str) -> list[str]:
         return []
     tables = {"Strength 1": overview(whole), "Against plain LoRA, paired": against(whole)}
     tables |= {"At nine tenths of plain LoRA's fidelity": matched(whole)}
-    if UNGATED in whole:
-        tables["What ships (less its gate): fidelity at strength 1, then nearer by, at nine tenths of plain LoRA's"] = (
-            nearer(whole, UNGATED)
+    if SHIPPED in whole:
+        title = (
+            "What ships: fidelity at strength 1 less its own, then nearer than it by, at nine tenths of plain LoRA's"
         )
+        tables[title] = nearer(whole, SHIPPED)
     title = f"## {kind.capitalize()} concepts, all {len(names)}: the arms that were run on every one"
     return [title, *(part for head, text in tables.items() for part in (f"### {head}", text))]
 

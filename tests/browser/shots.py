@@ -15,7 +15,7 @@ from purecc.launch.chromium import find_chromium, launch, open_page
 from purecc.launch.install import make_base
 from purecc.launch.layout import PACK_NAME, PROJECT, choose_layout
 from purecc.launch.server import Server
-from purecc.presets import SHIPPED
+from purecc.presets import ON_FACE
 from workflows.builder.screenshot import draw
 
 FOLDER = PROJECT / "js" / "docs"
@@ -25,7 +25,7 @@ STEPS = 100  # of each stage
 _WORDS = {"trigger": "[V]", "class_word": "dog", "kind": "instance", "captions": "", "resolution": 128, "tokens": 1}
 _COMMON = {"steps": STEPS, "batch_size": 2, "learning_rate": 1e-3, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
 _WIRES = {"model": ["1", 0], "data": ["2", 0]}
-_PURE = {"method": "PureCC", **SHIPPED, "fixed_lambda": 0.0, "original": "frozen base"}
+_PURE = {"method": "PureCC", **ON_FACE, "fixed_lambda": 0.0, "original": "frozen base"}
 INPUTS = {  # of the nodes that are trained with, and what their pictures show
     "PureCCPocketModel": {},
     "PureCCConceptSet": {"clip": ["1", 1], "vae": ["1", 2], "folder": "example: pink poodle", **_WORDS},

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from benchmarks.pocketbench.arms import ARMS, SHIPPED
 from purecc.launch.client import HostError
 from purecc.launch.server import Server
+from purecc.presets import SHIPPED as SHIPPED_SETTINGS
 from purecc.settings import METHODS
 
 DEADLINE = 400  # seconds, of one prompt
@@ -71,6 +72,8 @@ def test_pure_learnings_defaults_are_those_that_pocketbench_calls_shipped(server
         if "default" in options
     }
     arm = ARMS[SHIPPED].pure_settings
+    advanced = server.client.object_info()["PureCCSettings"]["input"]["optional"]
+    assert advanced["scene_concept"][1]["default"] == arm.scene_concept
     assert {name: shown[name] for name in ("method", "eta", "background_anchor", "scene_anchor", "original")} == {
         "method": arm.method, "eta": arm.eta, "background_anchor": arm.background_anchor, "scene_anchor": arm.scene_anchor, "original": arm.original,
     }  # fmt: skip
@@ -171,6 +174,7 @@ def test_scenes_are_drawn_by_the_base_and_what_is_beside_is_held(server: Server)
     text, _, _ = trained(server, of={"class_steps": 2, "validation_every": 1000}, scene_anchor=1.5)
     asked = identity(server, text)
     assert asked["scene_anchor"] == 1.5 and asked["scenes"] and asked["class_steps"] == 2
+    assert asked["scene_concept"] == SHIPPED_SETTINGS["scene_concept"] > 0  # no such widget in an older workflow
     assert "in scenes, what is beside the concept: distance from the base" in text
     text, _, _ = trained(server, of={"preset": "paper", "validation_every": 1000}, scene_anchor=1.5)
     assert "scenes" not in identity(server, text)

@@ -160,7 +160,9 @@ def test_a_case_of_another_form_of_its_arm_is_measured_again(tmp_path: Path) -> 
         assert not command.is_current(tmp_path / "case.json", "protocol")
 
 
-@pytest.mark.parametrize(("split", "count"), [("test", "ten"), ("confirmation", "six")])
+@pytest.mark.parametrize(
+    ("split", "count"), [("test", "ten"), ("confirmation", "six"), ("second confirmation", "five")]
+)
 def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
     text, comparison = opening.TEXTS[split].read_text(encoding="utf-8"), COMPARISONS[split]
     for hypothesis in comparison.hypotheses:
@@ -168,7 +170,7 @@ def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
     assert all(f"*{arm}*" in text for arm in comparison.arms)
     assert f"-{MARGIN:g} for {comparison.hypotheses[0].key}" in text and f"one family of {count}" in text
     assert f"at {100 * comparison.level:g} %" in text
-    assert len(comparison.hypotheses) == {"ten": 10, "six": 6}[count]
+    assert len(comparison.hypotheses) == {"ten": 10, "six": 6, "five": 5}[count]
 
 
 def planned(split: str = "test") -> list[tuple[str, str, int]]:
@@ -184,6 +186,7 @@ def test_a_comparison_is_what_its_text_says() -> None:
     on_drawings = {
         "test": {"LoRA": 3, "LoRA + DOP": 3, "LoRA, rate 3e-4": 3, CANDIDATE: 3},
         "confirmation": {"LoRA": 2, "eta 0 + scenes 0.25, gated": 2},
+        "second confirmation": {},
     }
     for split, seeds in on_drawings.items():
         expected = {

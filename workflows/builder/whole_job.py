@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from purecc.presets import SHIPPED
+from purecc.presets import ON_FACE
 
 from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
@@ -164,8 +164,8 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
     # eta, fixed lambda, original; seed, the two anchors
-    anchors = (SHIPPED["background_anchor"], SHIPPED["scene_anchor"])
-    settings = (SHIPPED["eta"], 0.0, "frozen base", *plan.training, 0, *anchors)
+    anchors = (ON_FACE["background_anchor"], ON_FACE["scene_anchor"])
+    settings = (ON_FACE["eta"], 0.0, "frozen base", *plan.training, 0, *anchors)
     pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
