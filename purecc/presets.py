@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: the pack's defaults of stage 2 where they are not the paper's, chosen by PocketBench (benchmarks/README.md): on Pure Learning's face ...
+#: the pack's defaults of stage 2 where they are not the paper's, chosen by PocketBench (benchmarks/pocketbench/README.md): on Pure Learning's face ...
 ON_FACE = {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}
 SHIPPED = {**ON_FACE, "scene_concept": 0.25}  # ... and with that of Settings
 

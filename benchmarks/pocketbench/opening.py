@@ -24,7 +24,7 @@ MOST = {"test": 2, "confirmation": 1, "second confirmation": 1}
 #: what a run depends on: these may not change between the record and the run
 CODE = (
     ":(glob)benchmarks/pocketbench/*.py", "benchmarks/pocketbench/judges", ":(glob)purecc/*.py",
-    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art", ":(glob)benchmarks/pocketbench/*.md",
+    ":(glob)purecc/pocket/*.py", "purecc/pocket/weights", "purecc/pocket/art", *(f"benchmarks/pocketbench/{text.name}" for text in TEXTS.values()),
 )  # fmt: skip
 
 

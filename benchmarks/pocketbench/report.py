@@ -221,7 +221,7 @@ def write(folder: Path, out: Path, protocol: str, about: str = "") -> str:
         for rate, cases in ({"": every} if compared(out) and every else by_rate(every)).items():
             parts += section(every, cases, kind, rate, out)
     intro = (
-        f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [benchmarks](../../README.md). An empty cell: no witness of that kind can tell "
+        f"Protocol {protocol}. Learning rate {COMMON['learning_rate']:g}, unless a heading says otherwise. What the columns mean: [PocketBench](../README.md). An empty cell: no witness of that kind can tell "
         f"the concept from its floor. Differences have a 95 % interval over concepts, seeds and pictures from {FEWEST} concepts on.\n\n"
         "Tables shaped as the paper's: dCLIP-T and Seg-Cons x 100 and against the base's picture, CLIP-I, DINO and CSD cosines, KID x 1000 "
         "on prompts without the concept (not in the paper; in place of dHPS and dPick, for which the pocket has nothing). A dash: not run, "
