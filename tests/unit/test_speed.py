@@ -104,9 +104,9 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     found = counted(REAL)
     r = found["R"]
     ratios = {arm: r.flops / one.flops for arm, one in found.items() if arm not in ("R", "R1", "E")}
-    assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.77, "L": 3.87}, abs=0.02)
+    assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.46, "L": 3.87}, abs=0.02)
     assert found["R1"].flops / found["E"].flops == pytest.approx(1.42, abs=0.02)
-    most = {"P": 0.4, "S": 0.49, "D": 0.42, "A": 0.35, "L": 0.27}  # of R's, autocast's casts with them
+    most = {"P": 0.4, "S": 0.49, "D": 0.42, "A": 0.42, "L": 0.27}  # of R's, autocast's casts with them
     assert all(found[arm].kernels < share * r.kernels for arm, share in most.items())
     assert found["E"].kernels < 0.48 * found["R1"].kernels
     rows = counting.table(found)
