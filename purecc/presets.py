@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: the pack's defaults of stage 2 where they are not the paper's, chosen by PocketBench (benchmarks/pocketbench/README.md): on Pure Learning's face ...
+#: of Pure Learning's face, the defaults that are not the paper's
 ON_FACE = {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}
-SHIPPED = {**ON_FACE, "scene_concept": 0.25}  # ... and with that of Settings
+#: of stage 2 all that are not the paper's, chosen by PocketBench (benchmarks/pocketbench/README.md)
+SHIPPED = {**ON_FACE, "scene_concept": 0.25}
 
 _BOTH = {
     "batch_size": 2, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0, "targets": "attention", "gate": "off",

@@ -108,7 +108,10 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
 
 
 def scene_texts(trigger: str, class_word: str, others: tuple[str, ...] = OTHERS) -> tuple[SceneTexts, ...]:
-    """Scenes with the class on one side and each of `others` on the other, left and right in turn; none that class or trigger hold."""
+    """Scenes with the class on one side and each of `others` on the other, left and right in turn; none that class or trigger hold.
+
+    The article is "a" with the trigger and without ("a [V] owl", "a owl"): the trigger alone is to tell the two apart.
+    """
     found = []
     others = tuple(other for other in others if not find_word(other, f"{trigger} {class_word}"))
     for i, other in enumerate(others):

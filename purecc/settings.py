@@ -129,9 +129,7 @@ class PureSettings:
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
     scene_anchor: float = 0.0  # weight of the same in scenes by the base, with other things beside the class
-    scene_concept: float = (
-        0.0  # weight of keeping the concept at its place in these scenes, as it is where nothing is beside it
-    )
+    scene_concept: float = 0.0  # weight of keeping the concept at its place there as it is alone
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
     class_pictures: int = 16  # for prior preservation, drawn once by the base model and kept beside the runs
     class_texts: ClassTexts = "class"  # they show "a dog", or the base texts; a style has its base texts

@@ -125,7 +125,7 @@ def test_the_drawing_of_class_pictures_counts(tmp_path: Path, pocket_data: Conce
 def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, method: str, changed: dict) -> None:
     """Surroundings and scenes, as the nodes come and beside DOP, with the masks that the base finds and the scenes that it draws."""
     settings = TrainSettings(steps=3, batch_size=4, **changed)
-    pure = PureSettings(method, background_anchor=1.0, scene_anchor=1.0, class_steps=1)
+    pure = PureSettings(method, background_anchor=1.0, scene_anchor=1.0, scene_concept=0.5, class_steps=1)
     adapted = network(torch.float32)
     data = with_scenes(pocket_data, PocketTextEncoder(load_pocket(), "[V]", Placeholder(1, "dog")))
     job = PureJob(adapted, data, settings, LatentScaling(1.0, 0.0), tmp_path, "base", pure, None)

@@ -29,6 +29,7 @@ from torch import Tensor
 from benchmarks.live_bytes import LiveBytes
 from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
+from purecc.adaln_table import ModulationTable
 from purecc.batches import draw_batch
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.network import BASE, PURE
@@ -227,6 +228,22 @@ def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
     assert marked.any(1).all() and not bare.any()
 
 
+def test_scenes_of_a_batch_are_alike_in_the_length_of_each_text() -> None:
+    """Also of those that only a concept alone is read with."""
+    data = scened()
+    for text in sorted({text for scene in data.scenes for text in (scene.alone, scene.class_alone)}):
+        if "right" in text:
+            one = data.encoded[text]
+            longer = replace(
+                one, rows=torch.cat([one.rows, one.rows[-1:]]), marks=torch.cat([one.marks, one.marks[-1:]])
+            )
+            unlike = replace(data, encoded=data.encoded | {text: longer})
+            batches = [draw_batch(unlike, SETTINGS, SCALING, n, "cpu", None, made(unlike)).scene for n in range(1, 9)]
+            assert {getattr(scene, name).rows.shape[1] for scene in batches for name in ("alone", "class_alone")} == {
+                len(one.marks), len(one.marks) + 1,
+            }  # fmt: skip
+
+
 def test_a_run_learns_by_its_scenes_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
     whole, halves, without = (
         pure_job(tmp_path / name, pure, data=scened())
@@ -255,11 +272,16 @@ def test_drawn_scenes_are_kept_beside_the_runs(tmp_path: Path) -> None:
     assert torch.equal(first.latents, second.latents)
 
 
-def test_adaln_is_tabulated_for_scenes_too(tmp_path: Path) -> None:
+def test_adaln_is_tabulated_for_scenes_too(tmp_path: Path, monkeypatch) -> None:
     settings = replace(SETTINGS, modulation_table=True)
     held = replace(ANCHORED, scene_concept=1.0)
     plain, tabulated = (
         pure_job(tmp_path / name, held, own, data=scened()) for name, own in (("a", SETTINGS), ("b", settings))
     )
+    asked, compute = [], ModulationTable._unforeseen
+    monkeypatch.setattr(ModulationTable, "_unforeseen", lambda *rows: asked.append(rows) or compute(*rows))
     assert losses(run(plain)) == losses(run(tabulated))
     assert same(plain.concept, tabulated.concept)
+    of_held = len(asked)
+    run(pure_job(tmp_path / "c", ANCHORED, settings, data=scened()))
+    assert len(asked) == 2 * of_held > 0  # by previews and the like alone: all that a step reads was computed ahead
