@@ -30,7 +30,7 @@ from benchmarks.live_bytes import LiveBytes
 from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept, concepts, others_in_scenes, prompts
 from purecc.adaln_table import ModulationTable
-from purecc.batches import draw_batch
+from purecc.batches import draw_batch, scene_choice
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.network import BASE, PURE
 from purecc.prompts import Placeholder, find_word, scene_texts
@@ -229,19 +229,15 @@ def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
 
 
 def test_scenes_of_a_batch_are_alike_in_the_length_of_each_text() -> None:
-    """Also of those that only a concept alone is read with."""
-    data = scened()
-    for text in sorted({text for scene in data.scenes for text in (scene.alone, scene.class_alone)}):
-        if "right" in text:
-            one = data.encoded[text]
-            longer = replace(
-                one, rows=torch.cat([one.rows, one.rows[-1:]]), marks=torch.cat([one.marks, one.marks[-1:]])
-            )
-            unlike = replace(data, encoded=data.encoded | {text: longer})
-            batches = [draw_batch(unlike, SETTINGS, SCALING, n, "cpu", None, made(unlike)).scene for n in range(1, 9)]
-            assert {getattr(scene, name).rows.shape[1] for scene in batches for name in ("alone", "class_alone")} == {
-                len(one.marks), len(one.marks) + 1,
-            }  # fmt: skip
+    """Also of those that show what is alone."""
+    data, settings = scened(), replace(SETTINGS, batch_size=8)
+    for text in ("a [V] dog on the right", "a dog on the right"):
+        one = data.encoded[text]
+        longer = replace(one, rows=torch.cat([one.rows, one.rows[-1:]]), marks=torch.cat([one.marks, one.marks[-1:]]))
+        unlike = replace(data, encoded=data.encoded | {text: longer})
+        sides = [{"right" in scene.alone for scene in scene_choice(unlike, settings, n).texts} for n in range(1, 17)]
+        assert {True} in sides and {False} in sides and {True, False} not in sides
+    assert {True, False} in [{"right" in s.alone for s in scene_choice(data, settings, n).texts} for n in range(1, 17)]
 
 
 def test_a_run_learns_by_its_scenes_and_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path) -> None:
