@@ -79,10 +79,8 @@ def base_scenes(
 
 def chosen(data: ConceptSet, count: int, times: Callable[[int], Tensor], generator: torch.Generator) -> Choice:
     """`count` scenes by chance, whose texts are of one length, and their times."""
-    lengths = [
-        tuple(len(data.encoded[text].marks) for text in (getattr(s, which) for which in SCENE_TEXTS))
-        for s in data.scenes
-    ]
+    length_of = lambda scene: tuple(len(data.encoded[getattr(scene, which)].marks) for which in SCENE_TEXTS)  # noqa: E731
+    lengths = [length_of(scene) for scene in data.scenes]
     first = int(torch.randint(len(lengths), (1,), generator=generator))
     alike = [i for i, length in enumerate(lengths) if length == lengths[first]]
     indices = [alike[i] for i in torch.randint(len(alike), (count,), generator=generator).tolist()]
