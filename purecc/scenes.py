@@ -3,7 +3,8 @@
 References show the concept alone, so nothing in them says that the cat beside [V] dog is not part of it, and a LoRA
 gives the cat the dog's looks. In a scene the concept's own place is found, as DiffEdit finds it (arXiv 2210.11427): where
 v3("a dog on the left and a cat on the right") and v3("a cat on the right") differ most. Outside of it, training holds
-v2("a [V] dog on the left and a cat on the right") at v3("a dog on the left and a cat on the right").
+v2("a [V] dog on the left and a cat on the right") at v3("a dog on the left and a cat on the right"). In it the concept may be
+kept as it is alone, "a [V] dog on the left" (see `terms.SceneTerm`).
 """
 
 from collections import Counter
