@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-#: of Pure Learning's face, the defaults that are not the paper's
+#: Pure Learning's face, where it does not begin as PureSettings does
 ON_FACE = {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}
-#: of stage 2 all that are not the paper's, chosen by PocketBench (benchmarks/pocketbench/README.md)
+#: that and what Settings begins with: the form that ships, chosen by PocketBench (benchmarks/pocketbench/README.md)
 SHIPPED = {**ON_FACE, "scene_concept": 0.25}
 
 _BOTH = {

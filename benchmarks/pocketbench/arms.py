@@ -169,15 +169,12 @@ ARMS: dict[str, Arm] = {
         for name, embeddings in (("input embedding", _TOKEN), ("both embeddings", {"token_embeddings": True}))
     },
     # and at the concept's place in scenes what it is alone
-    **{
-        f"eta 0 + scenes {weight:g}, concept {own:g}, gated": Arm(
-            {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": weight, "scene_concept": own},
-            guided=False,
-            masks=False,
-            sampling_gate="by kind",
-        )
-        for weight, own in ((0.5, 0.25),)
-    },
+    "eta 0 + scenes 0.5, concept 0.25, gated": Arm(
+        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5, "scene_concept": 0.25},
+        guided=False,
+        masks=False,
+        sampling_gate="by kind",
+    ),
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
