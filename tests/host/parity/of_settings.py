@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common import Result, check, noise, random_concept
-from purecc_pack.nodes.settings import advanced_of
+from purecc_pack.nodes.settings import Settings, advanced_of
 from purecc_pack.nodes.train import embeddings_of
 from purecc_pack.nodes.types import Advanced
 
@@ -33,6 +33,8 @@ def settings_win_over_faces_and_presets_over_both() -> Result:
     result.sentences[f"and its method: {seen}"] = seen == ("PureCC", 2.0, 1.0, "trainable", 1.0, False)
     result.sentences["the node says so"] = "preset public code" in code.described() and "gate: rows" in code.described()
     result.sentences["nothing changed is said"] = Advanced().described() == "nothing changed"
+    as_it_comes = advanced_of({one.id: one.default for one in Settings.define_schema().inputs}).described()
+    result.sentences[f"also of the node as it comes: {as_it_comes}"] = as_it_comes == "nothing changed"
     result.raises("another name", "no preset", lambda: Advanced(preset="best").described())
     return result
 
