@@ -47,6 +47,12 @@ class ApplyConcept(io.ComfyNode):
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
                     tooltip="Where in the sampling it ends. 1: at the end. 0.6 to 0.9 leave the finest detail to the base model.",
                 ),
+                io.Boolean.Input(
+                    "hold_surroundings", default=True, optional=True,
+                    tooltip="Around the concept the picture stays the base model's own: in each step the place where the concept changes most is "
+                    "looked for, and all else is left to the base. Pictures with the trigger take twice as long; others are not touched. "
+                    "Off: the concept acts all over the picture. A style, and a concept with token_embeddings, always does.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="To the sampler."),
@@ -57,11 +63,22 @@ class ApplyConcept(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, concept: Concept, strength, embedding_strength, gate, start_percent=0.0, end_percent=1.0
+        cls,
+        model,
+        clip,
+        concept: Concept,
+        strength,
+        embedding_strength,
+        gate,
+        start_percent=0.0,
+        end_percent=1.0,
+        hold_surroundings=True,
     ) -> io.NodeOutput:
         require_clip(clip)
         span = (start_percent, end_percent)
-        model, clip = adapter.apply_concept(model, clip, concept, strength, embedding_strength, gate, span)
+        model, clip = adapter.apply_concept(
+            model, clip, concept, strength, embedding_strength, gate, span, hold_surroundings
+        )
         return io.NodeOutput(model, clip, concept.trigger)
 
 

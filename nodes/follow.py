@@ -73,11 +73,12 @@ class Validation:
         """[1, height, width, 3]"""
         noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(seed))
         words = [TextBatch.of([one], network.device) for one in (text, self._null)]
-        # with the trigger, behind the gate that Apply Concept has for this kind; without it, as trained: what other texts lose
-        trained = network.gates.get(model, "off")
-        gate = sampling_gate(self._kind, trained) if bool(words[0].marks.any()) else trained
+        # with the trigger, as Apply Concept comes for this kind; without it, as trained: what other texts lose
+        named, trained = bool(words[0].marks.any()), network.gates.get(model, "off")
+        gate = sampling_gate(self._kind, trained) if named else trained
+        holds = named and self._kind == "instance" and model not in network.tokens
         with network.gated(model, gate):
-            velocity = guided_velocity(network, *words, _GUIDANCE, model)
+            velocity = guided_velocity(network, *words, _GUIDANCE, model, hold_surroundings=holds)
             latent = euler(velocity, noise.to(network.device), _STEPS, self.shift)
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 

@@ -114,6 +114,12 @@ class Concept:
         return sampling_gate(self.kind, self.gate)
 
     @property
+    def has_surroundings(self) -> bool:
+        """Whether a base can be told from it, to be left around it (see `place`): a style is all over the picture, and input
+        embeddings are in what the host's base reads."""
+        return self.kind == "instance" and not self.token_embeddings
+
+    @property
     def placeholder(self) -> Placeholder:
         """What the text encoders see in the trigger's place."""
         return Placeholder(self.uid, " ".join([self.class_word] * self.tokens), self.token_embeddings)

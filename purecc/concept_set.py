@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .flow import LatentScaling
+from .place import with_rim
 from .prompts import Kind, Placeholder, SceneTexts, Texts, class_text, texts_of
 from .templates import texts_of_template
 
@@ -139,7 +140,7 @@ class ConceptSet:
     def concept_share(self) -> float:
         """How much of the pictures is on the masks and their rims, 0..1."""
         every = range(len(self.examples))  # one by one: they may be of several sizes
-        return sum(float(_with_rim(self._shares([i], ())).mean()) for i in every) / len(every)
+        return sum(float(_covered(self._shares([i], ())).mean()) for i in every) / len(every)
 
     @property
     def masked(self) -> bool:
@@ -187,7 +188,7 @@ class ConceptSet:
 
 def outside_of(share: Tensor) -> Tensor:
     """Weights [batch, 1, height, width] of what lies outside of masks (0..1, likewise) and their rims, of mean 1."""
-    outside = 1 - _with_rim(share)
+    outside = 1 - _covered(share)
     return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
 
@@ -197,13 +198,9 @@ def inside_of(outside: Tensor) -> Tensor:
     return inside / inside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
 
-def _with_rim(share: Tensor) -> Tensor:
-    """1 on all that a mask touches and around it as far as a sixteenth of the picture, [batch, 1, height, width].
-
-    A thing's outline is its own: what is held too close to it costs likeness.
-    """
-    reach = min(share.shape[-2:]) // 16
-    return max_pool2d((share > _TOUCHED).float(), 2 * reach + 1, 1, reach)
+def _covered(share: Tensor) -> Tensor:
+    """1 on all that a mask touches and on a rim around it, [batch, 1, height, width]."""
+    return with_rim((share > _TOUCHED).float())
 
 
 def _bytes(tensor: Tensor) -> bytes:

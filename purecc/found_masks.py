@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from .concept_set import NULL, ConceptSet
 from .flow import LatentScaling, add_noise
 from .network import BASE, AdaptedNetwork
+from .place import where_most
 
 _TIMES = torch.linspace(0.3, 0.8, 8)  # below, the picture is there without words; above, nothing of it is left
 _SEED = 20_262
@@ -47,13 +47,7 @@ def mask_of(
 
     latent [channels, height, width] as the model reads it; `texts`: with the thing and without, encoded in `data`.
     """
-    return _mask(_energy(network, data, latent, texts, together))
-
-
-def _mask(energy: Tensor) -> Tensor:
-    reach = min(energy.shape) // 16
-    smooth = avg_pool2d(energy[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
-    return (smooth > otsu_threshold(smooth)).float()
+    return where_most(_energy(network, data, latent, texts, together))
 
 
 @torch.no_grad()
@@ -72,14 +66,3 @@ def _energy(
         )
         squares += (with_ - without).float().square().mean(1).sum(0).cpu()
     return (squares / len(_TIMES)).sqrt()
-
-
-def otsu_threshold(values: Tensor) -> Tensor:
-    """The value that parts `values` into two groups with the greatest variance between them (Otsu 1979)."""
-    order = values.flatten().sort().values
-    count = len(order)
-    below = torch.arange(1, count)
-    sums = order.cumsum(0)
-    low, high = sums[:-1] / below, (sums[-1] - sums[:-1]) / (count - below)
-    best = int((below * (count - below) * (high - low).square()).argmax())
-    return (order[best] + order[best + 1]) / 2

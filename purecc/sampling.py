@@ -1,13 +1,14 @@
 """Sampling without a host: Euler steps along the learnt velocity, with classifier-free guidance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from .encoding import TextBatch
 from .flow import sigmas
-from .network import AdaptedNetwork
+from .network import BASE, AdaptedNetwork
+from .place import kept_in_place
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x_t [batch, ...], t [batch]) -> v
 
@@ -21,24 +22,27 @@ def guided_velocity(
     *,
     strength: float = 1.0,
     embedding_strength: float = 1.0,
+    hold_surroundings: bool = False,
 ) -> Velocity:
     """v(negative) + w (v(conditional) - v(negative)), both in one forward where the texts are of one length.
 
-    Strengths as in `AdaptedNetwork.velocity`.
+    Strengths as in `AdaptedNetwork.velocity`. `hold_surroundings`: around the concept's place v is theta3's (see `place`), which
+    takes as many forwards again.
     """
     negative = negative.as_negative_of(conditional)
     strengths = {"strength": strength, "embedding_strength": embedding_strength}
 
-    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+    def both(x_t: Tensor, t: Tensor, model: str | None) -> Sequence[Tensor]:
         if negative.rows.shape[1] == conditional.rows.shape[1]:
-            both = network.velocity(
-                torch.cat([x_t] * 2), torch.cat([t] * 2), negative + conditional, model, **strengths
-            )
-            v_negative, v_conditional = both.chunk(2)
-        else:
-            v_negative, v_conditional = (
-                network.velocity(x_t, t, text, model, **strengths) for text in (negative, conditional)
-            )
+            texts = negative + conditional
+            return network.velocity(torch.cat([x_t] * 2), torch.cat([t] * 2), texts, model, **strengths).chunk(2)
+        return [network.velocity(x_t, t, text, model, **strengths) for text in (negative, conditional)]
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        found = both(x_t, t, model)
+        if hold_surroundings:
+            found = kept_in_place(found, both(x_t, t, BASE), names=(False, True))
+        v_negative, v_conditional = found
         return v_negative + guidance * (v_conditional - v_negative)
 
     return velocity

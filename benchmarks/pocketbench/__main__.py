@@ -18,6 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from purecc.place import NEGATIVE_SHARE
+
 from . import report
 from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
@@ -43,6 +45,9 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
         **case.settings,
     }  # a run's file leaves them out at 0
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
+    of_this_arm &= (
+        case.settings.get("negative_share", NEGATIVE_SHARE) == NEGATIVE_SHARE
+    )  # of those drawn with held surroundings
     return case.protocol == measured_by and case.complete and of_this_arm
 
 

@@ -25,6 +25,7 @@ class Arm:
     masks: bool = True  # given with the references, where the arm's settings use them
     #: put on what was trained without one: training never shows it a text without the trigger. "by kind": `Concept.sampling_gate`
     sampling_gate: Gate | Literal["by kind"] | None = None
+    hold_surroundings: bool = False  # in sampling, see `purecc.place`; a style has none
 
     @property
     def pure_settings(self) -> PureSettings:
@@ -175,6 +176,17 @@ ARMS: dict[str, Arm] = {
         masks=False,
         sampling_gate="by kind",
     ),
+    # and in sampling the surroundings are the base's; behind the gate too
+    **{
+        f"{name}, held": Arm(pure, guided=False, masks=False, sampling_gate="by kind", hold_surroundings=True)
+        for name, pure in (
+            ("LoRA", _LORA),
+            (
+                "eta 0 + scenes 0.5, concept 0.25",
+                {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5, "scene_concept": 0.25},
+            ),
+        )
+    },
     # gates: exact without the trigger, by construction
     "LoRA, rows": Arm(_LORA, {"gate": "rows"}),
     "LoRA, rows, 4 tokens": Arm(_LORA, {"gate": "rows"}, tokens=4),
@@ -187,7 +199,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-SHIPPED = "eta 0 + scenes 0.5, concept 0.25, gated"  # the pack's defaults
+SHIPPED = "eta 0 + scenes 0.5, concept 0.25, held"  # the pack's defaults
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

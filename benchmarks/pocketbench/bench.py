@@ -18,6 +18,7 @@ from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.files import load_tensors, save_tensors, write_atomically
 from purecc.fingerprint import transformer_fingerprint
 from purecc.network import BASE, AdaptedNetwork
+from purecc.place import NEGATIVE_SHARE
 from purecc.pocket import specification as spec
 from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Placeholder
@@ -137,6 +138,7 @@ class Bench:
         words: Placeholder,
         model: str | None,
         strength: float,
+        hold_surroundings: bool = False,
     ) -> Tensor:
         """Pictures [batch, 3, 128, 128] in [-1, 1]; the noise is a function of the seed alone."""
         encoder = PocketTextEncoder(self.pocket, TRIGGER, words)
@@ -158,6 +160,7 @@ class Bench:
                 model,
                 strength=strength,
                 embedding_strength=min(1.0, strength),
+                hold_surroundings=hold_surroundings,
             )
             latent = euler(velocity, torch.stack(noise), self.drawing.steps, spec.SHIFT)
             pictures.append(self.pocket.vae.decode(self.scaling.to_autoencoder(latent)).sample)
@@ -217,6 +220,7 @@ class Bench:
         every, seeds, originals = self.originals(concept)
         network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
+        holds = arm.hold_surroundings and taught.has_surroundings
         rows: dict[str, list] = {}
         with_concept = [i for i, p in enumerate(every) if p.role == "concept"]
         kid: dict[str, float] = {}
@@ -224,7 +228,8 @@ class Bench:
             drifts = self.drawing.drift_at is None or strength in self.drawing.drift_at
             chosen = list(range(len(every))) if drifts else with_concept
             asked, noises, base = [every[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
-            drawn = self.draw(network, [p.complete for p in asked], noises, taught.placeholder, PURE, strength)
+            texts = [p.complete for p in asked]
+            drawn = self.draw(network, texts, noises, taught.placeholder, PURE, strength, holds)
             columns: dict[str, list] = {
                 "role": [p.role for p in asked],
                 "prompt": [p.complete for p in asked],
@@ -247,6 +252,7 @@ class Bench:
             self.keep(concept, name, seed, strength, base, drawn)
         ends = self.ends(concept, originals[with_concept])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
+        settings |= {"negative_share": NEGATIVE_SHARE} if holds else {}
         return Case(
             concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
             self.revision,

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from ...purecc.concept import T5_SLOT, Concept, Gate
 from .lora import Moved, RowLora, Where
-from .marks import CONCEPTS, MAP, concept_of, marks_of, slot_of
+from .marks import CONCEPTS, MAP, concept_of, concepts_in, marks_of, slot_of
 from .session import warn_in_node
 
-_KEY = "purecc"  # of our wrappers among those of other packs
-_NAMED = "purecc_named"  # key in transformer_options: numbers of the concepts that a prompt of this sampling names
+KEY = "purecc"  # of our wrappers among those of other packs
+# keys in transformer_options
+NAMED = "purecc_named"  # numbers of the concepts that a prompt of this sampling names
+SILENT = "purecc_silent"  # numbers of concepts that do nothing in this call: their triggers read as the class word
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +34,7 @@ class Applied:
     row_loras: tuple[RowLora, ...]  # none where the LoRA is a weight patch
     gate: Gate = "conditioning"  # of the row_loras
     span: tuple[float, float] = (0.0, 1.0)  # of the sampling, in which it acts: from its start to its end
+    holds: bool = False  # the surroundings, see holding.py
     _vectors: dict[int, Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
@@ -87,9 +90,11 @@ def act(
     options = transformer_options or {}
     marks = marks_of(c_crossattn, conditioning.pop(MAP, None))
     go_on = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **conditioning)  # noqa: E731
-    named = options.get(_NAMED, frozenset())
+    named = options.get(NAMED, frozenset())
     sampling = executor.class_obj.model_sampling
-    acting = {number: one for number, one in options.get(CONCEPTS, {}).items() if one.acts(sampling, t)}
+    silent = options.get(SILENT, frozenset())
+    carried = options.get(CONCEPTS, {})
+    acting = {number: one for number, one in carried.items() if number not in silent and one.acts(sampling, t)}
     in_whole_picture = [
         one
         for number, one in acting.items()
@@ -98,7 +103,7 @@ def act(
     if not marks.any() and not in_whole_picture:
         return go_on(options)
     marks = marks.to(x.device)
-    held = [one for one in _held(marks, options[CONCEPTS]) if one in acting.values()]
+    held = [one for one in _held(marks, carried) if one in acting.values()]
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
         for one in dict.fromkeys([*held, *in_whole_picture]):
@@ -158,9 +163,9 @@ def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Ca
 
 def attach(model: ModelPatcher) -> None:
     """Puts both wrappers on a MODEL (a clone) that has them not yet."""
-    if not model.get_wrappers(WrappersMP.APPLY_MODEL, _KEY):
-        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, _KEY, act)
-        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _KEY, check_prompts)
+    if not model.get_wrappers(WrappersMP.APPLY_MODEL, KEY):
+        model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, act)
+        model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, check_prompts)
 
 
 def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -169,12 +174,10 @@ def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     carried = options.get(CONCEPTS, {})
-    conditionings = [one for side in guider.conds.values() for one in side or () if one.get("cross_attn") is not None]
-    maps = [getattr(one["model_conds"].get(MAP), "cond", None) for one in conditionings]
-    marks = [marks_of(one["cross_attn"], found) for one, found in zip(conditionings, maps, strict=True)]
-    named = {number for found in marks for number in concept_of(found[found > 0]).unique().tolist()}
+    texts = [one for side in guider.conds.values() for one in side or ()]
+    named = concepts_in(texts)
     silent = ", ".join(f'"{one.concept.trigger}"' for number, one in carried.items() if number not in named)
-    if silent and all(found is None for found in maps) and not named:
+    if silent and not named and not any(MAP in one.get("model_conds", ()) for one in texts):
         warn_in_node(
             f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "
             "Connect the CLIP output of Apply Concept to the text encode nodes."
@@ -184,8 +187,8 @@ def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
             f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
             "nothing here."
         )
-    options[_NAMED] = frozenset(named)
+    options[NAMED] = frozenset(named)
     try:
         return executor(*args, **kwargs)
     finally:
-        del options[_NAMED]
+        del options[NAMED]

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 
 from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
-from .acting import Applied, attach
+from .acting import KEY, Applied, attach
 from .convert import fingerprint, require_sd3
+from .holding import hold
 from .lora import add_lora, row_loras
 from .marks import CONCEPTS
 from .text import with_triggers
@@ -26,6 +28,7 @@ def apply_concept(
     embedding_strength: float = 1.0,
     gate: GateChoice = "off",
     span: tuple[float, float] = (0.0, 1.0),
+    hold_surroundings: bool = False,
 ) -> tuple[ModelPatcher, comfy.sd.CLIP]:
     """MODEL and CLIP with the concept, to be chained for several; the given ones stay as they are.
 
@@ -34,8 +37,9 @@ def apply_concept(
     "rows" at the trigger's rows of the text stream only, so that all others
     are the base model's bit for bit. `embedding_strength` blends the layer-wise embeddings in at the trigger's rows. Both
     0: the base model, and the trigger reads as the class word. `span`: the part of a sampling in which it acts, of 0..1; input
-    embeddings act in all of it. Raises ValueError where the concept does not fit the MODEL or is on it already, and for an
-    empty span.
+    embeddings act in all of it. `hold_surroundings`: around the concept's place the base model's picture stays (see holding.py),
+    where the concept has surroundings. Raises ValueError where the concept
+    does not fit the MODEL or is on it already, and for an empty span.
     """
     require_sd3(model)
     if not 0 <= span[0] < span[1] <= 1:
@@ -55,14 +59,17 @@ def apply_concept(
     if warning:
         log.warning("PureCC: %s", warning)
 
-    in_weights = gate == "off" and span == (0, 1)
+    holds = hold_surroundings and concept.has_surroundings
+    in_weights = gate == "off" and span == (0, 1) and not holds
     gated = row_loras(model, concept, strength, gate) if lora_acts and not in_weights else ()
     patched = model.clone()
     if lora_acts and in_weights:
         add_lora(patched, concept, strength)
-    applied = Applied(concept, embedding_strength, gated, gate, span)
+    applied = Applied(concept, embedding_strength, gated, gate, span, holds)
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
     attach(patched)
+    if holds and not patched.get_wrappers(WrappersMP.CALC_COND_BATCH, KEY):
+        patched.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, hold)
     return patched, with_triggers(clip, {concept.trigger: replace(concept.placeholder, strength=embedding_strength)})
 
 

@@ -7,6 +7,9 @@ schedule). A lowest bit is half the rounding error of the encoder, and the host 
 was read; so the code costs nothing, and what changes the rows (Conditioning Average) erases it while the map stays.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -70,6 +73,19 @@ def marks_of(rows: Tensor, token_map: Tensor | None) -> Tensor:
         marks = torch.where(token_map != 0, token_map, marks)
     # Conditioning Zero Out keeps the map of what it zeroed
     return marks * (rows != 0).any(-1)
+
+
+def marks_in(one: dict[str, Any]) -> Tensor | None:
+    """The numbers [batch, n] of a conditioning of a sampling, as the host hands it to its model; None where it has no text."""
+    if one.get("cross_attn") is None:
+        return None
+    return marks_of(one["cross_attn"], getattr(one["model_conds"].get(MAP), "cond", None))
+
+
+def concepts_in(texts: Iterable[dict[str, Any]] | None) -> set[int]:
+    """The numbers of the concepts that a side of a sampling (its prompt, its negative) names."""
+    found = [marks for marks in map(marks_in, texts or ()) if marks is not None]
+    return {number for marks in found for number in concept_of(marks[marks > 0]).unique().tolist()}
 
 
 def _steps(bits: int, like: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from benchmarks.pocketbench.witnesses import (
     template_likeness,
 )
 from purecc.network import BASE
+from purecc.place import NEGATIVE_SHARE
 from purecc.pocket.specification import TEXT_ROWS
 
 SMALL = [taught.concept(name) for name in taught.SMALL]
@@ -218,16 +219,18 @@ def test_arms_are_valid_and_quick_ones_exist() -> None:
     seen = set()
     for name, arm in ARMS.items():
         settings = arm.train_settings(0)
-        key = repr((arm.pure_settings, settings, arm.extractor_settings(0), arm.tokens, arm.masks, arm.sampling_gate))
+        own = (arm.tokens, arm.masks, arm.sampling_gate, arm.hold_surroundings)
+        key = repr((arm.pure_settings, settings, arm.extractor_settings(0), *own))
         assert key not in seen, f"{name} is another arm again"
         seen.add(key)
 
 
 def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
-    """Two arms of one concept, hardly taught and roughly drawn: every figure is there, the gate is exact, files go round."""
+    """Three arms of one concept, hardly taught and roughly drawn: every figure is there, gates are exact, files go round."""
     bench = Bench(tmp_path, Drawing((0.5, 1.0), steps=3, drift_at=(1.0,)))
     concept, results = taught.concept("poodle"), tmp_path / "results"
-    for arm in ("LoRA", "PureCC, picture"):
+    backgrounds = {}
+    for arm in ("LoRA", "PureCC, picture", "LoRA, held"):
         case = bench.measure(concept, arm, ARMS[arm], 0, steps=3)
         case.save(results / f"{arm}.json")
         assert Case.load(results / f"{arm}.json") == case
@@ -236,14 +239,16 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         assert len(list((tmp_path / "pictures" / "poodle").glob(f"{arm}*.png"))) == 2
         whole = summarise(case)
         assert all(np.isfinite(value) for value in vars(whole).values())
-        assert (whole.drift == 0) == (arm == "PureCC, picture")
+        assert (whole.drift == 0) == (arm != "LoRA")
         assert case.complete and set(case.kid) == {"1"}
         asked = list(zip(case.rows["strength"], case.rows["role"], strict=True))
         assert asked.count((0.5, "concept")) == asked.count((1.0, "concept")) == 6
         assert sum(role != "concept" for strength, role in asked if strength == 1.0) == 7
         assert not any(role != "concept" for strength, role in asked if strength == 0.5), "drift is read at 1 only"
-        assert all((value == 0) == (arm == "PureCC, picture") for value in case.kid.values())
-        assert whole.background > 0
+        assert all((value == 0) == (arm != "LoRA") for value in case.kid.values())
+        assert case.settings.get("negative_share") == (NEGATIVE_SHARE if arm == "LoRA, held" else None)
+        backgrounds[arm] = whole.background
+    assert len({0.0, *backgrounds.values()}) == 4, "what is drawn with held surroundings is another picture"
     text = report.write(results, tmp_path / "report.md", bench.protocol)
     assert "PureCC, picture" in text and (tmp_path / "report instance, background.svg").read_text().startswith("<svg")
     assert "nan" not in text.split("### At nine tenths")[0]

@@ -12,8 +12,9 @@ from tiny import SCALING, SETTINGS, SIDE, asked, concept_set, losses, network, p
 
 from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.concepts import concept
-from purecc.found_masks import otsu_threshold, with_found_masks
+from purecc.found_masks import with_found_masks
 from purecc.network import BASE, PURE
+from purecc.place import otsu_threshold
 from purecc.settings import PureSettings
 
 ANCHORED = PureSettings("LoRA", background_anchor=2.0)

@@ -1,0 +1,38 @@
+"""The surroundings of an applied concept left to the base model, while the host samples (see `purecc.place`).
+
+A wrapper around what the host predicts for a step's texts (its CALC_COND_BATCH), so that every guider and sampler has it: it asks
+twice, the second time with the concepts silent. Where no concept that holds acts, it asks once.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from ...purecc.place import kept_in_place
+from .acting import NAMED, SILENT
+from .marks import CONCEPTS, concepts_in
+
+
+def hold(
+    executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+) -> list[Tensor]:
+    """The host's clean pictures for each of `conds`, [batch, channels, height, width]: around the concepts' place the base model's."""
+    found = executor(model, conds, x, timestep, model_options)
+    options = model_options.get("transformer_options", {})
+    named = options.get(NAMED, frozenset())
+    holding = {
+        number: one
+        for number, one in options.get(CONCEPTS, {}).items()
+        if one.holds and (number in named or one.gate == "off") and one.acts(model.model_sampling, timestep)
+    }
+    if not holding:
+        return found
+    in_all_texts = any(one.gate in ("off", "picture") for one in holding.values())
+    names = [not holding.keys().isdisjoint(concepts_in(side)) for side in conds]
+    asked = [side if named or in_all_texts else None for side, named in zip(conds, names, strict=True)]
+    silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
+    base = executor(model, asked, x, timestep, silent)
+    base = [ours if side is None else theirs for ours, theirs, side in zip(found, base, asked, strict=True)]
+    if not any(names):  # with the gate "off" a LoRA acts in prompts that do not name it
+        names = [True] * len(conds)
+    return kept_in_place(found, base, names)

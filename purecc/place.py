@@ -1,0 +1,68 @@
+"""The concept's place in a picture, and sampling that leaves all around it to the base model.
+
+    v = v3 + m (v2 - v3)           of texts that name the concept
+    v = v3 + share m (v2 - v3)     of the others: the negative
+
+m is 1 where the two models differ most on this x_t and on a rim around that, else 0: the place is looked for anew in each step,
+as DiffEdit finds it (arXiv 2210.11427). It is eq. 13 with R_complete of eq. 10 as the direction and m as a lambda of its own at each place.
+What a LoRA shifts in all texts alike cancels in the guidance v(negative) + w (v(prompt) - v(negative)) as far as the negative has it too.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, max_pool2d
+
+NEGATIVE_SHARE = 0.75  # chosen by PocketBench (benchmarks/pocketbench/README.md)
+
+
+def kept_in_place(
+    with_concept: Sequence[Tensor],
+    base: Sequence[Tensor],
+    names: Sequence[bool],
+    negative_share: float = NEGATIVE_SHARE,
+) -> list[Tensor]:
+    """What the two models predict of one x_t for each of a step's texts, [batch, channels, height, width]: the concept's in its place, the base's around it.
+
+    `names`: which texts name the concept. One place for all texts, since guidance mixes them: where these differ most; where nothing
+    differs, there is none. Velocities, noises and clean pictures alike.
+    """
+    texts = list(zip(with_concept, base, names, strict=True))
+    energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
+    place = with_rim(torch.stack([where_most(one) for one in energy])[:, None]) > 0
+    return [
+        torch.where(place, ours if named else torch.lerp(theirs, ours, negative_share), theirs)
+        for ours, theirs, named in texts
+    ]
+
+
+def where_most(energy: Tensor) -> Tensor:
+    """[height, width]: 1 where `energy`, smoothed over an eighth of the picture, is on the upper side of Otsu's threshold, else 0."""
+    reach = _reach(energy)
+    smooth = avg_pool2d(energy[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
+    return (smooth > otsu_threshold(smooth)).float()
+
+
+def with_rim(mask: Tensor) -> Tensor:
+    """A mask of 0 and 1 widened by a sixteenth of the picture's shorter side, [batch, 1, height, width].
+
+    A thing's outline is its own: what is held too close to it costs likeness.
+    """
+    reach = _reach(mask)
+    return max_pool2d(mask, 2 * reach + 1, 1, reach)
+
+
+def otsu_threshold(values: Tensor) -> Tensor:
+    """The value that parts `values` into two groups with the greatest variance between them (Otsu 1979)."""
+    order = values.flatten().sort().values
+    count = len(order)
+    below = torch.arange(1, count, device=order.device)
+    sums = order.cumsum(0)
+    low, high = sums[:-1] / below, (sums[-1] - sums[:-1]) / (count - below)
+    best = int((below * (count - below) * (high - low).square()).argmax())
+    return (order[best] + order[best + 1]) / 2
+
+
+def _reach(grid: Tensor) -> int:
+    return min(grid.shape[-2:]) // 16

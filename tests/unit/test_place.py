@@ -1,0 +1,73 @@
+"""The concept's place in a picture, and what is left to the base model around it."""
+
+from __future__ import annotations
+
+import torch
+from tiny import extractor, network, noise, text
+from torch import Tensor
+
+from purecc.network import BASE, PURE
+from purecc.place import kept_in_place, where_most, with_rim
+from purecc.sampling import guided_velocity
+
+SIDE = 32  # of the grids here: 2 of it is a rim
+
+
+def _changed(base: Tensor, rows: slice, columns: slice, by: float) -> Tensor:
+    changed = base.clone()
+    changed[..., rows, columns] += by
+    return changed
+
+
+def test_the_place_is_where_the_difference_is_with_a_rim_and_all_around_is_the_bases() -> None:
+    base = noise(2, 4, SIDE, SIDE, seed=1)
+    ours = base + 0.05 * noise(2, 4, SIDE, SIDE, seed=2)
+    ours[0] = _changed(ours[0], slice(4, 12), slice(4, 12), 3.0)
+    ours[1] = _changed(ours[1], slice(18, 28), slice(10, 20), -3.0)
+    (kept,) = kept_in_place([ours], [base], [True])
+    for sample, (top, left, size) in enumerate(((4, 4, 8), (18, 10, 10))):
+        inside = torch.zeros(SIDE, SIDE, dtype=torch.bool)
+        inside[top : top + size, left : left + size] = True
+        near = with_rim(with_rim(with_rim(inside.float()[None, None])))[0, 0] > 0
+        assert torch.equal(kept[sample][:, inside], ours[sample][:, inside])
+        assert torch.equal(kept[sample][:, ~near], base[sample][:, ~near])
+
+
+def test_one_place_for_all_texts_and_none_where_nothing_differs() -> None:
+    negative, prompt = noise(1, 4, SIDE, SIDE, seed=1), noise(1, 4, SIDE, SIDE, seed=2)
+    shifted = negative + 0.01  # all over the picture
+    with_concept = _changed(prompt, slice(4, 12), slice(4, 12), 3.0)
+    for share in (1.0, 0.25):
+        kept = kept_in_place([shifted, with_concept], [negative, prompt], [False, True], share)
+        places = [(one != base).any(1) for one, base in zip(kept, (negative, prompt), strict=True)]
+        assert bool(places[1].any()) and not bool((places[1] & ~places[0]).any())
+        assert 64 <= int(places[0].sum()) < SIDE * SIDE // 3
+        torch.testing.assert_close(kept[0], negative + 0.01 * share * places[0], rtol=0, atol=1e-6)
+    unchanged = kept_in_place([negative, prompt], [negative, prompt], [False, True])
+    assert torch.equal(unchanged[0], negative) and torch.equal(unchanged[1], prompt)
+
+
+def test_the_energy_is_parted_in_two() -> None:
+    energy = torch.full((SIDE, SIDE), 0.2)
+    energy[8:16, 8:16] = 1.0
+    found = where_most(energy)
+    assert set(found.unique().tolist()) == {0.0, 1.0} and found[9:15, 9:15].all() and not found[:5].any()
+    assert not where_most(torch.zeros(SIDE, SIDE)).any()
+
+
+def test_sampling_holds_the_surroundings_at_the_bases_velocity() -> None:
+    adapted, t = network(), torch.tensor([0.3, 0.8])
+    adapted.add_concept(PURE, extractor())
+    x_t = noise(2, 4, 8, 8, seed=1)
+    positive, negative = text("a [V] dog", count=2), text("", count=2)
+    of = {model: [adapted.velocity(x_t, t, words, model) for words in (negative, positive)] for model in (PURE, BASE)}
+    v_negative, v_positive = kept_in_place(of[PURE], of[BASE], [False, True])
+    held = guided_velocity(adapted, positive, negative, 4.0, PURE, hold_surroundings=True)(x_t, t)
+    torch.testing.assert_close(held, v_negative + 4 * (v_positive - v_negative), rtol=1e-4, atol=1e-4)
+    base = guided_velocity(adapted, positive, negative, 4.0, BASE)(x_t, t)
+    around = (v_positive == of[BASE][1]).all(1, keepdim=True).expand_as(base)
+    assert 0 < int(around.sum()) < around.numel()
+    torch.testing.assert_close(held[around], base[around], rtol=1e-4, atol=1e-4)
+    assert float((held - base)[~around].abs().max()) > 0.1
+    nothing = guided_velocity(adapted, positive, negative, 4.0, BASE, hold_surroundings=True)(x_t, t)
+    assert torch.equal(nothing, base)
