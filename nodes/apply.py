@@ -51,7 +51,7 @@ class ApplyConcept(io.ComfyNode):
                     "hold_surroundings", default=True, optional=True,
                     tooltip="Around the concept the picture stays the base model's own: in each step the place where the concept changes most is "
                     "looked for, and all else is left to the base. Pictures with the trigger take twice as long; others are not touched. "
-                    "Off: the concept acts all over the picture. A style, and a concept with token_embeddings, always does.",
+                    "Off: the concept acts all over the picture, as it always does with the gate off, as a style, and with token_embeddings.",
                 ),
             ],
             outputs=[

@@ -23,16 +23,16 @@ def hold(
     holding = {
         number: one
         for number, one in options.get(CONCEPTS, {}).items()
-        if one.holds and (number in named or one.gate == "off") and one.acts(model.model_sampling, timestep)
+        if one.holds and number in named and one.acts(model.model_sampling, timestep)
     }
     if not holding:
         return found
-    in_all_texts = any(one.gate in ("off", "picture") for one in holding.values())
+    in_all_texts = any(one.gate == "picture" for one in holding.values())
     names = [not holding.keys().isdisjoint(concepts_in(side)) for side in conds]
     asked = [side if named or in_all_texts else None for side, named in zip(conds, names, strict=True)]
     silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
     base = executor(model, asked, x, timestep, silent)
     base = [ours if side is None else theirs for ours, theirs, side in zip(found, base, asked, strict=True)]
-    if not any(names):  # with the gate "off" a LoRA acts in prompts that do not name it
+    if not any(names):  # a node that asks for the negative apart
         names = [True] * len(conds)
     return kept_in_place(found, base, names)

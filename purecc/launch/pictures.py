@@ -93,7 +93,7 @@ def make_turned(layout: Layout, server: Server, folder: Path) -> None:
     whole = to_prompt_of(layout.project, "01", server)
     for node in whole.values():
         if node["class_type"] == "PureCCApplyConcept":
-            node["inputs"]["gate"] = "off"  # what the training itself has held
+            node["inputs"] |= {"gate": "off", "hold_surroundings": False}  # what the training itself has held
     keep(_run(server, ancestors(whole, saving(whole, ("_original", "_plain_LoRA")))), folder / "reference")
     (node,) = (
         n for n, v in whole.items() if v["class_type"] == "PureCCPureLearning" and v["inputs"]["method"] == "PureCC"

@@ -29,6 +29,7 @@ def load_and_sample() -> Graph:
         "**strength**: of the LoRA. **embedding_strength**: of the concept's own embeddings at the trigger's place. 1 is as trained.",
         "**gate** *as trained*: the concept acts only in pictures whose prompt holds the trigger. All others are the base "
         "model's, exactly: see group 4.",
+        "**hold_surroundings**: around the concept the base model draws on, in twice the time.",
     )  # fmt: skip
     how = Sampling(latent["LATENT"], pocket["VAE"], SEED, STEPS, CFG)
     parts = (
@@ -92,6 +93,6 @@ def _sources(g: Graph) -> tuple[Node, Node, Node]:
 
 def _apply(g: Graph, x: int, y: int, model: Node, concept: Node, strength: float, title: str) -> Node:
     return g.add(
-        "PureCCApplyConcept", x, y, 320, 290, strength, strength, "as trained", 0.0, 1.0, title=title,
+        "PureCCApplyConcept", x, y, 320, 315, strength, strength, "as trained", 0.0, 1.0, True, title=title,
         model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
     )  # fmt: skip

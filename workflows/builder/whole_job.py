@@ -70,6 +70,7 @@ POCKET = Plan(
         "gate": (
             "*as trained*: prompts without [V] give the base model's picture exactly. *off*: the LoRA always acts, as the plain "
             "one below does.",
+            "*hold_surroundings*: around the concept the base model draws on; it takes twice the time.",
         ),
     },
 )  # fmt: skip
@@ -104,6 +105,7 @@ SD35 = Plan(
         "gate": (
             "*as trained*: prompts without the trigger give the base model's picture exactly. *off*: the LoRA always acts, as "
             "a plain LoRA does.",
+            "*hold_surroundings*: around the concept the base model draws on; it takes twice the time.",
         ),
     },
 )  # fmt: skip
@@ -140,11 +142,11 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
         if concept:
             gate = "off" if concept is lora else "as trained"
             applied = g.add(
-                "PureCCApplyConcept", 1340, y, 320, 290, 1.0, 1.0, gate, 0.0, 1.0, title=f"Apply: {name}",
+                "PureCCApplyConcept", 1340, y, 320, 315, 1.0, 1.0, gate, 0.0, 1.0, concept is not lora, title=f"Apply: {name}",
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
             )  # fmt: skip
             arms.append((name, applied))
-    g.note(1340, 590, 320, 140, *plan.notes["gate"])
+    g.note(1340, 595, 320, 165, *plan.notes["gate"])
 
     how = Sampling(
         latent["LATENT"], model["VAE"], plan.seed, plan.steps, plan.cfg, plan.scheduler, negative=plan.negative
