@@ -6,6 +6,7 @@ python -m benchmarks.pocketbench --report
 python -m benchmarks.pocketbench --split test      # the comparison of PROTOCOL.md; closed unless openings.json records an opening
 python -m benchmarks.pocketbench --split confirmation                  # that of CONFIRMATION.md, likewise
 python -m benchmarks.pocketbench --split "second confirmation"         # that of SECOND_CONFIRMATION.md, likewise
+python -m benchmarks.pocketbench --split "third confirmation"          # that of THIRD_CONFIRMATION.md, likewise
 python -m benchmarks.pocketbench --sheets          # contact sheets of one drawing, from runs in the work folder (sheets.py)
 """
 

@@ -8,7 +8,6 @@ witness that can tell, by kind of prompt, and over concepts alone.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from .concepts import Split, concept, prompts
 from .hypotheses import COMPARISONS, DRAWING, Cases, Hypothesis, differences, gains
 from .report import load
 from .statistics import Differences, interval, p_above
-from .summary import by_picture, drifts, witnesses
+from .summary import by_picture, drifts, only, spanning
 from .tables import table
 
 _THRESHOLDS = (0.03, 0.05, 0.1)  # between floor and ceiling; the comparisons have the first
@@ -47,15 +46,6 @@ def other_figures(cases: Cases, first: Hypothesis, arms: list[str]) -> str:
             pairs = differences(cases, "LoRA", arm, lambda c, k=column, s=scale: s * drifts(c, 1.0, k))
             rows.append(_row(f"drift by {column}{' x 100' * (scale > 1)}, less with {arm} than with LoRA", pairs))
     return table(["looked at afterwards", "concepts / runs", "better by"], rows)
-
-
-def spanning(case: Case, least: float) -> Case:
-    """With those witnesses alone whose floor and ceiling are further apart than `least`."""
-    return only(case, {name for name, (low, high) in witnesses(case).items() if high - low > least})
-
-
-def only(case: Case, kept: set[str]) -> Case:
-    return replace(case, ends={name: ends for name, ends in case.ends.items() if name in kept})
 
 
 def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:

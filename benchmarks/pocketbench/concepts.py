@@ -16,7 +16,7 @@ from .looks import LOOKS
 
 TRIGGER = "ohwx"
 REFERENCES = 5
-Split = Literal["development", "test", "confirmation", "second confirmation"]
+Split = Literal["development", "test", "confirmation", "second confirmation", "third confirmation"]
 Role = Literal["concept", "same class", "other", "null"]
 
 

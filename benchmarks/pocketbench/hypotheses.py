@@ -1,7 +1,7 @@
 """The comparisons that are written down before they are run, and their test: paired, by concept, with Holm's step-down.
 
-Three there are: the test (PROTOCOL.md), the confirmation (CONFIRMATION.md) and a second one (SECOND_CONFIRMATION.md). On the development set
-the first is a rehearsal.
+Four there are: the test (PROTOCOL.md) and three confirmations (CONFIRMATION.md, SECOND_CONFIRMATION.md, THIRD_CONFIRMATION.md). On the development
+set the first is a rehearsal.
 """
 
 from collections import defaultdict
@@ -14,7 +14,7 @@ from .arms import STRENGTHS, at_rate
 from .case import Case, Drawing
 from .concepts import Split, concepts
 from .statistics import Differences, Interval, holm, interval, p_above
-from .summary import at_fidelity, by_picture, drifts, summarise
+from .summary import at_fidelity, by_picture, drifts, spanning, summarise
 
 Cases = dict[str, list[Case]]  # arm -> cases
 FEWEST = 5  # concepts for an interval
@@ -24,6 +24,7 @@ REACHED = 0.8  # of the concepts and seeds must be there, and reach it in both a
 CANDIDATE = "eta 0 + scenes 0.5, gated"  # the test's: what shipped when it was opened
 MILDER = "eta 0 + scenes 0.25, gated"  # the confirmation's, likewise
 KEEPING = "eta 0 + scenes 0.5, concept 0.25, gated"  # the second confirmation's
+HELD = "eta 0 + scenes 0.5, concept 0.25, held"  # the third's
 GUIDED = "PureCC, eta 0.1 + scenes 0.5, gated"  # the candidate with an extractor, to begin from and to guide
 SLOWER = at_rate("LoRA", "3e-4")  # the baseline where it harms less
 DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))  # how pictures are drawn in all of them
@@ -40,11 +41,13 @@ class Hypothesis:
     share: float = 1.0  # of the other's figure, that the arm is to stay under
     margin: float = 0.0
     at: float = MATCHED  # share of plain LoRA's fidelity where a "matched ..." figure is read
+    span: float = 0.0  # of "fidelity": witnesses count whose floor and ceiling are further apart
 
     @property
     def says(self) -> str:
         if self.margin:
-            return f"{self.figure} of *{self.arm}* is at most {self.margin:g} under that of *{self.other}*"
+            by = f" by witnesses that span more than {self.span:g}" if self.span else ""
+            return f"{self.figure}{by} of *{self.arm}* is at most {self.margin:g} under that of *{self.other}*"
         part = f"{self.share:g} of " if self.share != 1 else ""
         where = f", at {self.at:g} of LoRA's fidelity" if self.at != MATCHED else ""
         return f"{self.figure} of *{self.arm}* is lower than {part}that of *{self.other}*{where}"
@@ -109,6 +112,19 @@ COMPARISONS: dict[Split, Comparison] = {
         {"LoRA": 1, KEEPING: 1, "LoRA + DOP": 1},
         level=0.0125,
     ),
+    "third confirmation": Comparison(
+        (
+            Hypothesis("T1", HELD, "LoRA", "fidelity", margin=MARGIN, span=0.1),
+            Hypothesis("T2", HELD, "LoRA", "matched background"),
+            Hypothesis("T3", HELD, "LoRA", "matched beside"),
+            Hypothesis("T4", HELD, "LoRA", "matched layout"),
+            Hypothesis("T5", HELD, "LoRA + DOP", "matched background", at=0.8),
+            Hypothesis("T6", HELD, "LoRA + DOP", "matched beside", at=0.8),
+            Hypothesis("T7", HELD, "LoRA + DOP", "matched layout", at=0.8),
+        ),
+        {"LoRA": 2, HELD: 2, "LoRA + DOP": 1},
+        level=0.00625,
+    ),
 }
 
 
@@ -150,7 +166,7 @@ def gains(cases: Cases, hypothesis: Hypothesis) -> Differences:
 
     def values(case: Case) -> np.ndarray | None:
         if figure == "fidelity":
-            return by_picture(case)
+            return by_picture(spanning(case, hypothesis.span))
         if figure == "drift":
             return drifts(case, 1.0)
         if case.concept not in wanted:

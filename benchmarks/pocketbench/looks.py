@@ -94,4 +94,5 @@ LOOKS: dict[str, dict[str, Look]] = {
     },
     "confirmation": {},
     "second confirmation": {},
+    "third confirmation": {},
 }  # fmt: skip

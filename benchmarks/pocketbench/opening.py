@@ -19,8 +19,9 @@ TEXTS = {
     "test": HERE / "PROTOCOL.md",
     "confirmation": HERE / "CONFIRMATION.md",
     "second confirmation": HERE / "SECOND_CONFIRMATION.md",
+    "third confirmation": HERE / "THIRD_CONFIRMATION.md",
 }
-MOST = {"test": 2, "confirmation": 1, "second confirmation": 1}
+MOST = {"test": 2, "confirmation": 1, "second confirmation": 1, "third confirmation": 1}
 #: what a run depends on: these may not change between the record and the run
 CODE = (
     ":(glob)benchmarks/pocketbench/*.py", "benchmarks/pocketbench/judges", ":(glob)purecc/*.py",

@@ -1,6 +1,6 @@
 """From a case's rows to the figures that people compare: fidelity, preservation with the concept, drift without it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,16 @@ def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
         name: (select(case, name, strength, "concept") - low) / (high - low)
         for name, (low, high) in witnesses(case).items()
     }
+
+
+def only(case: Case, kept: set[str]) -> Case:
+    """With these witnesses alone."""
+    return replace(case, ends={name: ends for name, ends in case.ends.items() if name in kept})
+
+
+def spanning(case: Case, least: float) -> Case:
+    """With those witnesses alone whose floor and ceiling are further apart than `least`."""
+    return only(case, {name for name, (low, high) in witnesses(case).items() if high - low > least})
 
 
 def by_picture(case: Case, strength: float = 1.0) -> np.ndarray | None:

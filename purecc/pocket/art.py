@@ -50,7 +50,7 @@ class Atlas:
 
 @cache
 def sprites(split: str) -> tuple[Sprite, ...]:
-    """All drawings of one split: "base", "judges", "development", or, for the bench alone, "test", "confirmation" or "second confirmation"."""
+    """All drawings of one split: "base", "judges", "development", or, for the bench alone, "test" and three confirmations."""
     return tuple(Atlas.read(ART / split))
 
 

@@ -9,6 +9,7 @@ FOLDER holds the unpacked npm packages `@iconify-json/<vendor>` as `<vendor>/pac
 import argparse
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from PIL import Image
 
 from .art import ART, SIDE, Atlas
 from .specification import SPLITS
+
+#: each thing of "streamline-kameleon-color" lies on a disc, its first path
+_DISC = re.compile(r'<path fill="#\w+" d="M24 4[78][^"]*"/>')
 
 
 def rasterise(icons: dict, name: str) -> Image.Image | None:
@@ -50,6 +54,9 @@ def main() -> None:
         drawings, index, images = SPLITS[split], [], []
         for vendor in drawings.vendors:
             icons = json.loads((args.folder / vendor / "package" / "icons.json").read_text(encoding="utf-8"))
+            if vendor == "streamline-kameleon-color":
+                for icon in icons["icons"].values():
+                    icon["body"] = _DISC.sub("", icon["body"], count=1)
             info = json.loads((args.folder / vendor / "package" / "info.json").read_text(encoding="utf-8"))
             for class_word, names in drawings.names.items():
                 seen: list[np.ndarray] = []

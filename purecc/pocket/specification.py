@@ -73,7 +73,8 @@ _TYPICAL = {
     "backpack": ("backpack", "school-backpack"), "robot": ("robot", "robot-face", "robot-face-1"),
 }  # fmt: skip
 
-#: Split by vendor *and* drawing. No vendor is in two splits, test and confirmations aside; no drawing's name is in two splits of concepts.
+#: Split by vendor *and* drawing. No vendor is in two splits, the test and its two confirmations aside; no drawing's name is in two splits of
+#: concepts, but for the third confirmation's: another artist's crab is another drawing.
 SPLITS = {
     "base": Drawings(("noto", "twemoji", "emojione", "emojione-v1", "fxemoji"), _TYPICAL),
     "judges": Drawings(("openmoji", "streamline-emojis"), _TYPICAL),
@@ -186,6 +187,30 @@ SPLITS = {
             "umbrella": ("umbrella-on-ground",),
             "backpack": ("clutch-bag",),
             "robot": ("alien-monster",),
+        },
+    ),  # fmt: skip
+    # an artist of whom the base, the judges and all other splits have nothing
+    "third confirmation": Drawings(
+        ("streamline-kameleon-color",),
+        {
+            "horse": ("reindeer",),
+            "duck": ("chicken",),
+            "fish": ("predator",),
+            "butterfly": ("butterfly", "ladybug"),
+            "crab": ("crab",),
+            "mushroom": ("nuclear-mushroom",),
+            "tree": ("christmas-tree", "pine-tree"),
+            "flower": ("sprout",),
+            "strawberry": ("strawberry",),
+            "cake": ("donut", "popcorn"),
+            "car": ("taxi-2", "vespa", "motorbike", "excavator", "baby-cart"),
+            "bus": ("truck", "truck-front", "cable-car"),
+            "rocket": ("space-shuttle", "ufo"),
+            "boat": ("yacht", "drakkar"),
+            "house": ("castle", "apartment-2"),
+            "umbrella": ("airdrop-box", "lamp"),
+            "backpack": ("briefcase", "basket-2", "shopping-4", "aid-kit"),
+            "robot": ("robot", "astronaut", "joystick"),
         },
     ),  # fmt: skip
 }
