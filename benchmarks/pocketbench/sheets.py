@@ -23,14 +23,14 @@ from .along import SHOWN, STEPS, TIME, AlongTraining
 from .arms import SHIPPED
 from .bench import Bench
 from .concepts import TRIGGER, BenchConcept, concept, prompts
-from .hypotheses import GUIDED
+from .hypotheses import GUIDED, KEEPING
 
 MOST_BYTES = 200_000
 _SIDE = spec.RESOLUTION
 
 #: sheet -> arms, a row each; those that have left no pictures are left out
 SHEETS = {
-    "methods": ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", GUIDED, SHIPPED, "eta 0 + scenes 0.25, input embedding, gated"),
+    "methods": ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", GUIDED, KEEPING, SHIPPED, "eta 0 + scenes 0.25, input embedding, gated"),
     "parts": (
         "LoRA + prior preservation", "PureCC, eta 0", "merged stage", "PureCC, trainable, detached", "PureCC, offset", "PureCC, no embeddings",
         "embeddings alone, 4 tokens", "input embedding alone", "LoRA, rows", "LoRA, conditioning",
