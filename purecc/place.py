@@ -17,23 +17,34 @@ from torch.nn.functional import avg_pool2d, max_pool2d
 NEGATIVE_SHARE = 0.75  # chosen by PocketBench (benchmarks/pocketbench/README.md)
 
 
+def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool]) -> Tensor:
+    """The concept's place in one x_t, [batch, 1, height, width] bool, from what the two models predict for each text of a step.
+
+    with_concept, base: [batch, channels, height, width] for each text, velocities, noises or clean pictures; `names`: which texts
+    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none; what is not
+    finite is in it, so that it is seen.
+    """
+    texts = zip(with_concept, base, names, strict=True)
+    energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
+    place = with_rim(torch.stack([where_most(one) for one in energy])[:, None]) > 0
+    return place | ~energy.isfinite()[:, None]
+
+
 def kept_in_place(
     with_concept: Sequence[Tensor],
     base: Sequence[Tensor],
     names: Sequence[bool],
+    place: Tensor | None = None,
     negative_share: float = NEGATIVE_SHARE,
 ) -> list[Tensor]:
-    """What the two models predict of one x_t for each of a step's texts, [batch, channels, height, width]: the concept's in its place, the base's around it.
+    """For each text of a step the concept's prediction in its place and the base's around it; arguments as in `place_of`.
 
-    `names`: which texts name the concept. One place for all texts, since guidance mixes them: where these differ most; where nothing
-    differs, there is none. Velocities, noises and clean pictures alike.
+    One place for all texts, since guidance mixes them: `place`, or what `place_of` finds.
     """
-    texts = list(zip(with_concept, base, names, strict=True))
-    energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
-    place = with_rim(torch.stack([where_most(one) for one in energy])[:, None]) > 0
+    place = place_of(with_concept, base, names) if place is None else place
     return [
         torch.where(place, ours if named else torch.lerp(theirs, ours, negative_share), theirs)
-        for ours, theirs, named in texts
+        for ours, theirs, named in zip(with_concept, base, names, strict=True)
     ]
 
 

@@ -22,7 +22,24 @@ from .session import warn_in_node
 KEY = "purecc"  # of our wrappers among those of other packs
 # keys in transformer_options
 NAMED = "purecc_named"  # numbers of the concepts that a prompt of this sampling names
+PLACES = "purecc_places"  # Places of this sampling
 SILENT = "purecc_silent"  # numbers of concepts that do nothing in this call: their triggers read as the class word
+
+
+@dataclass(eq=False)
+class Places:
+    """The last place that was found in a sampling, and in which x_t: nodes that ask for a text apart get the same."""
+
+    x_t: Tensor | None = None
+    place: Tensor | None = None
+
+    def __deepcopy__(self, memo: dict) -> "Places":
+        return self
+
+    def of(self, x_t: Tensor) -> Tensor | None:
+        """[batch, 1, height, width] bool, or None where this x_t was not seen."""
+        seen = self.x_t is not None and self.x_t.shape == x_t.shape and torch.equal(self.x_t, x_t)
+        return self.place if seen else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,8 +204,8 @@ def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
             f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
             "nothing here."
         )
-    options[NAMED] = frozenset(named)
+    options |= {NAMED: frozenset(named), PLACES: Places()}
     try:
         return executor(*args, **kwargs)
     finally:
-        del options[NAMED]
+        del options[NAMED], options[PLACES]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...purecc.place import kept_in_place
-from .acting import NAMED, SILENT
+from ...purecc.place import kept_in_place, place_of
+from .acting import NAMED, PLACES, SILENT
 from .marks import CONCEPTS, concepts_in
 
 
@@ -19,20 +19,25 @@ def hold(
     """The host's clean pictures for each of `conds`, [batch, channels, height, width]: around the concepts' place the base model's."""
     found = executor(model, conds, x, timestep, model_options)
     options = model_options.get("transformer_options", {})
-    named = options.get(NAMED, frozenset())
+    asked_for = options.get(NAMED, frozenset())  # in this sampling
     holding = {
         number: one
         for number, one in options.get(CONCEPTS, {}).items()
-        if one.holds and number in named and one.acts(model.model_sampling, timestep)
+        if one.holds and number in asked_for and one.acts(model.model_sampling, timestep)
     }
     if not holding:
         return found
-    in_all_texts = any(one.gate == "picture" for one in holding.values())
-    names = [not holding.keys().isdisjoint(concepts_in(side)) for side in conds]
-    asked = [side if named or in_all_texts else None for side, named in zip(conds, names, strict=True)]
+    in_all_texts = any(one.gate == "picture" and one.row_loras for one in holding.values())
+    names = [not holding.keys().isdisjoint(concepts_in(text)) for text in conds]
+    changed = [text if named or in_all_texts else None for text, named in zip(conds, names, strict=True)]
     silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
-    base = executor(model, asked, x, timestep, silent)
-    base = [ours if side is None else theirs for ours, theirs, side in zip(found, base, asked, strict=True)]
-    if not any(names):  # a node that asks for the negative apart
-        names = [True] * len(conds)
-    return kept_in_place(found, base, names)
+    base = executor(model, changed, x, timestep, silent)
+    base = [ours if text is None else theirs for ours, theirs, text in zip(found, base, changed, strict=True)]
+    places = options[PLACES]
+    place = places.of(x)
+    if place is None and any(names):
+        place = place_of(found, base, names)
+        places.x_t, places.place = x.clone(), place
+    elif place is None:  # a node asks for the negative alone, and first
+        place = place_of(found, base, [True] * len(conds))
+    return kept_in_place(found, base, names, place)

@@ -76,10 +76,14 @@ def marks_of(rows: Tensor, token_map: Tensor | None) -> Tensor:
 
 
 def marks_in(one: dict[str, Any]) -> Tensor | None:
-    """The numbers [batch, n] of a conditioning of a sampling, as the host hands it to its model; None where it has no text."""
-    if one.get("cross_attn") is None:
-        return None
-    return marks_of(one["cross_attn"], getattr(one["model_conds"].get(MAP), "cond", None))
+    """The numbers [batch, n] of one conditioning of a sampling; None where it has no text.
+
+    While it samples, its text is in `model_conds`: for areas the host makes negatives of copies of the prompt, whose `cross_attn`
+    stays the prompt's.
+    """
+    carried = one.get("model_conds", {})
+    rows = carried["c_crossattn"].cond if "c_crossattn" in carried else one.get("cross_attn")
+    return None if rows is None else marks_of(rows, getattr(carried.get(MAP), "cond", None))
 
 
 def concepts_in(texts: Iterable[dict[str, Any]] | None) -> set[int]:

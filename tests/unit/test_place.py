@@ -38,7 +38,7 @@ def test_one_place_for_all_texts_and_none_where_nothing_differs() -> None:
     shifted = negative + 0.01  # all over the picture
     with_concept = _changed(prompt, slice(4, 12), slice(4, 12), 3.0)
     for share in (1.0, 0.25):
-        kept = kept_in_place([shifted, with_concept], [negative, prompt], [False, True], share)
+        kept = kept_in_place([shifted, with_concept], [negative, prompt], [False, True], negative_share=share)
         places = [(one != base).any(1) for one, base in zip(kept, (negative, prompt), strict=True)]
         assert bool(places[1].any()) and not bool((places[1] & ~places[0]).any())
         assert 64 <= int(places[0].sum()) < SIDE * SIDE // 3

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import comfy.samplers
 import torch
-from common import Prediction, Result, check, encode, host, picture, predict, random_concept, rel
+from common import Prediction, Result, check, encode, host, picture, predict, random_concept
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected, joined, scaled
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.purecc.place import kept_in_place
+
+import nodes
 
 
 def _seen(model, clip, prompt: str = PROMPT, batch: int = 2) -> Prediction:
@@ -62,20 +65,58 @@ def surroundings_of_two() -> Result:
     one, two = (scaled(random_concept(word, seed), 0.5) for word, seed in (("[V]", 5), ("<w>", 6)))
     prompt = "a [V] and a <w> on the beach"
     texts = encoded(NEGATIVE, one, two), encoded(prompt, one, two)
-    for second_holds, around in ((True, None), (False, two)):
-        chain = apply_concept(model, clip, one, gate="picture", hold_surroundings=True)
-        chain, knows = apply_concept(*chain, two, gate="picture", hold_surroundings=second_holds)
+    for holds, around in (((True, True), None), ((True, False), two), ((False, True), one)):
+        chain = apply_concept(model, clip, one, gate="picture", hold_surroundings=holds[0])
+        chain, knows = apply_concept(*chain, two, gate="picture", hold_surroundings=holds[1])
         got = _seen(chain, knows, prompt)
         ours = [expected(joined(one, two), got.x, text) for text in texts]
-        base = [
-            expected(around, got.x, text)
-            for text in (encoded(NEGATIVE, two), encoded(prompt.replace("[V]", "dog"), two))
-        ]
-        if around is None:
-            base = [expected(None, got.x, text) for text in texts]
-        result.figure(
-            f"the second holds: {second_holds}", got.positive, kept_in_place(ours, base, [False, True])[1], ours[1]
-        )
-    result.sentences[f"two forwards ({got.batches})"] = got.batches == [4, 4]
-    result.figures["where one alone holds is another picture"] = (0.0, rel(base[1], ours[1]))
+        base = [expected(None, got.x, text) for text in texts]
+        if around:
+            silent = two.trigger if around is one else one.trigger
+            read = [encoded(text.replace(silent, "dog"), around) for text in (NEGATIVE, prompt)]
+            base = [expected(around, got.x, text) for text in read]
+        result.figure(f"hold: {holds}", got.positive, kept_in_place(ours, base, [False, True])[1], ours[1])
+        result.sentences[f"hold: {holds}: two forwards ({got.batches})"] = got.batches == [4, 4]
+    return result
+
+
+@check
+def surroundings_whoever_asks() -> Result:
+    """A text that names the concept is told from one that does not, also where the host copies it or a node asks for it apart."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept(tokens=2)
+    held, knows = apply_concept(model, clip, concept, gate="picture", hold_surroundings=True)
+    positive, negative = encode(knows, PROMPT), encode(knows, NEGATIVE)
+    plain = predict(held, positive, negative, TIMES)
+    free = predict(apply_concept(model, clip, concept, gate="picture")[0], positive, negative, TIMES)
+
+    whole = nodes.ConditioningSetArea().append(positive, 128, 128, 0, 0, 1.0)[0]
+    area = predict(held, whole, negative, TIMES)
+    result.figure("of an area, the prompt's", area.positive, plain.positive, free.positive)
+    result.figure("of an area, the negative's", area.negative, plain.negative, free.negative)
+
+    apart: dict[str, torch.Tensor] = {}
+
+    def ask(args: dict) -> torch.Tensor:
+        for name in ("uncond", "cond"):
+            asked = (args["model"], [args[name]], args["input"], args["sigma"], args["model_options"])
+            apart[name] = (args["input"] - comfy.samplers.calc_cond_batch(*asked)[0]) / TIMES
+        return args["denoised"]
+
+    asking = held.clone()
+    asking.set_model_sampler_post_cfg_function(ask)
+    predict(asking, positive, negative, TIMES)
+    result.figure("asked for apart, the prompt's", apart["cond"], plain.positive, free.positive)
+    result.figure("asked for apart, the negative's", apart["uncond"], plain.negative, free.negative)
+
+    both = predict(held, positive, encode(knows, "a [V] in snow"), TIMES)
+    texts = encoded("a [V] in snow", concept), encoded(PROMPT, concept)
+    ours, base = ([expected(one, both.x, text) for text in texts] for one in (concept, None))
+    negative_too, prompt = kept_in_place(ours, base, [True, True])
+    result.figure("named in both, the prompt's", both.positive, prompt, ours[1])
+    result.figure("named in both, the negative's", both.negative, negative_too, ours[0])
+
+    weak, _ = apply_concept(model, clip, concept, 0.0, gate="picture", hold_surroundings=True)
+    batches = predict(weak, positive, negative, TIMES).batches
+    result.sentences[f"without its LoRA the negative is not asked for again ({batches})"] = batches == [2, 1]
     return result
