@@ -44,6 +44,12 @@ def sampling_gate(kind: Kind, trained: Gate) -> Gate:
     return "conditioning" if kind == "style" else "picture"
 
 
+def has_surroundings(kind: Kind, token_embeddings: bool) -> bool:
+    """Whether a base can be told from the concept, to be left around it (see `place`): a style is all over the picture, and input
+    embeddings are in what the host's base reads."""
+    return kind == "instance" and not token_embeddings
+
+
 @dataclass(frozen=True)
 class LoraWeights:
     """A LoRA over named Linears: change = alpha / rank * B @ A. This line is the only place where the scale is said."""
@@ -115,9 +121,7 @@ class Concept:
 
     @property
     def has_surroundings(self) -> bool:
-        """Whether a base can be told from it, to be left around it (see `place`): a style is all over the picture, and input
-        embeddings are in what the host's base reads."""
-        return self.kind == "instance" and not self.token_embeddings
+        return has_surroundings(self.kind, bool(self.token_embeddings))
 
     @property
     def placeholder(self) -> Placeholder:

@@ -8,6 +8,7 @@ witness that can tell, by kind of prompt, and over concepts alone.
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,7 +23,11 @@ from .statistics import Differences, interval, p_above
 from .summary import by_picture, drifts, only, spanning
 from .tables import table
 
-_THRESHOLDS = (0.03, 0.05, 0.1)  # between floor and ceiling; the comparisons have the first
+_THRESHOLDS = (
+    0.03,
+    0.05,
+    0.1,
+)  # between floor and ceiling; a comparison has the first, or its first hypothesis' `span`
 
 
 def _row(says: str, pairs: Differences, *more: str) -> list[str]:
@@ -52,7 +57,7 @@ def by_threshold(cases: Cases, first: Hypothesis) -> Iterator[list[str]]:
     """The first hypothesis where witnesses whose floor and ceiling are near one another are left out."""
     for threshold in _THRESHOLDS:
         wide = {arm: [spanning(case, threshold) for case in cases[arm]] for arm in (first.arm, first.other)}
-        pairs, told = gains(wide, first), sum(len(case.ends) for case in wide[first.arm])
+        pairs, told = gains(wide, replace(first, span=0.0)), sum(len(case.ends) for case in wide[first.arm])
         p = p_above(pairs, -first.margin)
         yield _row(
             f"witnesses that span more than {threshold:g} ({told} in {len(cases[first.arm])} runs)", pairs, f"{p:.4f}"
@@ -76,7 +81,7 @@ def by_prompt(cases: Cases, first: Hypothesis, split: Split) -> Iterator[list[st
 
         def scores(case: Case, beside: bool = beside) -> np.ndarray | None:
             asked = [prompt for prompt in prompts(concept(case.concept, split)) if prompt.role == "concept"]
-            found = by_picture(case)
+            found = by_picture(spanning(case, first.span))
             return None if found is None else found[[bool(prompt.beside) is beside for prompt in asked]]
 
         pairs = differences(cases, first.arm, first.other, scores)

@@ -50,7 +50,7 @@ class Atlas:
 
 @cache
 def sprites(split: str) -> tuple[Sprite, ...]:
-    """All drawings of one split: "base", "judges", "development", or, for the bench alone, "test" and three confirmations."""
+    """All drawings of one split: "base", "judges", "development", or, for the bench alone, the other keys of `SPLITS`."""
     return tuple(Atlas.read(ART / split))
 
 

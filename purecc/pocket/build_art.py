@@ -19,7 +19,7 @@ from PIL import Image
 from .art import ART, SIDE, Atlas
 from .specification import SPLITS
 
-#: each thing of "streamline-kameleon-color" lies on a disc, its first path
+_ON_DISCS = ("streamline-kameleon-color",)  # vendors whose every drawing lies on a disc, its first path
 _DISC = re.compile(r'<path fill="#\w+" d="M24 4[78][^"]*"/>')
 
 
@@ -45,6 +45,11 @@ def rasterise(icons: dict, name: str) -> Image.Image | None:
     return square
 
 
+def take_discs_away(icons: dict) -> None:
+    for icon in icons["icons"].values():
+        icon["body"] = _DISC.sub("", icon["body"], count=1)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -54,9 +59,8 @@ def main() -> None:
         drawings, index, images = SPLITS[split], [], []
         for vendor in drawings.vendors:
             icons = json.loads((args.folder / vendor / "package" / "icons.json").read_text(encoding="utf-8"))
-            if vendor == "streamline-kameleon-color":
-                for icon in icons["icons"].values():
-                    icon["body"] = _DISC.sub("", icon["body"], count=1)
+            if vendor in _ON_DISCS:
+                take_discs_away(icons)
             info = json.loads((args.folder / vendor / "package" / "info.json").read_text(encoding="utf-8"))
             for class_word, names in drawings.names.items():
                 seen: list[np.ndarray] = []

@@ -12,9 +12,11 @@ from bench_cases import case_with, many_cases
 
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import opening, report, tables, worker
+from benchmarks.pocketbench.afterwards import by_threshold
 from benchmarks.pocketbench.case import Drawing
 from benchmarks.pocketbench.concepts import concepts
-from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, family
+from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, Hypothesis, family, gains
+from purecc.place import NEGATIVE_SHARE
 
 HYPOTHESES = COMPARISONS["test"].hypotheses
 
@@ -61,6 +63,7 @@ def test_the_text_says_what_the_code_tests(split: str, count: str) -> None:
     assert all(f"*{arm}*" in text for arm in comparison.arms)
     assert f"-{MARGIN:g} for {comparison.hypotheses[0].key}" in text and f"one family of {count}" in text
     assert f"at {100 * comparison.level:g} %" in text
+    assert split != "third confirmation" or f"share of the negative, {NEGATIVE_SHARE}, was" in text
     assert len(comparison.hypotheses) == {"ten": 10, "six": 6, "five": 5, "seven": 7}[count]
 
 
@@ -185,3 +188,19 @@ def test_the_command_refuses_a_split_that_is_not_open(split: str, monkeypatch, c
     with pytest.raises(opening.Closed):
         worker.run_cases(tmp_path, tmp_path, Drawing(), "x", 0, ["LoRA"], {}, split)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_witness_that_spans_too_little_counts_where_a_hypothesis_lets_it() -> None:
+    """One of two witnesses spans 0.08 and says that the arm is worse: by the older threshold it counts, by 0.1 it does not."""
+    cases = {"LoRA": many_cases("LoRA", 0.8, 6, 3), "other": many_cases("other", 0.8, 6, 3)}
+    for arm, score in (("LoRA", 0.08), ("other", 0.0)):
+        for case in cases[arm]:
+            case.ends["colours"] = [0.0, 0.0, 0.08]
+            case.rows["colours"] = [score] * len(case.rows["strength"])
+    mean = lambda pairs: np.mean([np.mean([v.mean() for v in seeds.values()]) for seeds in pairs.values()])  # noqa: E731
+    narrow, wide = (
+        mean(gains(cases, Hypothesis("", "other", "LoRA", "fidelity", 1.0, MARGIN, span=s))) for s in (0, 0.1)
+    )
+    assert narrow < -0.2 and abs(wide) < 0.1
+    rows = list(by_threshold(cases, Hypothesis("", "other", "LoRA", "fidelity", margin=MARGIN, span=0.1)))
+    assert rows[0][2] == rows[1][2] != rows[2][2], "each row has its own threshold"

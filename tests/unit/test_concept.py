@@ -9,7 +9,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from purecc.concept import T5_SLOT, Concept, ConceptEmbeddings, LoraWeights, load_concept, save_concept
+from purecc.concept import (
+    T5_SLOT,
+    Concept,
+    ConceptEmbeddings,
+    LoraWeights,
+    has_surroundings,
+    load_concept,
+    save_concept,
+)
 from purecc.files import load_tensors
 
 
@@ -110,3 +118,9 @@ def test_the_placeholder_has_a_class_word_for_each_token() -> None:
 )  # fmt: skip
 def test_the_gate_when_nobody_says_otherwise(kind: str, trained: str, expected: str) -> None:
     assert concept(kind=kind, gate=trained).sampling_gate == expected
+
+
+def test_a_style_and_a_learnt_word_have_no_surroundings_to_hold() -> None:
+    assert has_surroundings("instance", token_embeddings=False)
+    assert not has_surroundings("style", token_embeddings=False)
+    assert not has_surroundings("instance", token_embeddings=True)

@@ -47,6 +47,14 @@ def test_one_place_for_all_texts_and_none_where_nothing_differs() -> None:
     assert torch.equal(unchanged[0], negative) and torch.equal(unchanged[1], prompt)
 
 
+def test_what_is_not_finite_is_not_hidden() -> None:
+    base = noise(1, 4, SIDE, SIDE, seed=1)
+    broken = _changed(base, slice(4, 12), slice(4, 12), float("nan"))
+    (kept,) = kept_in_place([broken], [base], [True])
+    assert bool(kept.isnan().any())
+    assert bool(kept_in_place([torch.full_like(base, torch.nan)], [base], [True])[0].isnan().all())
+
+
 def test_the_energy_is_parted_in_two() -> None:
     energy = torch.full((SIDE, SIDE), 0.2)
     energy[8:16, 8:16] = 1.0
