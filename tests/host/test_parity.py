@@ -21,7 +21,7 @@ CHECKS = {
     "of_tokens": ("token_embeddings", "token_training", "token_training_beside_another", "token_export"),
     "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
-    "of_holding": ("surroundings", "surroundings_of_two", "surroundings_whoever_asks"),
+    "of_holding": ("surroundings", "surroundings_of_two", "surroundings_whoever_asks", "training_previews"),
     "of_settings": (
         "settings_win_over_faces_and_presets_over_both",
         "settings_by_their_names",

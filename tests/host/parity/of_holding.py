@@ -6,10 +6,18 @@ from dataclasses import replace
 
 import comfy.samplers
 import torch
-from common import Prediction, Result, check, encode, host, picture, predict, random_concept
-from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected, joined, scaled
+from common import Prediction, Result, check, encode, host, noise, picture, predict, random_concept
+from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, adapted, encoded, expected, joined, scaled
+from purecc_pack.nodes.follow import Validation
+from purecc_pack.nodes.host import session
 from purecc_pack.nodes.host.apply import apply_concept
+from purecc_pack.nodes.host.text import HostTextEncoder
+from purecc_pack.nodes.types import Advanced, TrainingData
+from purecc_pack.purecc.concept_set import build_concept_set
+from purecc_pack.purecc.encoding import TextBatch
+from purecc_pack.purecc.flow import LatentScaling
 from purecc_pack.purecc.place import kept_in_place
+from purecc_pack.purecc.sampling import euler, guided_velocity
 
 import nodes
 
@@ -119,4 +127,32 @@ def surroundings_whoever_asks() -> Result:
     weak, _ = apply_concept(model, clip, concept, 0.0, gate="picture", hold_surroundings=True)
     batches = predict(weak, positive, negative, TIMES).batches
     result.sentences[f"without its LoRA the negative is not asked for again ({batches})"] = batches == [2, 1]
+    return result
+
+
+@check
+def training_previews() -> Result:
+    """The pictures of a training show a thing as Apply Concept comes, its surroundings held; a style, which has none, not."""
+    result, (_, clip, vae) = Result(), host()
+    for kind in ("instance", "style"):
+        concept = replace(random_concept(tokens=2), kind=kind)
+        with session.outside_inference():
+            data = build_concept_set(
+                [torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(1))], ["a dog on the beach"], trigger="[V]", class_word="dog",
+                kind=kind, tokens=2, encode_picture=lambda picture: session.encode_pictures(vae, picture[None])[0],
+                text_encoder=lambda trigger, placeholder: HostTextEncoder(clip, trigger, placeholder),
+            )  # fmt: skip
+            network, scaling = adapted(concept), LatentScaling(1.0, 0.0)
+            shown = Validation(TrainingData(data, vae, None), 3.0, Advanced())
+            text, null = data.encoded[data.examples[0].texts.complete], data.encoded[""]
+            got = shown._draw(network, scaling, text, "concept", 3)
+            words = [TextBatch.of([one]) for one in (text, null)]
+            start = noise(1, *data.examples[0].latent.shape, seed=3)
+            pictures = {}
+            for holds in (True, False):
+                with network.gated("concept", concept.sampling_gate), torch.no_grad():
+                    velocity = guided_velocity(network, *words, 4.0, "concept", hold_surroundings=holds)
+                    pictures[holds] = session.decode_latents(vae, euler(velocity, start, 16, 3.0))
+        held = kind == "instance"
+        result.figure(f"{kind}: surroundings held: {held}", got, pictures[held], pictures[not held])
     return result
