@@ -46,9 +46,8 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
         **case.settings,
     }  # a run's file leaves them out at 0
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
-    of_this_arm &= (
-        case.settings.get("negative_share", NEGATIVE_SHARE) == NEGATIVE_SHARE
-    )  # of those drawn with held surroundings
+    # told by those alone that were drawn with held surroundings
+    of_this_arm &= case.settings.get("negative_share", NEGATIVE_SHARE) == NEGATIVE_SHARE
     return case.protocol == measured_by and case.complete and of_this_arm
 
 

@@ -23,11 +23,8 @@ from .statistics import Differences, interval, p_above
 from .summary import by_picture, drifts, only, spanning
 from .tables import table
 
-_THRESHOLDS = (
-    0.03,
-    0.05,
-    0.1,
-)  # between floor and ceiling; a comparison has the first, or its first hypothesis' `span`
+# between floor and ceiling; a comparison has the first, or its first hypothesis' `span`
+_THRESHOLDS = (0.03, 0.05, 0.1)
 
 
 def _row(says: str, pairs: Differences, *more: str) -> list[str]:
