@@ -138,7 +138,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     g.group("3  Apply", 1320, 0, 360, plan.tall)
     latent = g.add("EmptySD3LatentImage", 1340, 60, 320, 130, plan.size, plan.size, plan.count)
     arms = [("original", model)]
-    for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 780)):
+    for name, concept, y in (("PureCC", pure, 240), ("plain LoRA", lora, 800)):
         if concept:
             gate = "off" if concept is lora else "as trained"
             applied = g.add(
@@ -146,7 +146,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
                 model=model["MODEL"], clip=model["CLIP"], concept=concept["concept"],
             )  # fmt: skip
             arms.append((name, applied))
-    g.note(1340, 595, 320, 165, *plan.notes["gate"])
+    g.note(1340, 600, 320, 160, *plan.notes["gate"])
 
     how = Sampling(
         latent["LATENT"], model["VAE"], plan.seed, plan.steps, plan.cfg, plan.scheduler, negative=plan.negative
