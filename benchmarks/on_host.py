@@ -6,8 +6,9 @@ real: every part of the file at its published size and dtype, T5-XXL as scaled f
 default where there is a CUDA GPU. ComfyUI is started with --disable-cuda-malloc, so that steps are recorded. reduced: four of the 24 blocks, no T5, 128 px, for a look at this bench itself on a CPU.
 
 What is told: seconds of each node; the most that the device held while it ran, by the host's own count and asked for every quarter of a second, so
-a short peak may be missed; the reports of the training nodes, in which the allocator's own peak stands; what is left on the device afterwards. A
-second training of a few steps follows in the same server, to see that no restart is needed. Random weights draw noise: pictures are not looked at.
+a short peak may be missed; the reports of the training nodes, in which the allocator's own peak stands; what is left on the device afterwards. The
+pictures are drawn twice more, with surroundings held and not, for their times. A second training of a few steps follows in the same server, to see
+that no restart is needed. Random weights draw noise: pictures are not looked at.
 """
 
 import argparse
@@ -135,6 +136,21 @@ def changed(prompt: dict[str, dict], steps: int, size: str, seed: int) -> dict[s
     return made
 
 
+def drawn_again(server: Server, prompt: dict[str, dict]) -> dict[str, dict[str, float]]:
+    """Seconds of each KSampler with other noise, surroundings held and not; models and texts are there."""
+    found = {}
+    for seed, hold in enumerate((True, False), start=100):
+        made = json.loads(json.dumps(prompt))
+        for node in made.values():
+            of = node["class_type"]
+            node["inputs"] |= {"hold_surroundings": hold} if of == "PureCCApplyConcept" else {}
+            node["inputs"] |= {"seed": seed} if of == "KSampler" else {}
+        seconds = run(server, made).seconds
+        samplers = (node for node, of in made.items() if of["class_type"] == "KSampler")
+        found[f"surroundings {'held' if hold else 'not held'}"] = {node: seconds[node] for node in samplers}
+    return found
+
+
 def table(prompt: dict[str, dict], found: Run) -> str:
     rows = ["| node | seconds | the device held at most |", "|---|--:|--:|"]
     for node, seconds in sorted(found.seconds.items(), key=lambda one: -one[1]):
@@ -185,6 +201,10 @@ def main() -> None:
                 "device": device, "size": size, "steps": arguments.steps, "before": before, "with models": with_models,
                 "nodes": {node: of["class_type"] for node, of in whole.items()}, "first": vars(first),
             }  # fmt: skip
+            save(arguments.out, found)
+            for words, seconds in drawn_again(server, whole).items():
+                found[words] = seconds
+                print(f"\nDrawn again, {words}: KSamplers {', '.join(f'{one:.2f} s' for one in seconds.values())}", flush=True)
             save(arguments.out, found)
             again = run(server, changed(prompt, AGAIN, size, seed=1))
             server.client.post("/free", {"unload_models": True, "free_memory": True})

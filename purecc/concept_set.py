@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .flow import LatentScaling
-from .place import with_rim
 from .prompts import Kind, Placeholder, SceneTexts, Texts, class_text, texts_of
 from .templates import texts_of_template
 
@@ -199,8 +198,12 @@ def inside_of(outside: Tensor) -> Tensor:
 
 
 def _covered(share: Tensor) -> Tensor:
-    """1 on all that a mask touches and on a rim around it, [batch, 1, height, width]."""
-    return with_rim((share > _TOUCHED).float())
+    """1 on all that a mask touches and on a rim around it, a sixteenth of the picture's shorter side, [batch, 1, height, width].
+
+    A thing's outline is its own: what is anchored too close to it costs likeness.
+    """
+    rim = min(share.shape[-2:]) // 16
+    return max_pool2d((share > _TOUCHED).float(), 2 * rim + 1, 1, rim)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -3,7 +3,7 @@
     v = v3 + m (v2 - v3)           of texts that name the concept
     v = v3 + share m (v2 - v3)     of the others: the negative
 
-m is 1 where the two models differ most on this x_t and on a rim around that, else 0: the place is looked for anew in each step,
+m is 1 on the place where the two models differ most on this x_t, 0 elsewhere and soft at the edge: it is looked for anew in each step,
 as DiffEdit finds it (arXiv 2210.11427). It is eq. 13 with R_complete of eq. 10 as the direction and m as a lambda of its own at each place.
 What a LoRA shifts in all texts alike cancels in the guidance v(negative) + w (v(prompt) - v(negative)) as far as the negative has it too.
 """
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.functional import avg_pool2d
 
 NEGATIVE_SHARE = 0.75  # chosen by PocketBench (benchmarks/pocketbench/README.md)
 
 
 def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool]) -> Tensor:
-    """The concept's place in one x_t, [batch, 1, height, width] bool, from what the two models predict for each text of a step.
+    """m of one x_t, [batch, 1, height, width] from 0 to 1, from what the two models predict for each text of a step.
 
     with_concept, base: [batch, channels, height, width] for each text, velocities, noises or clean pictures; `names`: which texts
     name the concept, of which one must: the place is where they differ most. Where nothing differs there is none; what is not
@@ -26,8 +26,8 @@ def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequ
     """
     texts = zip(with_concept, base, names, strict=True)
     energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
-    place = with_rim(torch.stack([where_most(one) for one in energy])[:, None]) > 0
-    return place | ~energy.isfinite()[:, None]
+    place = _smooth(torch.stack([where_most(one) for one in energy]))
+    return place.masked_fill(~energy.isfinite(), 1.0)[:, None]
 
 
 def kept_in_place(
@@ -43,25 +43,15 @@ def kept_in_place(
     """
     place = place_of(with_concept, base, names) if place is None else place
     return [
-        torch.where(place, ours if named else torch.lerp(theirs, ours, negative_share), theirs)
+        torch.lerp(theirs, ours, (place if named else negative_share * place).to(ours))
         for ours, theirs, named in zip(with_concept, base, names, strict=True)
     ]
 
 
 def where_most(energy: Tensor) -> Tensor:
     """[height, width]: 1 where `energy`, smoothed over an eighth of the picture, is on the upper side of Otsu's threshold, else 0."""
-    reach = _reach(energy)
-    smooth = avg_pool2d(energy[None], 2 * reach + 1, 1, reach, count_include_pad=False)[0]
+    smooth = _smooth(energy[None])[0]
     return (smooth > otsu_threshold(smooth)).float()
-
-
-def with_rim(mask: Tensor) -> Tensor:
-    """A mask of 0 and 1 widened by a sixteenth of the picture's shorter side, [batch, 1, height, width].
-
-    A thing's outline is its own: what is held too close to it costs likeness.
-    """
-    reach = _reach(mask)
-    return max_pool2d(mask, 2 * reach + 1, 1, reach)
 
 
 def otsu_threshold(values: Tensor) -> Tensor:
@@ -75,5 +65,7 @@ def otsu_threshold(values: Tensor) -> Tensor:
     return (order[best] + order[best + 1]) / 2
 
 
-def _reach(grid: Tensor) -> int:
-    return min(grid.shape[-2:]) // 16
+def _smooth(grids: Tensor) -> Tensor:
+    """[batch, height, width], each value the mean over an eighth of the picture's shorter side around it."""
+    reach = min(grids.shape[-2:]) // 16
+    return avg_pool2d(grids, 2 * reach + 1, 1, reach, count_include_pad=False)
