@@ -5,7 +5,7 @@
 real: every part of the file at its published size and dtype, T5-XXL as scaled fp8 (11 GB on disk while it runs, 24 GB of main memory); the
 default where there is a CUDA GPU. ComfyUI is started with --disable-cuda-malloc, so that steps are recorded. reduced: four of the 24 blocks, no T5, 128 px, for a look at this bench itself on a CPU.
 
-What is told: seconds of each node; the most that the device held while it ran, by the host's own count and asked for every quarter of a second, so
+What is told: seconds of each node, of a training by its progress bars (one counts its steps); the most that the device held while it ran, by the host's own count and asked for every quarter of a second, so
 a short peak may be missed; the reports of the training nodes, in which the allocator's own peak stands; what is left on the device afterwards. The
 pictures are drawn twice more, with surroundings held and not, for their times. A second training of a few steps follows in the same server, to see
 that no restart is needed. Random weights draw noise: pictures are not looked at.
@@ -16,6 +16,7 @@ import json
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -105,20 +106,29 @@ class Run:
     seconds: dict[str, float]
     held: dict[str, int]
     texts: list[tuple[str, str]]
+    bars: dict[
+        str, dict[int, list[float]]
+    ]  # by the length of its progress bars: when one began and ended, in the node's seconds
 
 
 def run(server: Server, prompt: dict[str, dict]) -> Run:
     progress, watch = Progress(prompt), Watch(Client(server.url))
+    bars, began = {}, time.monotonic()
 
     def on_event(event: str, data: dict) -> None:
+        nonlocal began
+        now = time.monotonic()
         if event == "executing":
-            watch.node = data.get("node") or ""
+            watch.node, began = data.get("node") or "", now
+        if event == "progress_state" and (bar := data["nodes"].get(watch.node)) and bar["state"] == "running":
+            of_node = bars.setdefault(watch.node, {})
+            of_node[int(bar["max"])] = [of_node.get(int(bar["max"]), [now - began])[0], now - began]
         progress(event, data)
 
     with watch.watching():
         record = server.client.wait(server.client.submit(prompt), on_event)
     raise_on_failure(record, prompt)
-    return Run(progress.seconds, watch.held, collect(record["outputs"], server.client, server.base).texts)
+    return Run(progress.seconds, watch.held, collect(record["outputs"], server.client, server.base).texts, bars)
 
 
 def changed(prompt: dict[str, dict], steps: int, size: str, seed: int) -> dict[str, dict]:
@@ -197,6 +207,10 @@ def main() -> None:
             for node, text in first.texts:
                 if whole[node]["class_type"] in TRAINED:
                     print(f"\n{text}", flush=True)
+            for node, bars in first.bars.items():
+                if whole[node]["class_type"] in TRAINED:
+                    spans = (f"{total}: {one[0]:.1f} to {one[1]:.1f} s" for total, one in bars.items() if total > 1)
+                    print(f"\n{whole[node]['class_type']}'s progress bars, by length: {', '.join(spans)}", flush=True)
             found = {
                 "device": device, "size": size, "steps": arguments.steps, "before": before, "with models": with_models,
                 "nodes": {node: of["class_type"] for node, of in whole.items()}, "first": vars(first),
@@ -204,7 +218,10 @@ def main() -> None:
             save(arguments.out, found)
             for words, seconds in drawn_again(server, whole).items():
                 found[words] = seconds
-                print(f"\nDrawn again, {words}: KSamplers {', '.join(f'{one:.2f} s' for one in seconds.values())}", flush=True)
+                print(
+                    f"\nDrawn again, {words}: KSamplers {', '.join(f'{one:.2f} s' for one in seconds.values())}",
+                    flush=True,
+                )
             save(arguments.out, found)
             again = run(server, changed(prompt, AGAIN, size, seed=1))
             server.client.post("/free", {"unload_models": True, "free_memory": True})

@@ -49,7 +49,6 @@ class Validation:
         for seed in self._seeds:
             pictures = [self._draw(network, scaling, text, model, seed) for text in (self._complete, *self._prompts)]
             rows.append(torch.cat(pictures, dim=2))  # [1, height, width, 3] each, along the width
-        session.free_for_training()  # the VAE leaves the device again: the estimate has it beside a picture alone
         sheet = torch.cat(rows, dim=1)[0]  # along the height
         return Image.fromarray((sheet.numpy() * 255).round().clip(0, 255).astype(np.uint8))
 
@@ -83,8 +82,11 @@ class Validation:
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 
 
-def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
-    """Runs a job to its end, showing it in the node. A cancel leaves a checkpoint and is passed on."""
+def follow(job: Job, validation: Validation, node_id: str, model: str, models_stay: bool) -> None:
+    """Runs a job to its end, showing it in the node. A cancel leaves a checkpoint and is passed on.
+
+    `models_stay`: the host's own have room beside it; else the VAE leaves the device after each preview.
+    """
     total = job.settings.steps
     progress = session.Progress(node_id, total)
     if job.concept is not None:
@@ -95,7 +97,11 @@ def follow(job: Job, validation: Validation, node_id: str, model: str) -> None:
     with LiveChart(node_id, job) as chart, closing(iter(job)) as records:
         for record in records:
             chart.add(record)
-            preview = validation.preview(job.network, job.scaling, model) if record.step % every == 0 else None
+            preview = None
+            if record.step % every == 0:
+                preview = validation.preview(job.network, job.scaling, model)
+                if not models_stay:  # the estimate has it beside a picture alone
+                    session.free_for_training()
             progress.step(record.step, _line(record, total), preview)
             session.check_interrupted()
     if job.concept.summary.get("stopped_at", total) < total:

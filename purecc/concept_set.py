@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -71,6 +72,11 @@ class ConceptSet:
         if text not in self.encoded:
             raise ValueError(f'The concept set does not hold the text "{text}". Make it again with Concept Set.')
         return TextBatch.of([self.encoded[text]] * count, device)
+
+    def with_texts_on(self, device: torch.device | str) -> "ConceptSet":
+        """The same with its encoded texts on a device: a batch then takes them from there. Their marks stay on the CPU."""
+        there = lambda text: replace(text, rows=text.rows.to(device), pooled=text.pooled.to(device))  # noqa: E731
+        return replace(self, encoded={name: there(text) for name, text in self.encoded.items()})
 
     def null(self, count: int, device: torch.device | str = "cpu") -> TextBatch:
         return self.repeated(NULL, count, device)
@@ -155,7 +161,7 @@ class ConceptSet:
     def mask_fingerprint(self) -> str:
         return hashlib.sha256(b"".join(_bytes(mask) for mask in self.masks)).hexdigest()[:16]
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Changes with any text, embedding of a text, or latent; the scenes' own are left aside."""
         digest = hashlib.sha256(f"{self.trigger}|{self.class_word}|{self.kind}|{self.tokens}".encode())
@@ -171,7 +177,7 @@ class ConceptSet:
         digest.update(self._encodings(own & set(self.encoded)))
         return digest.hexdigest()[:16]
 
-    @property
+    @cached_property
     def scene_fingerprint(self) -> str:
         """Changes with any text of the scenes, or its embedding."""
         asked = {text for scene in self.scenes for text in astuple(scene)}

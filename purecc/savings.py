@@ -102,12 +102,21 @@ def plan(
             "To go on with it, stop this one and free as much"
         )
     if room.records and chosen.can_record and needed.step:
-        recorded = replace(needed, weights=needed.weights + needed.step + _RECORDINGS)
+        recorded = _recorded(needed)
         if room.holds(recorded):
             line += f". There is room to record steps ({in_words(recorded.peak)} in use): less time, the same result to rounding"
         else:
             chosen = replace(chosen, record_steps=False)
     return Plan(chosen, needed, line)
+
+
+def has_room_for_more(needed: Estimate, room: Room) -> bool:
+    """Whether a GPU has, beside what is on it now, room for a run and as much again as recorded steps take."""
+    return room.device not in _SHARED and room.holds(_recorded(needed))
+
+
+def _recorded(needed: Estimate) -> Estimate:
+    return replace(needed, weights=needed.weights + needed.step + needed.texts + _RECORDINGS)
 
 
 def _rungs(settings: TrainSettings, device: str) -> Iterator[TrainSettings]:

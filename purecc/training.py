@@ -89,6 +89,8 @@ def train(
             stop.look(step, loss, learned)
 
     recorder = Recorder(objective, network, settings, learned)
+    if recorder.on:  # there is room, and the device would wait for the texts of each step
+        data = data.with_texts_on(network.device)
     saved = done
     look(done)  # where the step was done, but what came after it was cut off
     try:

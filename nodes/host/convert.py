@@ -112,7 +112,8 @@ class HostWeights:
             )
         if key == _POSITIONS and self.side:
             weight = centre(weight, self.side)
-        weight = weight.detach().to(device=device, dtype=torch.float32, copy=True)
+        # to the device as it is stored: PyTorch would widen it here first, and send twice the bytes
+        weight = (weight.detach() if device is None else weight.detach().to(device)).to(torch.float32, copy=True)
         return comfy.lora.calculate_weight(patches, weight, key) if self.with_patches and patches else weight
 
     @staticmethod

@@ -177,10 +177,12 @@ def free_for_training() -> None:
     comfy.model_management.soft_empty_cache()
 
 
-def watch_peak(device: torch.device) -> None:
-    """From here on `peak` tells the most that was allocated."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+def watch_peak(device: torch.device) -> int:
+    """From here on `peak` tells the most that was allocated. Bytes that are now; 0 where no allocator counts them."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.reset_peak_memory_stats(device)
+    return torch.cuda.memory_allocated(device)
 
 
 def peak(device: torch.device) -> int | None:

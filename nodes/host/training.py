@@ -21,7 +21,7 @@ from ...purecc.memory import Estimate, Inputs, estimate, in_words
 from ...purecc.network import AdaptedNetwork
 from ...purecc.recorded import records_on
 from ...purecc.runs import Run
-from ...purecc.savings import Room, plan
+from ...purecc.savings import Room, has_room_for_more, plan
 from ...purecc.settings import PureSettings, TrainSettings
 from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
@@ -42,13 +42,15 @@ class Prepared:
     settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
     needed: Estimate
+    models_stay: bool = False  # the host's models are on the device beside it, which has room for them
+    before: int = 0  # bytes that were allocated there
 
     def told(self) -> str:
         """The notes, and after steps on a CUDA GPU what they took of it; asked before the pictures that follow the training."""
         peak = session.peak(self.network.device) if self.needed.step else None
         if peak is None:
             return self.notes
-        return f"{self.notes}\nthe GPU held {in_words(peak)} at most, by its allocator, previews included; {in_words(self.needed.peak)} were reckoned for the steps"
+        return f"{self.notes}\nthe training took {in_words(peak - self.before)} of the GPU at most, by its allocator, previews included; {in_words(self.needed.peak)} were reckoned for the steps"
 
 
 @contextmanager
@@ -63,7 +65,8 @@ def prepared(
 
     `pure` and `extractor`: of stage 2. The text encoders come along only where embeddings in them learn or guide.
 
-    What saves memory is turned on as `settings.memory` says. Raises ValueError, before any work, where the MODEL is of
+    What saves memory is turned on as `settings.memory` says. The host's models leave a GPU that has no room to spare: to move
+    some gigabytes to and fro takes seconds each time. Raises ValueError, before any work, where the MODEL is of
     another type or a GPU has not the memory.
     """
     data, device = wire.concept_set, session.training_device()
@@ -73,7 +76,6 @@ def prepared(
     config = convert.configuration(model)
     data.require_readable(config)
     scaling = LatentScaling(*convert.latent_scaling(model))
-    session.free_for_training()
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
     base, root = convert.fingerprint(model, with_patches=True), session.runs_folder()
@@ -89,14 +91,19 @@ def prepared(
         found = replace(found, weights=found.weights + encoders[0], step=found.step + encoders[1])
         return replace(found, step=0) if run_of(changed.frozen_weights).result.is_file() else found
 
-    free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
-    room = Room(device.type, free, main, records=records_on(device) and token_encoder is None)
-    chosen = plan(needed, settings, room, lambda rung: run_of(rung.frozen_weights).begun)
+    def room() -> Room:
+        free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
+        return Room(device.type, free, main, records=records_on(device) and token_encoder is None)
+
+    models_stay = settings.memory == "auto" and has_room_for_more(needed(settings), room())
+    if not models_stay:
+        session.free_for_training()
+    chosen = plan(needed, settings, room(), lambda rung: run_of(rung.frozen_weights).begun)
     foreign = remark_on_latents(data, scaling)
     told = [
         chosen.line,
         phases(chosen.needed, data, wire.vae, wire.encoder),
-        in_main_memory(model, wire, chosen.needed),
+        in_main_memory(model, wire, chosen.needed, models_stay),
         *remark_on_recording(device, chosen.settings),
     ]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
@@ -105,7 +112,7 @@ def prepared(
     settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
-    session.watch_peak(device)
+    before = session.watch_peak(device)
     network = AdaptedNetwork(
         convert.to_diffusers(
             model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
@@ -114,10 +121,10 @@ def prepared(
     )  # fmt: skip
     network.token_encoder = token_encoder
     try:
-        yield Prepared(network, scaling, base, settings, notes, chosen.needed)
+        yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(
-            f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(free)} were free. In Settings, "
+            f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(room().free)} are free now. In Settings, "
             "set memory to a size below that of your card, and run again: it goes on from its last checkpoint. Please report both figures."
         ) from error
     finally:
@@ -176,10 +183,10 @@ def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextE
     return "phases: " + "; ".join([before, steps, f"validation: {in_words(validation)}"])
 
 
-def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) -> str:
+def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate, models_stay: bool) -> str:
     """A line for people: what the host's own models take of main memory, which stay there while a GPU trains, and what the run puts beside them.
 
-    With --highvram and --gpu-only the host keeps them on the GPU instead.
+    With --highvram and --gpu-only the host keeps them on the GPU instead, and where it has room to spare they are left there.
     """
     clip = getattr(wire.encoder, "clip", None)
     parts = {"MODEL": model.model_size(), "VAE": wire.vae.model_size()} | (
@@ -189,13 +196,9 @@ def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate) ->
     texts = getattr(wire.encoder, "size", 0)
     run = f"; in main memory, texts that were read: {in_words(texts)}" if texts else ""
     run += f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
-    at_home = model.offload_device.type == "cpu"
-    where = (
-        "main memory, ComfyUI's own models"
-        if at_home
-        else "on the GPU, by --highvram or --gpu-only, ComfyUI's own models"
-    )
-    return f"{where}: {own}{run}"
+    where = "main memory" if model.offload_device.type == "cpu" else "on the GPU, by --highvram or --gpu-only"
+    where = "on the GPU too, which has room for them" if models_stay else where
+    return f"{where}, ComfyUI's own models: {own}{run}"
 
 
 def encoding(clip: comfy.sd.CLIP | None, vae: comfy.sd.VAE, height: int, width: int) -> str:
