@@ -59,6 +59,15 @@ def test_batches_stack_the_texts_in_order_and_null_repeats_the_empty_text() -> N
     assert both.marks[0].any() and not both.marks[1].any()
 
 
+def test_texts_on_a_device_leave_their_marks_behind() -> None:
+    data = concept_set(("a [V] dog", "a [V] dog on the beach"))
+    there = data.with_texts_on("meta")
+    assert there.encoded.keys() == data.encoded.keys()
+    for name, text in there.encoded.items():
+        assert text.rows.is_meta and text.pooled.is_meta and torch.equal(text.marks, data.encoded[name].marks)
+    assert not any(text.rows.is_meta for text in data.encoded.values())
+
+
 def test_texts_of_different_lengths_are_not_stacked() -> None:
     one = concept_set().encoded[""]
     longer = EncodedText(torch.zeros(ROWS + 1, TEXT_WIDTH), one.pooled, torch.zeros(ROWS + 1, dtype=torch.int64))

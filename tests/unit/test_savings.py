@@ -10,7 +10,7 @@ import torch
 from test_memory import BIG, SD35_MEDIUM
 
 from purecc.memory import Estimate, estimate
-from purecc.savings import LADDER, Plan, Room, plan
+from purecc.savings import LADDER, Plan, Room, has_room_for_more, plan
 from purecc.settings import MEMORIES, PureSettings, TrainSettings
 
 AMPLE = int(64e9)
@@ -65,6 +65,26 @@ def test_steps_are_recorded_where_there_is_room_for_a_step_twice_and_for_the_dri
     for settings in (TrainSettings(record_steps=False), TrainSettings(checkpointing=True)):
         assert "to record" not in on(64e9, settings).line
     assert "to record" not in on(64e9, TrainSettings(), records=False).line
+
+
+def test_texts_wait_on_the_device_where_steps_are_recorded_if_there_is_room_for_them_too() -> None:
+    with_texts = estimate(
+        SD35_MEDIUM, replace(BIG, texts=2_000_000_000), TrainSettings(), PureSettings(), torch.bfloat16
+    )
+    needed = of(TrainSettings())
+    assert with_texts.peak == needed.peak
+    enough = Room("cuda", int(1.06 * (needed.peak + needed.step + 1e9) + 0.3e9), AMPLE, True)
+    assert plan(lambda _: needed, TrainSettings(), enough).settings.record_steps
+    assert not plan(lambda _: with_texts, TrainSettings(), enough).settings.record_steps
+
+
+def test_the_hosts_models_stay_on_a_gpu_that_has_room_for_as_much_again() -> None:
+    needed = of(TrainSettings())
+    enough = 1.05 * (needed.peak + needed.step + 1e9) + 0.3e9
+    assert has_room_for_more(needed, Room("cuda", int(1.01 * enough), AMPLE))
+    assert not has_room_for_more(needed, Room("cuda", int(0.99 * enough), AMPLE))
+    for device in ("cpu", "mps"):  # whose memory is the main one
+        assert not has_room_for_more(needed, Room(device, AMPLE, AMPLE))
 
 
 def test_the_goals_of_each_form() -> None:
