@@ -63,9 +63,9 @@ def test_texts_on_a_device_leave_their_marks_behind() -> None:
     data = concept_set(("a [V] dog", "a [V] dog on the beach"))
     there = data.with_texts_on("meta")
     assert there.encoded.keys() == data.encoded.keys()
-    for name, text in there.encoded.items():
-        assert text.rows.is_meta and text.pooled.is_meta and torch.equal(text.marks, data.encoded[name].marks)
-    assert not any(text.rows.is_meta for text in data.encoded.values())
+    for name, one in there.encoded.items():
+        assert one.rows.is_meta and one.pooled.is_meta and torch.equal(one.marks, data.encoded[name].marks)
+    assert not any(one.rows.is_meta for one in data.encoded.values())
 
 
 def test_texts_of_different_lengths_are_not_stacked() -> None:
