@@ -2,6 +2,7 @@
 
     v = v3 + m (v2 - v3)           of texts that name the concept
     v = v3 + share m (v2 - v3)     of the others: the negative
+    v = v3                         while t is above LAYOUT
 
 m is 1 on the place where the two models differ most on this x_t, 0 elsewhere and soft at the edge: it is looked for anew in each step,
 as DiffEdit finds it (arXiv 2210.11427). It is eq. 13 with R_complete of eq. 10 as the direction and m as a lambda of its own at each place.
@@ -14,7 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-NEGATIVE_SHARE = 0.75  # chosen by PocketBench (benchmarks/pocketbench/README.md)
+# chosen by PocketBench (benchmarks/pocketbench/README.md)
+NEGATIVE_SHARE = 0.75
+LAYOUT = 0.95  # of the way to noise: above it, where the layout is settled, the base model draws alone
+
+
+def is_layout(t: Tensor) -> bool:
+    """Whether at these times, [batch] of the flow, all is left to the base model."""
+    return bool((t > LAYOUT).all())
 
 
 def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool]) -> Tensor:

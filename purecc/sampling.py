@@ -8,7 +8,7 @@ from torch import Tensor
 from .encoding import TextBatch
 from .flow import sigmas
 from .network import BASE, AdaptedNetwork
-from .place import kept_in_place
+from .place import is_layout, kept_in_place
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x_t [batch, ...], t [batch]) -> v
 
@@ -39,8 +39,8 @@ def guided_velocity(
         return [network.velocity(x_t, t, text, model, **strengths) for text in (negative, conditional)]
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        found = both(x_t, t, model)
-        if hold_surroundings:
+        found = both(x_t, t, BASE if hold_surroundings and is_layout(t) else model)
+        if hold_surroundings and not is_layout(t):
             found = kept_in_place(found, both(x_t, t, BASE), names=(False, True))
         v_negative, v_conditional = found
         return v_negative + guidance * (v_conditional - v_negative)

@@ -19,10 +19,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from purecc.place import NEGATIVE_SHARE
-
 from . import report
-from .arms import ARMS, AT_COMMON_RATE, QUICK, STRENGTHS
+from .arms import ARMS, AT_COMMON_RATE, HELD_BY, QUICK, STRENGTHS
 from .case import Case, Drawing, protocol
 from .concepts import QUICK as QUICK_CONCEPTS
 from .concepts import SMALL, concept, concepts
@@ -46,8 +44,8 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
         **case.settings,
     }  # a run's file leaves them out at 0
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
-    # told by those alone that were drawn with held surroundings
-    of_this_arm &= case.settings.get("negative_share", NEGATIVE_SHARE) == NEGATIVE_SHARE
+    if "negative_share" in case.settings:  # told by those alone that were drawn with held surroundings
+        of_this_arm &= HELD_BY.items() <= case.settings.items()
     return case.protocol == measured_by and case.complete and of_this_arm
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from purecc.concept import Gate
+from purecc.place import NEGATIVE_SHARE
 from purecc.settings import PureSettings, TrainSettings, as_plain
 
 #: common to all arms. As many pictures as the paper's 400 steps of 2. Its learning rate is for a model 200 times as large; at
@@ -11,6 +12,8 @@ from purecc.settings import PureSettings, TrainSettings, as_plain
 COMMON = {"steps": 200, "batch_size": 4, "learning_rate": 5e-4, "embedding_rate": 5e-3, "rank": 4, "alpha": 4.0}
 OTHER_RATES = ("1e-3", "3e-4")  # an arm's name then ends in ", rate 1e-3"
 STRENGTHS = (0.6, 1.0, 1.4)
+#: how `purecc.place` holds, in the file of each case that was drawn so: one that was held otherwise is another arm's
+HELD_BY = {"negative_share": NEGATIVE_SHARE, "edge": "soft"}
 
 
 @dataclass(frozen=True)

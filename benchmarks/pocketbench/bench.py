@@ -18,7 +18,6 @@ from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.files import load_tensors, save_tensors, write_atomically
 from purecc.fingerprint import transformer_fingerprint
 from purecc.network import BASE, AdaptedNetwork
-from purecc.place import NEGATIVE_SHARE
 from purecc.pocket import specification as spec
 from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Placeholder
@@ -28,7 +27,7 @@ from purecc.stages import ExtractorJob, PureJob
 from purecc.token_embeddings import PocketTokenEncoder
 from purecc.training import PURE, LatentScaling
 
-from .arms import Arm
+from .arms import HELD_BY, Arm
 from .case import WITNESSES, Case, Drawing, protocol
 from .concepts import (
     TRIGGER,
@@ -252,7 +251,7 @@ class Bench:
             self.keep(concept, name, seed, strength, base, drawn)
         ends = self.ends(concept, originals[with_concept])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
-        settings |= {"negative_share": NEGATIVE_SHARE} if holds else {}
+        settings |= HELD_BY if holds else {}
         return Case(
             concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
             self.revision,

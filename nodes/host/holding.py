@@ -1,14 +1,14 @@
 """The surroundings of an applied concept left to the base model, while the host samples (see `purecc.place`).
 
 A wrapper around what the host predicts for a step's texts (its CALC_COND_BATCH), so that every guider and sampler has it: it asks
-twice, the second time with the concepts silent. Where no concept that holds acts, it asks once.
+twice, the second time with the concepts silent; once, silent, while the layout is settled. Where no concept that holds acts, it asks once.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from ...purecc.place import kept_in_place, place_of
+from ...purecc.place import is_layout, kept_in_place, place_of
 from .acting import NAMED, PLACES, SILENT
 from .marks import CONCEPTS, concepts_in
 
@@ -17,7 +17,6 @@ def hold(
     executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> list[Tensor]:
     """The host's clean pictures for each of `conds`, [batch, channels, height, width]: around the concepts' place the base model's."""
-    found = executor(model, conds, x, timestep, model_options)
     options = model_options.get("transformer_options", {})
     asked_for = options.get(NAMED, frozenset())  # in this sampling
     holding = {
@@ -25,12 +24,15 @@ def hold(
         for number, one in options.get(CONCEPTS, {}).items()
         if one.holds and number in asked_for and one.acts(model.model_sampling, timestep)
     }
+    silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
+    if holding and is_layout(timestep):
+        return executor(model, conds, x, timestep, silent)
+    found = executor(model, conds, x, timestep, model_options)
     if not holding:
         return found
     in_all_texts = any(one.gate == "picture" and one.row_loras for one in holding.values())
     names = [not holding.keys().isdisjoint(concepts_in(text)) for text in conds]
     changed = [text if named or in_all_texts else None for text, named in zip(conds, names, strict=True)]
-    silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
     base = executor(model, changed, x, timestep, silent)
     base = [ours if text is None else theirs for ours, theirs, text in zip(found, base, changed, strict=True)]
     places = options[PLACES]

@@ -11,7 +11,7 @@ import torch
 from benchmarks.base_quality import wilson_lower
 from benchmarks.pocketbench import along, judge_data, report
 from benchmarks.pocketbench import concepts as taught
-from benchmarks.pocketbench.arms import ARMS, QUICK
+from benchmarks.pocketbench.arms import ARMS, HELD_BY, QUICK
 from benchmarks.pocketbench.bench import Bench
 from benchmarks.pocketbench.case import Case, Drawing
 from benchmarks.pocketbench.judge_data import to_pixels
@@ -28,7 +28,6 @@ from benchmarks.pocketbench.witnesses import (
     template_likeness,
 )
 from purecc.network import BASE
-from purecc.place import NEGATIVE_SHARE
 from purecc.pocket.specification import TEXT_ROWS
 
 SMALL = [taught.concept(name) for name in taught.SMALL]
@@ -246,7 +245,7 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         assert sum(role != "concept" for strength, role in asked if strength == 1.0) == 7
         assert not any(role != "concept" for strength, role in asked if strength == 0.5), "drift is read at 1 only"
         assert all((value == 0) == (arm != "LoRA") for value in case.kid.values())
-        assert case.settings.get("negative_share") == (NEGATIVE_SHARE if arm == "LoRA, held" else None)
+        assert (HELD_BY.items() <= case.settings.items()) == (arm == "LoRA, held")
         backgrounds[arm] = whole.background
     assert len({0.0, *backgrounds.values()}) == 4, "what is drawn with held surroundings is another picture"
     text = report.write(results, tmp_path / "report.md", bench.protocol)

@@ -11,7 +11,7 @@ from bench_cases import case_with, many_cases
 
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import plots, report, tables, worker
-from benchmarks.pocketbench.arms import ARMS
+from benchmarks.pocketbench.arms import ARMS, HELD_BY
 from benchmarks.pocketbench.case import WITNESSES, Case, Drawing
 from benchmarks.pocketbench.concepts import SMALL
 from benchmarks.pocketbench.hypotheses import COMPARISONS
@@ -83,6 +83,10 @@ def test_a_case_of_another_form_of_its_arm_is_measured_again(tmp_path: Path) -> 
     for changed in ({"learning_rate": 0.1}, {"background_anchor": 3.0}, {"method": "PureCC"}):
         replace(case, settings=case.settings | changed).save(tmp_path / "case.json")
         assert not command.is_current(tmp_path / "case.json", "protocol")
+    held = replace(case, settings=case.settings | HELD_BY)
+    for changed, current in (({}, True), ({"negative_share": 0.5}, False), ({"edge": "a rim"}, False)):
+        replace(held, settings=held.settings | changed).save(tmp_path / "case.json")
+        assert command.is_current(tmp_path / "case.json", "protocol") == current
 
 
 def test_an_arm_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypatch) -> None:

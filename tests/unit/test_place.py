@@ -7,7 +7,7 @@ from tiny import extractor, network, noise, text
 from torch import Tensor
 
 from purecc.network import BASE, PURE
-from purecc.place import kept_in_place, place_of, where_most
+from purecc.place import LAYOUT, kept_in_place, place_of, where_most
 from purecc.sampling import guided_velocity
 
 SIDE = 32  # of the grids here: means are over 5 of it
@@ -84,3 +84,15 @@ def test_sampling_holds_the_surroundings_at_the_bases_velocity() -> None:
     assert float((held - base)[~around].detach().abs().max()) > 0.1
     nothing = guided_velocity(adapted, positive, negative, 4.0, BASE, hold_surroundings=True)(x_t, t)
     assert torch.equal(nothing, base)
+
+
+def test_while_the_layout_is_settled_the_base_draws_alone() -> None:
+    adapted = network()
+    adapted.add_concept(PURE, extractor())
+    x_t = noise(2, 4, 8, 8, seed=1)
+    positive, negative = text("a [V] dog", count=2), text("", count=2)
+    held = guided_velocity(adapted, positive, negative, 4.0, PURE, hold_surroundings=True)
+    base = guided_velocity(adapted, positive, negative, 4.0, BASE)
+    for time, alone in ((LAYOUT + 0.01, True), (LAYOUT - 0.01, False)):
+        t = torch.full((2,), time)
+        assert torch.equal(held(x_t, t), base(x_t, t)) == alone

@@ -16,7 +16,7 @@ from purecc_pack.nodes.types import Advanced, TrainingData
 from purecc_pack.purecc.concept_set import build_concept_set
 from purecc_pack.purecc.encoding import TextBatch
 from purecc_pack.purecc.flow import LatentScaling
-from purecc_pack.purecc.place import kept_in_place
+from purecc_pack.purecc.place import LAYOUT, kept_in_place
 from purecc_pack.purecc.sampling import euler, guided_velocity
 
 import nodes
@@ -56,6 +56,12 @@ def surroundings() -> Result:
     result.sentences["without the trigger: the base's picture"] = torch.equal(same, base)
     once = _seen(held, knows, PLAIN)
     result.sentences[f"without the trigger: one forward ({once.batches})"] = once.batches == [4]
+    early = predict(held, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
+    base = predict(model, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
+    result.sentences["while the layout is settled: the base's"] = torch.equal(early.positive, base.positive)
+    result.sentences[f"while the layout is settled: one forward ({early.batches})"] = early.batches == [2]
+    after = predict(held, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT - 0.01)
+    result.sentences[f"after it: two ({after.batches})"] = after.batches == [2, 2]
     later, _ = apply_concept(model, clip, concept, gate="picture", span=(0.5, 1.0), hold_surroundings=True)
     before = predict(later, encode(knows, PROMPT), encode(knows, NEGATIVE), 0.99)
     result.sentences[f"before its span: one forward ({before.batches})"] = before.batches == [2]
