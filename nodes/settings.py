@@ -229,6 +229,11 @@ def _inputs() -> list:
             tooltip="On an NVIDIA GPU with room for it, where ComfyUI was started with --disable-cuda-malloc, a step's work is recorded once and "
             "then launched as a whole (a CUDA graph): less time on fast cards, the same result to rounding. Off: never. Not with checkpointing, modulation_table or token_embeddings.",
         ),
+        io.Float.Input(
+            "background_loss", default=SHIPPED["background_loss"], min=0.01, max=1.0, step=0.05, optional=True,
+            tooltip="With a background_anchor: weight of L_CC around the concept, against 1 on it. What lies there is held at the base model, so there is "
+            "nothing to learn; less of it leaves more of the learning to the concept. 1: alike everywhere (the paper). 0.1 is what was measured.",
+        ),
     ]  # fmt: skip
 
 

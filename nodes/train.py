@@ -164,7 +164,8 @@ class PureLearning(io.ComfyNode):
         advanced = settings or Advanced()
         anchors = {name: face.pop(name, ON_FACE[name]) for name in ANCHORS}  # a workflow may be older than they are
         pure = advanced.pure_settings(
-            method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None, scene_concept=SHIPPED["scene_concept"],
+            method=method, eta=eta, original=original, fixed_scale=fixed_lambda or None,
+            **{name: SHIPPED[name] for name in ("scene_concept", "background_loss")},  # of Settings, where there is one
             **{name: value if method in PURE_METHODS else 0.0 for name, value in anchors.items()},
         )  # fmt: skip
         if pure.method == "merged stage" and not pure.eta:

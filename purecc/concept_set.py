@@ -203,6 +203,12 @@ def inside_of(outside: Tensor) -> Tensor:
     return inside / inside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
 
 
+def loss_weights_of(outside: Tensor, background: float) -> Tensor:
+    """From the weights of `outside_of` those of a loss, of mean 1 likewise: `background` where they are above 0, against 1."""
+    weights = torch.where(outside > 0, background, 1.0)
+    return weights / weights.mean((1, 2, 3), keepdim=True)
+
+
 def _covered(share: Tensor) -> Tensor:
     """1 on all that a mask touches and on a rim around it, a sixteenth of the picture's shorter side, [batch, 1, height, width].
 

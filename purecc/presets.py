@@ -6,7 +6,7 @@ from typing import Any
 #: Pure Learning's face, where it does not begin as PureSettings does
 ON_FACE = {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5}
 #: that and what Settings begins with: the form that ships, chosen by PocketBench (benchmarks/pocketbench/README.md)
-SHIPPED = {**ON_FACE, "scene_concept": 0.25}
+SHIPPED = {**ON_FACE, "scene_concept": 0.25, "background_loss": 0.1}
 
 _BOTH = {
     "batch_size": 2, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0, "targets": "attention", "gate": "off",
@@ -16,7 +16,7 @@ _BOTH = {
 _METHOD = {
     "method": "PureCC", "original": "trainable", "target": "null-relative", "eta_schedule": "constant",
     "scale_multiplier": 1.0, "scale_min": None, "scale_max": None, "base_anchor": 0.0, "null_anchor": 0.0,
-    "background_anchor": 0.0, "scene_anchor": 0.0, "scene_concept": 0.0,
+    "background_anchor": 0.0, "background_loss": 1.0, "scene_anchor": 0.0, "scene_concept": 0.0,
 }  # fmt: skip
 
 

@@ -128,6 +128,9 @@ class PureSettings:
     base_anchor: float = 0.0  # weight of || v2(base text) - v3(base text) ||^2, with any method
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
+    background_loss: float = (
+        1.0  # weight of L_CC there, against 1 on the masks: what the anchor holds is not learnt too
+    )
     scene_anchor: float = 0.0  # weight of the same in scenes by the base, with other things beside the class
     scene_concept: float = 0.0  # weight of keeping the concept at its place there as it is alone
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
@@ -147,6 +150,7 @@ class PureSettings:
             "preservation_weight", "class_guidance",
         ):  # fmt: skip
             _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "0 or more")
+        _require(0 < self.background_loss <= 1, "background_loss", self.background_loss, "above 0 and at most 1")
         for name in ("class_pictures", "class_steps"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.class_shift > 0, "class_shift", self.class_shift, "above 0")
@@ -166,6 +170,11 @@ class PureSettings:
     def is_guided(self) -> bool:
         """Whether L_PureCC has a weight: at eta 0 no guidance is computed (eq. 15)."""
         return self.is_pure and self.eta > 0
+
+    @property
+    def parts_loss(self) -> bool:
+        """Whether L_CC weighs less where the background is anchored."""
+        return self.background_anchor > 0 and self.background_loss < 1
 
     @property
     def keeps_concept(self) -> bool:
@@ -189,6 +198,7 @@ class PureSettings:
         """What the method reads, so that a setting without effect makes no other run of it."""
         names = ["method", "train_embeddings", "base_anchor", "null_anchor"]
         names += [name for name in ("background_anchor", "scene_anchor") if getattr(self, name)]  # older runs are found
+        names += ["background_loss"] if self.parts_loss else []
         names += ["scene_concept"] if self.keeps_concept else []
         if self.is_pure:
             names += ["eta"]

@@ -4,7 +4,7 @@ L_CC                  ConceptTerm(PURE)                                   plain 
 L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC, eq. 15; at eta 0 the first alone
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
-+ w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w)
++ w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w); ConceptTerm(PURE, background=b) weighs L_CC there by b
 the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - (v3 + R) ||^2 at the concept's place there
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import objective as eq
 from .batches import Batch
-from .concept_set import inside_of
+from .concept_set import inside_of, loss_weights_of
 from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
@@ -99,10 +99,11 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class ConceptTerm:
-    """L_CC (eq. 3)."""
+    """L_CC (eq. 3); `background`: its weight outside the concept set's masks, against 1 on them."""
 
     model: str
     name: str = "concept_loss"  # in the record
+    background: float = 1.0
     frozen: tuple[Asked, ...] = ()
 
     @property
@@ -111,7 +112,10 @@ class ConceptTerm:
 
     def __call__(self, velocities: Velocities) -> Terms:
         (v_complete,), batch = velocities.learning(*self.learning), velocities.batch
-        loss = eq.concept_loss(v_complete, batch.v_true, batch.weights).mean()
+        weights = batch.weights
+        if weights is None and self.background < 1:
+            weights = loss_weights_of(batch.outside, self.background)
+        loss = eq.concept_loss(v_complete, batch.v_true, weights).mean()
         return Terms(loss, {self.name: loss})
 
 
@@ -298,7 +302,7 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
     terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
     concept = settings.scene_concept if settings.keeps_concept else 0.0
     terms += [SceneTerm(settings.scene_anchor, concept)] if settings.scene_anchor else []
-    terms.append(ConceptTerm(PURE))
+    terms.append(ConceptTerm(PURE, background=settings.background_loss if settings.parts_loss else 1.0))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))
     if settings.method == "merged stage":

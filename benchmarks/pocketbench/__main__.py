@@ -39,10 +39,11 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
     asked = json.loads(json.dumps(ARMS[case.arm].taught(case.seed, case.kind, **changes or {})))
     told = {
         "background_anchor": 0.0,
+        "background_loss": 1.0,
         "scene_anchor": 0.0,
         "scene_concept": 0.0,
         **case.settings,
-    }  # a run's file leaves them out at 0
+    }  # a run's file leaves them out at these
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
     if "negative_share" in case.settings:  # told by those alone that were drawn with held surroundings
         of_this_arm &= HELD_BY.items() <= case.settings.items()

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from purecc.concept import Gate
-from purecc.place import NEGATIVE_SHARE
+from purecc.place import LAYOUT, NEGATIVE_SHARE
 from purecc.settings import PureSettings, TrainSettings, as_plain
 
 #: common to all arms. As many pictures as the paper's 400 steps of 2. Its learning rate is for a model 200 times as large; at
@@ -13,7 +13,7 @@ COMMON = {"steps": 200, "batch_size": 4, "learning_rate": 5e-4, "embedding_rate"
 OTHER_RATES = ("1e-3", "3e-4")  # an arm's name then ends in ", rate 1e-3"
 STRENGTHS = (0.6, 1.0, 1.4)
 #: how `purecc.place` holds, in the file of each case that was drawn so: one that was held otherwise is another arm's
-HELD_BY = {"negative_share": NEGATIVE_SHARE, "edge": "soft"}
+HELD_BY = {"negative_share": NEGATIVE_SHARE, "edge": "soft", "layout": LAYOUT}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Arm:
         """What a run of it on a concept of this kind is taught with, as its file tells it."""
         pure = self.pure_settings if self.needs_extractor else self.pure_settings.without_extractor()
         if kind == "style":  # it has no surroundings
-            pure = replace(pure, background_anchor=0.0, scene_anchor=0.0, scene_concept=0.0)
+            pure = replace(pure, background_anchor=0.0, background_loss=1.0, scene_anchor=0.0, scene_concept=0.0)
         return as_plain(self.train_settings(seed, **changes)) | asdict(pure)
 
     def extractor_settings(self, seed: int, **changes: Any) -> TrainSettings:
@@ -65,6 +65,7 @@ def _train_settings(seed: int, *parts: dict[str, Any]) -> TrainSettings:
 _LORA = {"method": "LoRA"}
 _NONE = {"embeddings": "none"}
 _OFFSET = {"embeddings": "offset"}
+_ANCHORED = {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5, "scene_concept": 0.25}
 _TOKEN = {"embeddings": "none", "token_embeddings": True}  # as the public code has it
 
 #: name -> arm
@@ -173,21 +174,15 @@ ARMS: dict[str, Arm] = {
         for name, embeddings in (("input embedding", _TOKEN), ("both embeddings", {"token_embeddings": True}))
     },
     # and at the concept's place in scenes what it is alone
-    "eta 0 + scenes 0.5, concept 0.25, gated": Arm(
-        {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5, "scene_concept": 0.25},
-        guided=False,
-        masks=False,
-        sampling_gate="by kind",
-    ),
-    # and in sampling the surroundings are the base's; behind the gate too
+    "eta 0 + scenes 0.5, concept 0.25, gated": Arm(_ANCHORED, guided=False, masks=False, sampling_gate="by kind"),
+    # and in sampling the surroundings are the base's; behind the gate too. "background loss": L_CC's weight where the background is anchored
     **{
         f"{name}, held": Arm(pure, guided=False, masks=False, sampling_gate="by kind", hold_surroundings=True)
         for name, pure in (
             ("LoRA", _LORA),
-            (
-                "eta 0 + scenes 0.5, concept 0.25",
-                {"eta": 0.0, "background_anchor": 3.0, "scene_anchor": 0.5, "scene_concept": 0.25},
-            ),
+            ("LoRA + background 3", {**_LORA, "background_anchor": 3.0}),
+            ("eta 0 + scenes 0.5, concept 0.25", _ANCHORED),
+            ("eta 0 + scenes 0.5, concept 0.25, background loss 0.1", {**_ANCHORED, "background_loss": 0.1}),
         )
     },
     # gates: exact without the trigger, by construction
@@ -202,7 +197,7 @@ ARMS: dict[str, Arm] = {
     "PureCC, conditioning": Arm(sampling_gate="conditioning"),
 }
 
-SHIPPED = "eta 0 + scenes 0.5, concept 0.25, held"  # the pack's defaults
+SHIPPED = "eta 0 + scenes 0.5, concept 0.25, background loss 0.1, held"  # the pack's defaults
 QUICK = ("LoRA", "LoRA + DOP", "PureCC, paper", "PureCC", SHIPPED)
 AT_COMMON_RATE = tuple(ARMS)
 

@@ -24,7 +24,7 @@ REACHED = 0.8  # of the concepts and seeds must be there, and reach it in both a
 CANDIDATE = "eta 0 + scenes 0.5, gated"  # the test's: what shipped when it was opened
 MILDER = "eta 0 + scenes 0.25, gated"  # the confirmation's, likewise
 KEEPING = "eta 0 + scenes 0.5, concept 0.25, gated"  # the second confirmation's
-HELD = "eta 0 + scenes 0.5, concept 0.25, held"  # the third's
+HELD = "eta 0 + scenes 0.5, concept 0.25, background loss 0.1, held"  # the third's
 GUIDED = "PureCC, eta 0.1 + scenes 0.5, gated"  # the candidate with an extractor, to begin from and to guide
 SLOWER = at_rate("LoRA", "3e-4")  # the baseline where it harms less
 DRAWING = Drawing(STRENGTHS, drift_at=(1.0,))  # how pictures are drawn in all of them

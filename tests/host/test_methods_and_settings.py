@@ -73,7 +73,8 @@ def test_pure_learnings_defaults_are_those_that_pocketbench_calls_shipped(server
     }
     arm = ARMS[SHIPPED].pure_settings
     advanced = server.client.object_info()["PureCCSettings"]["input"]["optional"]
-    assert advanced["scene_concept"][1]["default"] == arm.scene_concept
+    for name in ("scene_concept", "background_loss"):
+        assert advanced[name][1]["default"] == getattr(arm, name)
     assert {name: shown[name] for name in ("method", "eta", "background_anchor", "scene_anchor", "original")} == {
         "method": arm.method, "eta": arm.eta, "background_anchor": arm.background_anchor, "scene_anchor": arm.scene_anchor, "original": arm.original,
     }  # fmt: skip
@@ -174,7 +175,8 @@ def test_scenes_are_drawn_by_the_base_and_what_is_beside_is_held(server: Server)
     text, _, _ = trained(server, of={"class_steps": 2, "validation_every": 1000}, scene_anchor=1.5)
     asked = identity(server, text)
     assert asked["scene_anchor"] == 1.5 and asked["scenes"] and asked["class_steps"] == 2
-    assert asked["scene_concept"] == SHIPPED_SETTINGS["scene_concept"] > 0  # no such widget in an older workflow
+    for name in ("scene_concept", "background_loss"):  # no such widgets in an older workflow
+        assert asked[name] == SHIPPED_SETTINGS[name] > 0
     assert "in scenes, what is beside the concept: distance from the base" in text
     text, _, _ = trained(server, of={"preset": "paper", "validation_every": 1000}, scene_anchor=1.5)
     assert "scenes" not in identity(server, text)

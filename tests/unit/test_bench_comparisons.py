@@ -15,7 +15,7 @@ from benchmarks.pocketbench import opening, report, tables, worker
 from benchmarks.pocketbench.afterwards import by_threshold
 from benchmarks.pocketbench.case import Drawing
 from benchmarks.pocketbench.concepts import concepts
-from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, MARGIN, Hypothesis, family, gains
+from benchmarks.pocketbench.hypotheses import CANDIDATE, COMPARISONS, HELD, MARGIN, Hypothesis, family, gains
 from purecc.place import NEGATIVE_SHARE
 
 HYPOTHESES = COMPARISONS["test"].hypotheses
@@ -81,7 +81,7 @@ def test_a_comparison_is_what_its_text_says() -> None:
         "test": {"LoRA": 3, "LoRA + DOP": 3, "LoRA, rate 3e-4": 3, CANDIDATE: 3},
         "confirmation": {"LoRA": 2, "eta 0 + scenes 0.25, gated": 2},
         "second confirmation": {},
-        "third confirmation": {"LoRA": 2, "eta 0 + scenes 0.5, concept 0.25, held": 2},
+        "third confirmation": {"LoRA": 2, HELD: 2},
     }
     for split, seeds in on_drawings.items():
         expected = {

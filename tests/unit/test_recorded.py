@@ -50,7 +50,9 @@ PURES = [
     PureSettings(original="trainable"),
     PureSettings(base_anchor=1.0, null_anchor=1.0),
 ]
-ANCHORED = PureSettings(eta=0.0, background_anchor=3.0, scene_anchor=1.0, scene_concept=0.5, class_steps=2)
+ANCHORED = PureSettings(
+    eta=0.0, background_anchor=3.0, background_loss=0.1, scene_anchor=1.0, scene_concept=0.5, class_steps=2
+)
 MASKS = tuple(torch.eye(SIDE) + torch.eye(SIDE).flip(0) for _ in CAPTIONS)
 SCENED = replace(with_scenes(concept_set(CAPTIONS), Words(TRIGGER, Placeholder(1, "dog"))), masks=MASKS)
 

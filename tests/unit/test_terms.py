@@ -240,3 +240,37 @@ def test_masks_weigh_both_losses_and_lambda_alike() -> None:
     torch.testing.assert_close(measured["pure_loss"].detach(), (weights * off.square()).mean(), rtol=1e-4, atol=1e-5)
     wrong = (velocity(PURE, "complete") - batch.v_true).square()
     torch.testing.assert_close(measured["concept_loss"].detach(), (weights * wrong).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("own", [None, 0.5])
+def test_where_the_background_is_anchored_l_cc_weighs_less(own: float | None) -> None:
+    """Around the masks and their rims, which there are none of on so small a grid; weights of a person's own come first."""
+    masks = tuple(torch.zeros(SIDE, SIDE) for _ in range(2))
+    for mask in masks:
+        mask[2:5, 1:4] = 1
+    settings = SETTINGS if own is None else replace(SETTINGS, background_weight=own)
+    pure = PureSettings(method="LoRA", background_anchor=2.0, background_loss=0.1)
+    _, batch, terms, velocity = asked(pure, settings, replace(concept_set(), masks=masks))
+    assert torch.equal(batch.outside[0, 0] == 0, masks[0] > 0)
+    weights = torch.full((SIDE, SIDE), own or 0.1)
+    weights[2:5, 1:4] = 1
+    weights = weights / weights.mean()
+    v_complete = velocity(PURE, "complete")
+    wanted = (weights * (v_complete - batch.v_true).square()).mean()
+    torch.testing.assert_close(terms.measured["concept_loss"].detach(), wanted, rtol=1e-4, atol=1e-5)
+    held = (batch.outside * (v_complete - velocity(BASE, "base")).square()).mean()
+    torch.testing.assert_close(terms.measured["background_anchor"].detach(), held, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(terms.loss.detach(), wanted + 2 * held, rtol=1e-4, atol=1e-5)
+
+
+def test_without_the_anchor_l_cc_weighs_alike_everywhere() -> None:
+    apart = PureSettings(background_anchor=1.0, background_loss=0.1)
+    assert apart.parts_loss and apart.used()["background_loss"] == 0.1
+    for other in (replace(apart, background_anchor=0.0), replace(apart, background_loss=1.0)):
+        assert not other.parts_loss and "background_loss" not in other.used()
+    _, batch, terms, velocity = asked(PureSettings(method="LoRA", background_loss=0.1), SETTINGS, concept_set())
+    wanted = (velocity(PURE, "complete") - batch.v_true).square().mean()
+    torch.testing.assert_close(terms.measured["concept_loss"].detach(), wanted, rtol=1e-4, atol=1e-5)
+    for wrong in (0.0, 1.5):
+        with pytest.raises(ValueError, match="background_loss"):
+            PureSettings(background_loss=wrong)
