@@ -49,8 +49,8 @@ class ApplyConcept(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "hold_surroundings", default=True, optional=True,
-                    tooltip="Around the concept the picture stays the base model's own: in each step the place where the concept changes most is "
-                    "looked for, and all else is left to the base. Pictures with the trigger take twice as long; others are not touched. "
+                    tooltip="Around the concept the picture stays the base model's own: it lays the picture out alone, then in each step the place where "
+                    "the concept changes most is looked for, and all else is left to the base. Pictures with the trigger take nearly twice as long; others are not touched. "
                     "Off: the concept acts all over the picture, as it always does with the gate off, as a style, and with token_embeddings.",
                 ),
             ],

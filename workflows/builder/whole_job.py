@@ -70,7 +70,7 @@ POCKET = Plan(
         "gate": (
             "*as trained*: prompts without [V] give the base model's picture exactly. *off*: the LoRA always acts, as the plain "
             "one below does.",
-            "*hold_surroundings*: around the concept the base model draws on; it takes twice the time.",
+            "*hold_surroundings*: around the concept the base model draws on; it takes nearly twice the time.",
         ),
     },
 )  # fmt: skip
@@ -105,7 +105,7 @@ SD35 = Plan(
         "gate": (
             "*as trained*: prompts without the trigger give the base model's picture exactly. *off*: the LoRA always acts, as "
             "a plain LoRA does.",
-            "*hold_surroundings*: around the concept the base model draws on; it takes twice the time.",
+            "*hold_surroundings*: around the concept the base model draws on; it takes nearly twice the time.",
         ),
     },
 )  # fmt: skip
