@@ -17,7 +17,7 @@ from torch.nn.functional import avg_pool2d
 
 # chosen by PocketBench (benchmarks/pocketbench/README.md)
 NEGATIVE_SHARE = 0.75
-LAYOUT = 0.95  # of the way to noise: above it, where the layout is settled, the base model draws alone
+LAYOUT = 0.95  # of the way to noise: above it the picture is laid out, by the base model alone
 
 
 def is_layout(t: Tensor) -> bool:
@@ -29,13 +29,11 @@ def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequ
     """m of one x_t, [batch, 1, height, width] from 0 to 1, from what the two models predict for each text of a step.
 
     with_concept, base: [batch, channels, height, width] for each text, velocities, noises or clean pictures; `names`: which texts
-    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none; what is not
-    finite is in it, so that it is seen.
+    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none.
     """
     texts = zip(with_concept, base, names, strict=True)
     energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
-    place = _smooth(torch.stack([where_most(one) for one in energy]))
-    return place.masked_fill(~energy.isfinite(), 1.0)[:, None]
+    return _smooth(torch.stack([where_most(one) for one in energy]))[:, None]
 
 
 def kept_in_place(

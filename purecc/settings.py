@@ -128,9 +128,7 @@ class PureSettings:
     base_anchor: float = 0.0  # weight of || v2(base text) - v3(base text) ||^2, with any method
     null_anchor: float = 0.0  # weight of || v2(null) - v3(null) ||^2, with any method
     background_anchor: float = 0.0  # weight of || v2(complete) - v3(base) ||^2 outside the masks, with any method
-    background_loss: float = (
-        1.0  # weight of L_CC there, against 1 on the masks: what the anchor holds is not learnt too
-    )
+    background_loss: float = 1.0  # weight of the losses there, against 1 on the masks; their mean stays 1
     scene_anchor: float = 0.0  # weight of the same in scenes by the base, with other things beside the class
     scene_concept: float = 0.0  # weight of keeping the concept at its place there as it is alone
     preservation_weight: float = 1.0  # of what "LoRA + prior preservation" and "LoRA + DOP" add
@@ -173,7 +171,7 @@ class PureSettings:
 
     @property
     def parts_loss(self) -> bool:
-        """Whether L_CC weighs less where the background is anchored."""
+        """Whether the losses weigh less where the background is anchored."""
         return self.background_anchor > 0 and self.background_loss < 1
 
     @property

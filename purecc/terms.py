@@ -4,7 +4,7 @@ L_CC                  ConceptTerm(PURE)                                   plain 
 L_CC + eta L_PureCC   ConceptTerm(PURE), PureTerm(...)                    PureCC, eq. 15; at eta 0 the first alone
                       ConceptTerm(EXTRACTOR) besides                      merged stage
 + w || v2 - v3 ||^2   AnchorTerm("base" or "null", w)                     DOP, anchors
-+ w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w); ConceptTerm(PURE, background=b) weighs L_CC there by b
++ w || v2 - v3 ||^2 outside the masks: BackgroundTerm(w); with `background` b L_CC and L_PureCC weigh b there
 the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - (v3 + R) ||^2 at the concept's place there
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
@@ -85,6 +85,13 @@ class Terms:
     measured: dict[str, Tensor]  # fields of StepRecord
 
 
+def _weights(batch: Batch, background: float) -> Tensor | None:
+    """Of a loss: a person's own, or `background` around the masks against 1 on them, brought to mean 1."""
+    if batch.weights is not None or background == 1:
+        return batch.weights
+    return loss_weights_of(batch.outside, background)
+
+
 class Term(Protocol):
     @property
     def frozen(self) -> tuple[Asked, ...]:
@@ -112,19 +119,17 @@ class ConceptTerm:
 
     def __call__(self, velocities: Velocities) -> Terms:
         (v_complete,), batch = velocities.learning(*self.learning), velocities.batch
-        weights = batch.weights
-        if weights is None and self.background < 1:
-            weights = loss_weights_of(batch.outside, self.background)
-        loss = eq.concept_loss(v_complete, batch.v_true, weights).mean()
+        loss = eq.concept_loss(v_complete, batch.v_true, _weights(batch, self.background)).mean()
         return Terms(loss, {self.name: loss})
 
 
 @dataclass(frozen=True)
 class PureTerm:
-    """eta L_PureCC (eqs. 8 to 14, algorithm 1)."""
+    """eta L_PureCC (eqs. 8 to 14, algorithm 1); masks weigh it, and lambda*, as they weigh L_CC."""
 
     settings: PureSettings
     mean_t: float = 0.5  # of the times learnt from
+    background: float = 1.0
 
     @property
     def frozen(self) -> tuple[Asked, ...]:
@@ -140,14 +145,15 @@ class PureTerm:
 
     def __call__(self, velocities: Velocities) -> Terms:
         settings, batch = self.settings, velocities.batch
+        weights = _weights(batch, self.background)
         v_target, v_null, *frozen = velocities.frozen(*self.frozen)
         guidance = eq.implicit_guidance(v_target, v_null)
         v_complete, *learning = velocities.learning(*self.learning)
         (v_original,) = frozen or learning
 
         representation = eq.learned_representation(v_complete, v_original)
-        scale = self._scale(eq.adaptive_scale(representation, guidance, batch.weights))
-        losses = eq.pure_loss(eq.pure_velocity(v_original, scale, guidance), v_complete, batch.weights)
+        scale = self._scale(eq.adaptive_scale(representation, guidance, weights))
+        losses = eq.pure_loss(eq.pure_velocity(v_original, scale, guidance), v_complete, weights)
         eta = eq.eta_at(batch.t, settings.eta, settings.eta_schedule, self.mean_t)
         return Terms(
             (eta * losses).mean(),
@@ -155,7 +161,7 @@ class PureTerm:
                 "pure_loss": losses.mean(),
                 "scale": scale.mean(),
                 "scale_spread": scale.std(correction=0),
-                "squared_cosine": eq.squared_cosine(representation, guidance, batch.weights).mean(),
+                "squared_cosine": eq.squared_cosine(representation, guidance, weights).mean(),
                 "representation": representation.square().mean().sqrt(),
             },
         )
@@ -294,7 +300,8 @@ def extractor_objective() -> Objective:
 
 def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
     """Stage 2, or a baseline."""
-    terms: list[Term] = [PureTerm(settings, mean_t)] if settings.is_guided else []
+    background = settings.background_loss if settings.parts_loss else 1.0
+    terms: list[Term] = [PureTerm(settings, mean_t, background)] if settings.is_guided else []
     anchors = {"base": settings.base_anchor, "null": settings.null_anchor}
     if settings.method == "LoRA + DOP":
         anchors["base"] += settings.preservation_weight
@@ -302,7 +309,7 @@ def pure_objective(settings: PureSettings, mean_t: float = 0.5) -> Objective:
     terms += [BackgroundTerm(settings.background_anchor)] if settings.background_anchor else []
     concept = settings.scene_concept if settings.keeps_concept else 0.0
     terms += [SceneTerm(settings.scene_anchor, concept)] if settings.scene_anchor else []
-    terms.append(ConceptTerm(PURE, background=settings.background_loss if settings.parts_loss else 1.0))
+    terms.append(ConceptTerm(PURE, background=background))
     if settings.method == "LoRA + prior preservation":
         terms.append(PriorTerm(settings.preservation_weight))
     if settings.method == "merged stage":

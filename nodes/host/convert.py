@@ -112,8 +112,10 @@ class HostWeights:
             )
         if key == _POSITIONS and self.side:
             weight = centre(weight, self.side)
-        # to the device as it is stored: PyTorch would widen it here first, and send twice the bytes
-        weight = (weight.detach() if device is None else weight.detach().to(device)).to(torch.float32, copy=True)
+        weight = weight.detach()
+        if device is not None and torch.device(device).type == "cuda":
+            weight = weight.to(device)  # as it is stored: PyTorch would widen it here first, and send twice the bytes
+        weight = weight.to(device=device, dtype=torch.float32, copy=True)
         return comfy.lora.calculate_weight(patches, weight, key) if self.with_patches and patches else weight
 
     @staticmethod

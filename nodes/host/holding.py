@@ -1,7 +1,7 @@
 """The surroundings of an applied concept left to the base model, while the host samples (see `purecc.place`).
 
 A wrapper around what the host predicts for a step's texts (its CALC_COND_BATCH), so that every guider and sampler has it: it asks
-twice, the second time with the concepts silent; once, silent, while the layout is settled. Where no concept that holds acts, it asks once.
+twice, the second time with the concepts silent; once, silent, while the picture is laid out. Where no concept that holds acts, it asks once.
 """
 
 from typing import Any

@@ -98,7 +98,8 @@ def prepared(
     models_stay = settings.memory == "auto" and has_room_for_more(needed(settings), room())
     if not models_stay:
         session.free_for_training()
-    chosen = plan(needed, settings, room(), lambda rung: run_of(rung.frozen_weights).begun)
+    there = room()
+    chosen = plan(needed, settings, there, lambda rung: run_of(rung.frozen_weights).begun)
     foreign = remark_on_latents(data, scaling)
     told = [
         chosen.line,
@@ -124,7 +125,7 @@ def prepared(
         yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
     except torch.cuda.OutOfMemoryError as error:
         raise RuntimeError(
-            f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(room().free)} are free now. In Settings, "
+            f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(there.free)} were free. In Settings, "
             "set memory to a size below that of your card, and run again: it goes on from its last checkpoint. Please report both figures."
         ) from error
     finally:
@@ -169,7 +170,7 @@ def remark_on_recording(device: torch.device, settings: TrainSettings) -> list[s
 def phases(needed: Estimate, data: ConceptSet, vae: comfy.sd.VAE, encoder: TextEncoder) -> str:
     """A line for people: GPU memory of each phase (main memory without a GPU).
 
-    The host encodes before the training and its models leave the device then; a validation picture is decoded beside the
+    The host encodes before the training, and its models leave a device that has no room to spare; a validation picture is decoded beside the
     network, by the host in tiles where it lacks room.
     """
     channels, height, width = max((tuple(e.latent.shape) for e in data.examples), key=lambda shape: shape[1] * shape[2])
@@ -197,7 +198,7 @@ def in_main_memory(model: ModelPatcher, wire: TrainingData, needed: Estimate, mo
     run = f"; in main memory, texts that were read: {in_words(texts)}" if texts else ""
     run += f"; what waits there for the run: {in_words(needed.host)}" if needed.host else ""
     where = "main memory" if model.offload_device.type == "cpu" else "on the GPU, by --highvram or --gpu-only"
-    where = "on the GPU too, which has room for them" if models_stay else where
+    where = "left where they are, since there is room" if models_stay else where
     return f"{where}, ComfyUI's own models: {own}{run}"
 
 

@@ -54,7 +54,7 @@ def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
 
 def test_after_steps_on_a_gpu_the_node_tells_what_they_took(seen: dict) -> None:
     assert seen["told"] == seen["notes"]
-    assert seen["told on a GPU"].startswith(seen["notes"]) and "held 123 MB at most" in seen["told on a GPU"]
+    assert seen["told on a GPU"].startswith(seen["notes"]) and "took 123 MB of the GPU at most" in seen["told on a GPU"]
 
 
 def test_where_only_the_allocator_stands_against_recorded_steps_the_node_says_so(seen: dict) -> None:

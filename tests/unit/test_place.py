@@ -6,6 +6,7 @@ import torch
 from tiny import extractor, network, noise, text
 from torch import Tensor
 
+from purecc.flow import sigmas
 from purecc.network import BASE, PURE
 from purecc.place import LAYOUT, kept_in_place, place_of, where_most
 from purecc.sampling import guided_velocity
@@ -86,13 +87,15 @@ def test_sampling_holds_the_surroundings_at_the_bases_velocity() -> None:
     assert torch.equal(nothing, base)
 
 
-def test_while_the_layout_is_settled_the_base_draws_alone() -> None:
+def test_the_base_lays_the_picture_out_alone() -> None:
     adapted = network()
     adapted.add_concept(PURE, extractor())
     x_t = noise(2, 4, 8, 8, seed=1)
     positive, negative = text("a [V] dog", count=2), text("", count=2)
     held = guided_velocity(adapted, positive, negative, 4.0, PURE, hold_surroundings=True)
     base = guided_velocity(adapted, positive, negative, 4.0, BASE)
-    for time, alone in ((LAYOUT + 0.01, True), (LAYOUT - 0.01, False)):
-        t = torch.full((2,), time)
+    assert LAYOUT == 0.95 and int((sigmas(28, 3.0)[:-1] > LAYOUT).sum()) == 4  # as the help pages tell
+    early, late = LAYOUT + 0.01, LAYOUT - 0.01
+    for times, alone in (((early, early), True), ((late, late), False), ((early, late), False)):
+        t = torch.tensor(times)
         assert torch.equal(held(x_t, t), base(x_t, t)) == alone

@@ -78,6 +78,15 @@ def test_texts_wait_on_the_device_where_steps_are_recorded_if_there_is_room_for_
     assert not plan(lambda _: with_texts, TrainSettings(), enough).settings.record_steps
 
 
+def test_on_cuda_each_matrix_in_nf4_is_told_half_a_mebibyte_more() -> None:
+    def on(device: str, storage: str) -> int:
+        settings = TrainSettings(frozen_weights=storage)
+        return estimate(SD35_MEDIUM, BIG, settings, None, torch.bfloat16, device).weights
+
+    assert on("cuda", "nf4") - on("cpu", "nf4") == pytest.approx(337 * 2**19, rel=0.01)
+    assert on("cuda", "float8") == on("cpu", "float8")
+
+
 def test_the_hosts_models_stay_on_a_gpu_that_has_room_for_as_much_again() -> None:
     needed = of(TrainSettings())
     enough = 1.05 * (needed.peak + needed.step + 1e9) + 0.3e9

@@ -220,17 +220,20 @@ def test_eta_over_time_weighs_each_sample_by_its_own_t(schedule: str) -> None:
     assert float((batch.t[0] - batch.t[1]).abs()) > 0.05
 
 
-def test_masks_weigh_both_losses_and_lambda_alike() -> None:
+@pytest.mark.parametrize("anchored", [False, True])
+def test_masks_weigh_both_losses_and_lambda_alike(anchored: bool) -> None:
     masks = tuple(torch.zeros(SIDE, SIDE) for _ in range(2))
     for mask in masks:
         mask[2:5, 1:4] = 1
-    settings = replace(SETTINGS, background_weight=0.25)
-    _, batch, terms, velocity = asked(PureSettings(), settings, replace(concept_set(), masks=masks))
+    settings = SETTINGS if anchored else replace(SETTINGS, background_weight=0.25)
+    pure = PureSettings(background_anchor=1.0, background_loss=0.25) if anchored else PureSettings()
+    _, batch, terms, velocity = asked(pure, settings, replace(concept_set(), masks=masks))
     weights = torch.full((SIDE, SIDE), 0.25)
     weights[2:5, 1:4] = 1
     weights = weights / weights.mean()
-    assert torch.equal(batch.weights[0, 0], batch.weights[1, 0])
-    torch.testing.assert_close(batch.weights[0, 0], weights)
+    if not anchored:
+        assert torch.equal(batch.weights[0, 0], batch.weights[1, 0])
+        torch.testing.assert_close(batch.weights[0, 0], weights)
     guidance = velocity(EXTRACTOR, "target") - velocity(EXTRACTOR, "null")
     learnt = velocity(PURE, "complete") - velocity(BASE, "base")
     scale = [(weights * r * g).sum() / (weights * g * g).sum() for r, g in zip(learnt, guidance, strict=True)]

@@ -58,8 +58,8 @@ def surroundings() -> Result:
     result.sentences[f"without the trigger: one forward ({once.batches})"] = once.batches == [4]
     early = predict(held, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
     base = predict(model, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
-    result.sentences["while the layout is settled: the base's"] = torch.equal(early.positive, base.positive)
-    result.sentences[f"while the layout is settled: one forward ({early.batches})"] = early.batches == [2]
+    result.sentences["while the picture is laid out: the base's"] = torch.equal(early.positive, base.positive)
+    result.sentences[f"while the picture is laid out: one forward ({early.batches})"] = early.batches == [2]
     after = predict(held, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT - 0.01)
     result.sentences[f"after it: two ({after.batches})"] = after.batches == [2, 2]
     later, _ = apply_concept(model, clip, concept, gate="picture", span=(0.5, 1.0), hold_surroundings=True)
