@@ -127,8 +127,8 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "background_weight", default=train.background_weight, min=0.0, max=1.0, step=0.05,
-            tooltip="Weight of the losses outside the concept set's masks. 1: alike everywhere. 0.1 to 0.5 learn less of the "
-            "background; needs a mask for each picture.",
+            tooltip="Weight of the losses outside the concept set's masks; below 1 it needs a mask for each picture, and counts in place of "
+            "background_loss. 0.1 to 0.5 learn less of the background. 1: as it comes.",
         ),
         io.Combo.Input(
             "schedule", options=list(RATE_SCHEDULES), default=train.schedule,
@@ -231,8 +231,8 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "background_loss", default=SHIPPED["background_loss"], min=0.01, max=1.0, step=0.05, optional=True,
-            tooltip="With a background_anchor: weight of L_CC around the concept, against 1 on it. What lies there is held at the base model, so there is "
-            "nothing to learn; less of it leaves more of the learning to the concept. 1: alike everywhere (the paper). 0.1 is what was measured.",
+            tooltip="With a background_anchor: weight of L_CC and L_PureCC around the concept, against 1 on it; their mean stays. What lies there is held at the "
+            "base model, so there is nothing to learn, and the learning goes to the concept. 1: alike everywhere (the paper). 0.1 is what was measured.",
         ),
     ]  # fmt: skip
 
