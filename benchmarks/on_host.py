@@ -106,9 +106,7 @@ class Run:
     seconds: dict[str, float]
     held: dict[str, int]
     texts: list[tuple[str, str]]
-    bars: dict[
-        str, dict[int, list[float]]
-    ]  # by the length of its progress bars: when one began and ended, in the node's seconds
+    bars: dict[str, dict[int, list[float]]]  # progress bars by length: the node's seconds at start and end
 
 
 def run(server: Server, prompt: dict[str, dict]) -> Run:
