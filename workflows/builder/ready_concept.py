@@ -29,7 +29,7 @@ def load_and_sample() -> Graph:
         "**strength**: of the LoRA. **embedding_strength**: of the concept's own embeddings at the trigger's place. 1 is as trained.",
         "**gate** *as trained*: the concept acts only in pictures whose prompt holds the trigger. All others are the base "
         "model's, exactly: see group 4.",
-        "**hold_surroundings**: around the concept the base model draws on, in nearly twice the time.",
+        "**hold_surroundings**: around the concept the base model draws on, in 1.9 times the time.",
     )  # fmt: skip
     how = Sampling(latent["LATENT"], pocket["VAE"], SEED, STEPS, CFG)
     parts = (
