@@ -42,8 +42,8 @@ class Prepared:
     settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
     needed: Estimate
-    models_stay: bool = False  # the host's models are on the device beside it, which has room for them
-    before: int = 0  # bytes that were allocated there
+    models_stay: bool  # the host's models were left where they were: the device has room to spare
+    before: int  # bytes that were allocated on the device
 
     def told(self) -> str:
         """The notes, and after steps on a CUDA GPU what they took of it; asked before the pictures that follow the training."""

@@ -148,6 +148,16 @@ with session.outside_inference(), training.prepared(model, other, TrainSettings(
 seen["notes of learned tokens"] = train(model, wire, seed=6, embeddings="none", token_embeddings=True)["notes"]
 with session.outside_inference():
     session.decode_latents(vae, data.examples[0].latent[None])
+seen["models stay"] = {}
+own_room, own_free = training.has_room_for_more, session.free_for_training
+for memory, room in (("auto", True), ("auto", False), ("24 GB", True)):
+    calls: list[bool] = []
+    training.has_room_for_more = lambda needed, there, room=room: room  # as on a GPU
+    session.free_for_training = lambda calls=calls: calls.append(True)
+    with session.outside_inference(), training.prepared(model, wire, TrainSettings(steps=1, memory=memory)) as it:
+        said = "left where they are, since there is room, ComfyUI's own models" in it.notes
+        seen["models stay"][f"{memory}, {room}"] = [it.models_stay, said, len(calls)]
+training.has_room_for_more, session.free_for_training = own_room, own_free
 own_records, cuda = training.records_on, torch.device("cuda")
 torch.version.cuda = torch.version.cuda or "as in a build for NVIDIA's GPUs"
 training.records_on = lambda device: False  # as with the host's allocator

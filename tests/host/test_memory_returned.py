@@ -52,6 +52,11 @@ def test_the_node_is_told_what_is_needed_and_what_is_free(seen: dict) -> None:
     assert re.search(r"texts that were read: \d+ MB", seen["notes"])
 
 
+def test_the_hosts_models_stay_where_there_is_room_and_no_size_is_asked_for(seen: dict) -> None:
+    leave = [False, False, 1]
+    assert seen["models stay"] == {"auto, True": [True, True, 0], "auto, False": leave, "24 GB, True": leave}
+
+
 def test_after_steps_on_a_gpu_the_node_tells_what_they_took(seen: dict) -> None:
     assert seen["told"] == seen["notes"]
     assert seen["told on a GPU"].startswith(seen["notes"]) and "took 123 MB of the GPU at most" in seen["told on a GPU"]
