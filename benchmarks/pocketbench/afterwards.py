@@ -33,17 +33,17 @@ def _row(says: str, pairs: Differences, *more: str) -> list[str]:
 
 
 def other_figures(cases: Cases, first: Hypothesis, arms: list[str]) -> str:
-    """Of the first hypothesis' arm: surroundings, second thing and layout against each baseline at equal fidelity; drift by two witnesses."""
-    rows = []
-    for other in (arm for arm in arms if arm != first.arm and arm in cases):
+    """Surroundings, second thing and layout at equal fidelity, the first hypothesis' arm against each, and each against LoRA; fidelity, drift by two witnesses."""
+    arms, rows = [arm for arm in arms if arm in cases], []
+    others = [arm for arm in arms if arm not in ("LoRA", first.arm)]
+    for arm, other in [(first.arm, a) for a in arms if a != first.arm] + [(a, "LoRA") for a in others]:
         for figure in ("background", "beside", "layout"):
             for share in (0.9, 0.8):
-                asked = Hypothesis("", first.arm, other, f"matched {figure}", at=share)
-                pairs = gains(cases, asked)
-                rows.append(
-                    _row(f"{figure} nearer to the base's than with {other}, at {share:g} of LoRA's fidelity", pairs)
-                )
-    for arm in (arm for arm in arms if arm not in ("LoRA", first.arm) and arm in cases):
+                pairs = gains(cases, Hypothesis("", arm, other, f"matched {figure}", at=share))
+                says = f"{figure} nearer to the base's with {arm} than with {other}, at {share:g} of LoRA's fidelity"
+                rows.append(_row(says, pairs))
+    for arm in others:
+        rows.append(_row(f"fidelity of {arm} less LoRA's", gains(cases, replace(first, arm=arm, other="LoRA"))))
         for column, scale in (("pixels", 1), ("feature", 100)):
             pairs = differences(cases, "LoRA", arm, lambda c, k=column, s=scale: s * drifts(c, 1.0, k))
             rows.append(_row(f"drift by {column}{' x 100' * (scale > 1)}, less with {arm} than with LoRA", pairs))

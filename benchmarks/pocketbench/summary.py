@@ -116,7 +116,9 @@ def of_the_base(case: Case) -> float:
 
 
 def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
-    """A figure of `Summary` where the case's curve over strength first reaches a fidelity above 0; None where it never does, or the base has it.
+    """A figure of `Summary` where the case's curve over strength first reaches a fidelity above 0.
+
+    None where it never does, where the base has it, and where the figure was not measured.
 
     Strength 0 is the base model: fidelity is what the base has, and nothing has changed.
     """
@@ -129,7 +131,8 @@ def at_fidelity(case: Case, wanted: float, figure: str) -> float | None:
         points.append((one.fidelity, getattr(one, figure)))
     for (f0, v0), (f1, v1) in zip(points, points[1:], strict=False):
         if f0 < wanted <= f1:
-            return v0 + (v1 - v0) * (wanted - f0) / (f1 - f0)
+            value = v0 + (v1 - v0) * (wanted - f0) / (f1 - f0)
+            return None if np.isnan(value) else value
     return None
 
 

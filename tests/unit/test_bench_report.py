@@ -25,6 +25,7 @@ def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
     assert at_fidelity(case, 0.2, "drift") == pytest.approx(5)  # from the base model on
     assert at_fidelity(case, 0.2, "seg_cons") == pytest.approx(0.5)  # the base agrees with itself
     assert at_fidelity(case, 0.9, "drift") is None
+    assert at_fidelity(case, 0.6, "beside") is None  # no picture of it has a second thing
     below = case_with({0.5: -0.4, 1.0: 0.2}, {0.5: 10.0, 1.0: 30.0})
     assert at_fidelity(below, -0.2, "drift") is None  # it falls below the base first: what the base has is no goal
     learnt = replace(case_with({0.5: -0.4, 1.0: 0.2}, {0.5: 10.0, 1.0: 30.0}), ends={"pocket DINO": [-1.0, 0.0, 1.0]})
