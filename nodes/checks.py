@@ -12,6 +12,14 @@ def require_clip(clip: Any) -> None:
         )
 
 
+def require_trigger(trigger: str) -> None:
+    """Raises ValueError for brackets: in the host's prompts they are weights, and no word."""
+    if set("()\\") & set(trigger):
+        raise ValueError(
+            f'The trigger "{trigger}" has a round bracket or a backslash; in prompts these are weights. Write a word, as ohwx or [V].'
+        )
+
+
 def require_vae(vae: Any) -> None:
     """Raises ValueError where a checkpoint brought no VAE, or where this is no picture's VAE of SD3's shape: 16 channels, an eighth of a side."""
     if vae is None:

@@ -1,5 +1,6 @@
 """Concept Set: pictures, captions and words, encoded once for both stages."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,12 +9,12 @@ from torch import Tensor
 
 from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.encoding import TextEncoder
-from ..purecc.pictures import Picture, picture_files, read_folder
+from ..purecc.pictures import SUFFIXES, Picture, picture_files, read_folder, require_masks, unread_files
 from ..purecc.prompts import KINDS, Kind, Placeholder
 from ..purecc.public_code import csv_file, read_csv
 from ..purecc.shapes import SHAPES, Size, described
 from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, require_templates
-from .checks import require_clip, require_vae
+from .checks import require_clip, require_trigger, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
 
@@ -146,7 +147,8 @@ class ConceptSetNode(io.ComfyNode):
         path = folder_path(folder[0]) if folder[0] and folder[0] != WIRED else None
         if path is None or not path.is_dir():
             return ""
-        return repr(sorted((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in path.iterdir()))
+        files = path.rglob("*") if any(path.glob("*.csv")) else path.iterdir()  # a csv may name pictures in sub-folders
+        return repr(sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
 
     @classmethod
     def execute(
@@ -155,10 +157,8 @@ class ConceptSetNode(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         require_clip(clip[0])
         require_vae(vae[0])
-        vae = vae[0]
-        found = (
-            wired(pictures, masks) if folder[0] == WIRED else read(folder_path(folder[0]), trigger[0], class_word[0])
-        )
+        require_trigger(trigger[0])
+        vae, path = vae[0], None if folder[0] == WIRED else folder_path(folder[0])
         lines = lines_of(captions)
         templates = templates_of(texts[0], lines, kind[0])
         encoders = []
@@ -167,13 +167,20 @@ class ConceptSetNode(io.ComfyNode):
             encoders.append(text.HostTextEncoder(clip[0], word, placeholder))
             return encoders[0]
 
+        def fitted(picture: Picture) -> Picture:
+            return picture.fitted(resolution[0], shape[0])
+
         with session.outside_inference(), torch.no_grad():
-            shown = [p.fitted(resolution[0], shape[0]) for p in found]
+            if path is None:
+                shown = [fitted(picture) for picture in wired(pictures, masks)]
+            else:
+                shown = read(path, trigger[0], class_word[0], fitted)
+            require_masks(shown)
             largest = max((p.pixels.shape[:2] for p in shown), key=lambda size: size[0] * size[1])
             session.tell_in_node(training.encoding(clip[0], vae, *largest))
             concept_set = build_concept_set(
                 [p.pixels for p in shown],
-                captions_of(found, [] if templates else lines),
+                captions_of(shown, [] if templates else lines),
                 trigger=trigger[0],
                 class_word=class_word[0],
                 kind=kind[0],
@@ -183,9 +190,11 @@ class ConceptSetNode(io.ComfyNode):
                 masks=[p.mask for p in shown if p.mask is not None],
                 templates=templates,
                 flip=flip[0],
-                stated=[p.texts for p in found],
+                stated=[p.texts for p in shown],
             )
-        summary = describe(concept_set, found)
+        summary = describe(concept_set, shown)
+        if path is not None and (unread := unread_files(path)):
+            summary += f"\nleft out, for only {', '.join(SUFFIXES)} are read: {', '.join(unread)}"
         preview = ui.PreviewText(summary)
         return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
 
@@ -196,10 +205,10 @@ def folders() -> list[str]:
     return examples + [p.name for p in sorted(session.input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
 
 
-def read(folder: Path, trigger: str, class_word: str) -> list[Picture]:
-    """A folder's pictures: those that a csv in it names, or all."""
+def read(folder: Path, trigger: str, class_word: str, prepare: Callable[[Picture], Picture]) -> list[Picture]:
+    """A folder's pictures, prepared one by one: those that a csv in it names, or all."""
     csv = csv_file(folder) if folder.is_dir() else None
-    return read_csv(csv, trigger, class_word) if csv else read_folder(folder)
+    return read_csv(csv, trigger, class_word, prepare) if csv else read_folder(folder, prepare)
 
 
 def _holds_pictures(folder: Path) -> bool:
@@ -226,7 +235,7 @@ def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Pic
     if flat and len(flat) != len(pixels):
         raise ValueError(f"Pictures: {len(pixels)}, masks: {len(flat)}. Connect one mask for each, or none.")
     for i, (picture, mask) in enumerate(zip(pixels, flat, strict=False), 1):
-        if mask.shape != picture.shape[:2]:
+        if mask.any() and mask.shape != picture.shape[:2]:  # an empty one is refused with the reason, whatever its size
             (high, wide), (mask_high, mask_wide) = picture.shape[:2], mask.shape
             raise ValueError(
                 f"Picture {i} is {wide} x {high} px, its mask {mask_wide} x {mask_high}. Scale the mask to the picture's size."
@@ -242,6 +251,8 @@ def lines_of(captions: list[str]) -> list[str]:
 
 def captions_of(pictures: list[Picture], lines: list[str]) -> list[str]:
     """Each picture's caption file, else its line of the widget, else nothing."""
+    if all(p.caption for p in pictures):
+        lines = []
     if lines and len(lines) != len(pictures):
         raise ValueError(f"Pictures: {len(pictures)}, captions: {len(lines)}. Write one line for each picture.")
     return [p.caption or (lines[i] if lines else "") for i, p in enumerate(pictures)]
@@ -254,13 +265,13 @@ def templates_of(texts: Captions, lines: list[str], kind: Kind) -> tuple[str, ..
     return TEMPLATES[kind] if texts == "bundled templates" else ()
 
 
-def describe(concept_set: ConceptSet, found: list[Picture]) -> str:
-    """What is trained with, for the canvas. `found`: the pictures as they came."""
+def describe(concept_set: ConceptSet, shown: list[Picture]) -> str:
+    """What is trained with, for the canvas. `shown`: the pictures, fitted."""
     sizes = [Size(*p.shape[:2]) for p in concept_set.pictures]
     flipped = ", each mirrored too" if concept_set.examples[0].flipped is not None else ""
-    rows = [f"{len(found)} picture{'s' * (len(found) > 1)}, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
-    for i, (picture, size) in enumerate(zip(found, sizes, strict=True), 1):
-        rows.append(f"{picture.name or i}: {described(*picture.pixels.shape[:2], size)}")
+    rows = [f"{len(shown)} picture{'s' * (len(shown) > 1)}, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
+    for i, (picture, size) in enumerate(zip(shown, sizes, strict=True), 1):
+        rows.append(f"{picture.name or i}: {described(*picture.came, size)}")
     texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)
     templates = len(concept_set.examples[0].all_texts)
     rows += [f"{templates} templates, one drawn for each picture at each step:"] if templates > 1 else []

@@ -11,6 +11,7 @@ from ..purecc.files import save_tensors
 from ..purecc.learned_embeds import read_learned_embeds
 from ..purecc.prompts import KINDS
 from ..purecc.public_code import read_lora
+from .checks import require_trigger
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
 
@@ -112,20 +113,21 @@ class ImportLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        if file is not None and file not in loras.lora_files():
+        if file is not None and session.with_slashes(file) not in loras.lora_files():
             return f'There is no LoRA "{file}" in models/loras. Refresh (R) and choose another.'
         return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str, learned_token: str = NO_TOKEN, **_: object) -> str:
         """Changes when a file is written anew."""
-        there = [name for name in (file, learned_token) if name in loras.lora_files()]
+        there = [name for name in (file, learned_token) if session.with_slashes(name) in loras.lora_files()]
         return repr([loras.lora_path(name).stat().st_mtime_ns for name in there])
 
     @classmethod
     def execute(
         cls, file: str, trigger: str, class_word: str, kind: str, alpha: float, learned_token: str = NO_TOKEN
     ) -> io.NodeOutput:
+        require_trigger(trigger)
         trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
         if not trigger or not class_word:
             raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+
+from .in_place import put_in_place
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -21,20 +22,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
-        _replace(temporary, path)
+        put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _replace(temporary: Path, path: Path) -> None:
-    """os.replace, tried for a second: on Windows it fails while another process or thread reads what stands there."""
-    for wait in (0.05, 0.15, 0.3, 0.5, None):
-        try:
-            return os.replace(temporary, path)
-        except PermissionError:
-            if wait is None:
-                raise
-            time.sleep(wait)
 
 
 def save_json(path: Path, value: Any) -> None:

@@ -1,6 +1,7 @@
 """Reading a folder of pictures as people keep them: captions and masks beside the files, any sizes."""
 
-from collections.abc import Mapping
+import codecs
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from torch import Tensor
 from .shapes import Shape, fit, size_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".gif")  # pictures too, which are told rather than taken
 MASK = ".mask"  # dog.png has its mask in dog.mask.png
+_MARKED = 0.05  # what a mask must have somewhere: mattes have a little grey everywhere
 
 
 @dataclass(frozen=True)
@@ -22,12 +25,17 @@ class Picture:
     mask: Tensor | None  # [height, width] in 0..1, 1 on the concept
     name: str = ""  # of its file
     texts: Mapping[str, str] = field(default_factory=dict)  # "base", "target": those that a data set states itself
+    came: tuple[int, int] | None = None  # height and width before it was fitted
 
     def fitted(self, resolution: int, shape: Shape) -> "Picture":
         """At the size that it is trained at (`shapes.size_of`), its mask with it; `resolution` in pixels."""
         size = size_of(*self.pixels.shape[:2], resolution, shape)
         mask = None if self.mask is None else fit(self.mask[..., None], size)[..., 0]
-        return replace(self, pixels=fit(self.pixels, size), mask=mask)
+        return replace(self, pixels=fit(self.pixels, size), mask=mask, came=tuple(self.pixels.shape[:2]))
+
+
+def as_it_is(picture: Picture) -> Picture:
+    return picture
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -36,12 +44,30 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: p.name.lower())
 
 
-def read_folder(folder: Path) -> list[Picture]:
-    """All pictures of a folder. Raises ValueError for a folder without any, or a file that is no picture."""
+def unread_files(folder: Path) -> list[str]:
+    """Names of the pictures of a folder whose format is not read."""
+    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in UNREAD)
+
+
+def read_text(path: Path) -> str:
+    """A text in UTF-8, or in UTF-16 with its mark, as PowerShell's ">" writes it. Raises ValueError, with the file's name, for another."""
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name} is not in UTF-8; save it anew in that encoding.") from error
+
+
+def read_folder(folder: Path, prepare: Callable[[Picture], Picture] = as_it_is) -> list[Picture]:
+    """All pictures of a folder, each prepared as soon as it is read: whole ones may be large.
+
+    Raises ValueError for a folder without any, or a file that is no picture.
+    """
     files = picture_files(folder) if folder.is_dir() else []
     if not files:
         raise ValueError(f'The folder "{folder.name}" holds no pictures ({", ".join(SUFFIXES)}).')
-    return [read_picture(path) for path in files]
+    return [prepare(read_picture(path)) for path in files]
 
 
 def read_picture(path: Path) -> Picture:
@@ -51,17 +77,33 @@ def read_picture(path: Path) -> Picture:
     try:
         pixels = _open(path, "RGB")
         masked = None if mask is None else _open(mask, "L")
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
     if masked is not None and masked.shape != pixels.shape[:2]:
         raise ValueError(
             f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike."
         )
-    caption = text.read_text(encoding="utf-8-sig").strip() if text.is_file() else ""
+    caption = read_text(text) if text.is_file() else ""
     return Picture(pixels, " ".join(caption.split()), masked, path.name)
+
+
+def require_masks(pictures: Sequence[Picture]) -> None:
+    """Raises ValueError where a mask marks nothing, or where some pictures have one and others none: training would hold the concept back."""
+    for number, picture in enumerate(pictures, 1):
+        name = picture.name or f"picture {number}"
+        if picture.mask is None and any(p.mask is not None for p in pictures):
+            raise ValueError(f"There is no mask for {name}, and there is one for others. Give one for each, or none.")
+        if picture.mask is not None and not (picture.mask > _MARKED).any():
+            raise ValueError(
+                f"The mask of {name} is empty. Paint the concept white in it, or leave masks out: they are looked for then. (Load Image "
+                "gives an empty mask for a picture without transparency.)"
+            )
 
 
 def _open(path: Path, mode: str) -> Tensor:
     with Image.open(path) as image:
-        array = np.asarray(ImageOps.exif_transpose(image).convert(mode), dtype=np.float32)
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        array = np.asarray(image.convert(mode), dtype=np.float32)
     return torch.from_numpy(array / 255)

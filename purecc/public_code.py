@@ -5,8 +5,9 @@ Its token embeddings (`learned_embeds.pt`) are read by learned_embeds.py, and be
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from .concept import Concept, LoraWeights
 from .files import load_tensors
 from .learned_embeds import read_learned_embeds
-from .pictures import Picture, read_picture
+from .pictures import Picture, as_it_is, read_picture, read_text
 from .prompts import Kind, find_word
 
 COLUMNS = ("image_path", "prompt")  # and target_prompt, base_prompt, instance_word
@@ -35,15 +36,20 @@ def csv_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
+def read_csv(
+    path: Path, trigger: str, class_word: str, prepare: Callable[[Picture], Picture] = as_it_is
+) -> list[Picture]:
     """All pictures that a csv names, with its prompts as captions and its own base and target texts, `[v]` replaced by the trigger.
+
+    Each is prepared as soon as it is read.
 
     A picture is looked for inside the csv's folder: by its path, or by its name alone where the path leads elsewhere.
     Raises ValueError, with the line, for a missing column or picture, where `instance_word` is another class word, for a base text
     with the concept and a target text without.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = read_text(path)
+    between = max(",;\t", key=text.partition("\n")[0].count)  # Excel's lists are separated as its country does it
+    rows = list(csv.DictReader(StringIO(text, newline=""), delimiter=between))
     missing = [name for name in COLUMNS if not rows or name not in rows[0]]
     if missing:
         raise ValueError(f'{path.name} has no rows with a column "{missing[0]}"; needed are {", ".join(COLUMNS)}.')
@@ -66,7 +72,7 @@ def read_csv(path: Path, trigger: str, class_word: str) -> list[Picture]:
             raise ValueError(f'{path.name}, line {line}: the base_prompt "{texts["base"]}" holds the concept.')
         if "target" in texts and not find_word(trigger, texts["target"]):
             raise ValueError(f'{path.name}, line {line}: the target_prompt "{texts["target"]}" lacks {PLACEHOLDER}.')
-        pictures.append(replace(read_picture(picture), caption=said["complete"], texts=texts))
+        pictures.append(replace(prepare(read_picture(picture)), caption=said["complete"], texts=texts))
     return pictures
 
 

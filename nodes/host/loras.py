@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...purecc.concept import Concept
 from .lora import lora_places
+from .session import files_of, with_slashes
 
 
 def loras_folder() -> Path:
@@ -28,7 +29,7 @@ def embeddings_folder() -> Path:
 
 def lora_files() -> list[str]:
     """Names of the LoRA files, relative to their folders, for a combo."""
-    return folder_paths.get_filename_list("loras")
+    return files_of("loras")
 
 
 def token_files() -> list[str]:
@@ -38,9 +39,9 @@ def token_files() -> list[str]:
 
 def lora_path(name: str) -> Path:
     """The file of a name from `lora_files`. Raises ValueError where there is none: the host does not check combos."""
-    if name not in lora_files():
+    if with_slashes(name) not in lora_files():
         raise ValueError(f'There is no LoRA "{name}" in models/loras. Refresh the list (R) and choose another.')
-    return Path(folder_paths.get_full_path_or_raise("loras", name))
+    return Path(folder_paths.get_full_path_or_raise("loras", with_slashes(name)))
 
 
 def require_loadable(model: ModelPatcher, concept: Concept, tensors: Mapping[str, Tensor]) -> None:

@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
 _BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
 _PREVIEW = 256  # pixels, the longer side at most
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}  # on Windows, no files
 
 
 @contextmanager
@@ -222,23 +229,34 @@ def _register() -> Path:
 def concept_files() -> list[str]:
     """Names of the concept files, relative to their folders, for a combo."""
     _register()
-    return folder_paths.get_filename_list(_FOLDER)
+    return files_of(_FOLDER)
 
 
 def concept_path(name: str) -> Path:
     """The file of a name from `concept_files`. Raises ValueError where there is none: the host does not check combos."""
-    if name not in concept_files():
+    if with_slashes(name) not in concept_files():
         raise ValueError(
             f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.'
         )
-    return Path(folder_paths.get_full_path_or_raise(_FOLDER, name))
+    return Path(folder_paths.get_full_path_or_raise(_FOLDER, with_slashes(name)))
+
+
+def files_of(kind: str) -> list[str]:
+    """Names of the files in the host's folders of a kind, with / before sub-folders on Windows too: workflows are shared."""
+    return [with_slashes(name) for name in folder_paths.get_filename_list(kind)]
+
+
+def with_slashes(name: str) -> str:
+    """A file's name as `files_of` has it; a workflow of Windows may have it otherwise."""
+    return name.replace("\\", "/")
 
 
 def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     """`folder`/`name` with the suffix; sub-folders are allowed. Raises ValueError for a name that leads out of the folder."""
     parts = PurePosixPath(name.strip().replace("\\", "/")).parts
     rooted = name.strip().startswith(("/", "\\")) or PureWindowsPath(name.strip()).drive
-    if not parts or rooted or ".." in parts or any(c in part for part in parts for c in '<>:"|?*\0'):
+    strange = any(c in part for part in parts for c in '<>:"|?*\0')
+    if not parts or rooted or ".." in parts or strange or any(p.partition(".")[0].lower() in _DEVICES for p in parts):
         raise ValueError(
             f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder.'
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from purecc.in_place import put_in_place
 from purecc.launch.client import Client, HostError, raise_on_failure
 from purecc.launch.layout import LaunchError, Layout
 from purecc.launch.process import tail
@@ -169,4 +170,4 @@ def write_atomically(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    put_in_place(temporary, path)

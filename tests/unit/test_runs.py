@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -99,6 +101,26 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(partial: b
         write_atomically(path, fail)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
     assert json.loads(before.decode("utf-8")) == {"a": "é"}
+
+
+def test_a_file_in_use_is_tried_again_and_then_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, where a file that another process reads cannot be replaced."""
+    path, replace, refused = tmp_path / "concept.safetensors", os.replace, []
+
+    def in_use(source: Path, target: Path) -> None:
+        refused.append(target)
+        if len(refused) < 3:
+            raise PermissionError("in use")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", in_use)
+    save_json(path, {"a": 1})
+    assert len(refused) == 3 and json.loads(path.read_text(encoding="utf-8")) == {"a": 1}
+    refused.clear()
+    monkeypatch.setattr(time, "sleep", lambda _: refused.clear())  # so that it stays in use
+    with pytest.raises(PermissionError, match="concept.safetensors cannot be replaced: it is in use"):
+        save_json(path, {"a": 2})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"a": 1} and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

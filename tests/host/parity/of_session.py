@@ -82,10 +82,13 @@ def folders() -> Result:
     (folder / "sub").mkdir(exist_ok=True)
     for name in ("a.safetensors", "b.txt", "sub/c.safetensors"):
         (folder / name).touch()
-    files = [name.replace("\\", "/") for name in session.concept_files()]
+    files = session.concept_files()
     own = {f for f in files if not f.startswith(("tests/", "example "))}  # the pack's example is listed too
     result.sentences[f"concept files {files}"] = own == {"a.safetensors", "sub/c.safetensors"}
     result.sentences["their paths"] = session.concept_path("a.safetensors") == folder / "a.safetensors"
+    result.sentences["a path of Windows"] = (
+        session.concept_path("sub\\c.safetensors") == folder / "sub" / "c.safetensors"
+    )
     result.raises("a combo's value is checked", "no concept", lambda: session.concept_path("../secret.safetensors"))
     output = Path(folder_paths.get_output_directory())
     result.sentences["runs are in the output folder"] = output in session.runs_folder().parents
@@ -98,7 +101,20 @@ def folders() -> Result:
         )
         result.sentences["a dot in the name"] = inside(folder, "v1.2", ".safetensors") == folder / "v1.2.safetensors"
         result.sentences["sub-folder"] = inside(folder, "sub\\dog") == folder / "sub" / "dog"
-        for name in ("../x", "a/../../x", "/etc/x", "C:\\x", "C:x", "", "  ", "\\\\server\\x", "a\0b", ".."):
+        for name in (
+            "../x",
+            "a/../../x",
+            "/etc/x",
+            "C:\\x",
+            "C:x",
+            "",
+            "  ",
+            "\\\\server\\x",
+            "a\0b",
+            "..",
+            "con",
+            "a/Nul.x",
+        ):
             result.raises(f"{name!r}", "is not a name", lambda name=name: inside(folder, name, ".safetensors"))
         link = folder / "link"
         link.symlink_to(outside)
