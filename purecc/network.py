@@ -272,7 +272,9 @@ class AdaptedNetwork:
 
     def _marks_here(self, text: TextBatch, own: Tensor) -> Tensor:
         """Marks on the device, of the `own` samples alone, [batch, rows]."""
-        here = text.marks.to(text.rows.device, non_blocking=True) if text.here is None else text.here
+        device = text.rows.device
+        if (here := text.here) is None:  # only CUDA holds what a copy still has to read
+            here = text.marks.to(device, non_blocking=device.type == "cuda")
         return here if bool(own.all()) else here * self._choice(own)[:, None]
 
     def _choice(self, samples: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ text holds the trigger, which decides what acts. The first batch of a form runs 
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -99,7 +100,8 @@ class Recorder:
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # PyTorch may take the failed recording for one that still runs
+            torch.cuda.empty_cache()
         return False
 
     def _unrecorded(self, batch: Batch) -> Measured:

@@ -45,6 +45,7 @@ class Room:
     free: int
     main: int  # of main memory
     records: bool = False  # whether steps can be recorded there (see `recorded`)
+    reserved: int = 0  # of what is free, to be left to other programs by what is not needed
 
     @property
     def is_gpu(self) -> bool:
@@ -60,6 +61,10 @@ class Room:
         if self.device in _SHARED:
             return needed.peak + needed.host <= self.free
         return needed.peak * _LOST + _LIBRARIES <= self.free and needed.host <= self.main
+
+    def holds_more(self, needed: Estimate) -> bool:
+        """Whether a run with recorded steps is held, and as much left as is reserved."""
+        return replace(self, free=self.free - self.reserved).holds(_recorded(needed))
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,8 @@ def plan(
             "To go on with it, stop this one and free as much"
         )
     if room.records and chosen.can_record and needed.step:
-        recorded = _recorded(needed)
-        if room.holds(recorded):
-            line += f". There is room to record steps ({in_words(recorded.peak)} in use): less time, the same result to rounding"
+        if room.holds_more(needed):
+            line += f". There is room to record steps ({in_words(_recorded(needed).peak)} in use): less time, the same result to rounding"
         else:
             chosen = replace(chosen, record_steps=False)
     return Plan(chosen, needed, line)
@@ -112,7 +116,7 @@ def plan(
 
 def has_room_for_more(needed: Estimate, room: Room) -> bool:
     """Whether a GPU has, beside what is on it now, room for a run and as much again as recorded steps take."""
-    return room.device not in _SHARED and room.holds(_recorded(needed))
+    return room.device not in _SHARED and room.holds_more(needed)
 
 
 def _recorded(needed: Estimate) -> Estimate:

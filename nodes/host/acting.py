@@ -38,7 +38,9 @@ class Places:
 
     def of(self, x_t: Tensor) -> Tensor | None:
         """[batch, 1, height, width] from 0 to 1, or None where this x_t was not seen."""
-        seen = self.x_t is not None and self.x_t.shape == x_t.shape and torch.equal(self.x_t, x_t)
+        last = self.x_t
+        alike = last is not None and (last.shape, last.device) == (x_t.shape, x_t.device)
+        seen = alike and torch.equal(last, x_t)
         return self.place if seen else None
 
 

@@ -73,6 +73,8 @@ def prepared(
     token_encoder = None
     if settings.token_embeddings or (extractor is not None and extractor.token_embeddings):
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
+    if any(name.startswith("diffusion_model") for name in model.object_patches_backup):
+        session.free_for_training()  # what another node put into the network's place leaves with it
     config = convert.configuration(model)
     data.require_readable(config)
     scaling = LatentScaling(*convert.latent_scaling(model))
@@ -93,7 +95,9 @@ def prepared(
 
     def room() -> Room:
         free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))
-        return Room(device.type, free, main, records=records_on(device) and token_encoder is None)
+        free += encoders[0]  # they are there already, and among what is needed
+        reserved = int(comfy.model_management.extra_reserved_memory())
+        return Room(device.type, free, main, records_on(device) and token_encoder is None, reserved)
 
     models_stay = settings.memory == "auto" and has_room_for_more(needed(settings), room())
     if not models_stay:
@@ -113,23 +117,26 @@ def prepared(
     settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
-    before = session.watch_peak(device)
-    network = AdaptedNetwork(
-        convert.to_diffusers(
-            model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
-            storage=settings.frozen_weights, streamed=settings.stream_blocks,
-        )
-    )  # fmt: skip
-    network.token_encoder = token_encoder
+    before = session.watch_peak(device) - encoders[0]
+    network = None
     try:
+        network = AdaptedNetwork(
+            convert.to_diffusers(
+                model, dtype=dtype, device=device, largest=largest, modulation_device=modulation,
+                storage=settings.frozen_weights, streamed=settings.stream_blocks,
+            )
+        )  # fmt: skip
+        network.token_encoder = token_encoder
         yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
     except torch.cuda.OutOfMemoryError as error:
+        session.free_for_training()  # the host does so at its own error alone
         raise RuntimeError(
             f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(there.free)} were free. In Settings, "
             "set memory to a size below that of your card, and run again: it goes on from its last checkpoint. Please report both figures."
         ) from error
     finally:
-        release(network)
+        if network is not None:
+            release(network)
 
 
 def in_encoders(

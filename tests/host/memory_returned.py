@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parent))
 
+import comfy.model_management  # noqa: E402
 import torch  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
 from purecc_pack.nodes import concept_set as concept_set_node  # noqa: E402
@@ -148,6 +149,13 @@ with session.outside_inference(), training.prepared(model, other, TrainSettings(
 seen["notes of learned tokens"] = train(model, wire, seed=6, embeddings="none", token_embeddings=True)["notes"]
 with session.outside_inference():
     session.decode_latents(vae, data.examples[0].latent[None])
+compiled = model.clone()  # as other packs compile it, and loaded
+compiled.add_object_patch("diffusion_model", torch.compile(model.model.diffusion_model))
+with session.as_the_host():
+    comfy.model_management.load_models_gpu([compiled])
+seen["loaded"] = type(model.model.diffusion_model).__name__
+with session.outside_inference(), training.prepared(model, wire, TrainSettings(steps=1)) as it:
+    seen["trained"] = [type(model.model.diffusion_model).__name__, it.base == first["concept"].base]
 seen["models stay"] = {}
 own_room, own_free = training.has_room_for_more, session.free_for_training
 for memory, room in (("auto", True), ("auto", False), ("24 GB", True)):

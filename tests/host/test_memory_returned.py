@@ -33,6 +33,10 @@ def test_it_is_given_back(seen: dict, when: str) -> None:
     assert seen[when] - seen["before"] < SMALL
 
 
+def test_the_network_itself_is_trained_where_a_compiled_one_stood_in_its_place(seen: dict) -> None:
+    assert seen["loaded"] == "OptimizedModule" and seen["trained"] == ["OpenAISignatureMMDITWrapper", True]
+
+
 def test_of_scenes_their_texts_stay_as_the_report_tells(seen: dict) -> None:
     """Concept Set's encoder keeps what it has read: a training at another eta asks for it again."""
     assert 0 < seen["before"] - seen["unread"] < seen["texts"] + SMALL

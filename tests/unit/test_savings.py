@@ -62,6 +62,8 @@ def test_steps_are_recorded_where_there_is_room_for_a_step_twice_and_for_the_dri
         found = on(free, TrainSettings())
         assert found.needed == needed and found.settings == TrainSettings(record_steps=recorded)
         assert ("room to record steps" in found.line) is recorded
+    keeps = Room("cuda", int(1.01 * enough), AMPLE, records=True, reserved=int(0.02 * enough))  # --reserve-vram
+    assert not plan(of, TrainSettings(), keeps).settings.record_steps
     for settings in (TrainSettings(record_steps=False), TrainSettings(checkpointing=True)):
         assert "to record" not in on(64e9, settings).line
     assert "to record" not in on(64e9, TrainSettings(), records=False).line
@@ -92,6 +94,7 @@ def test_the_hosts_models_stay_on_a_gpu_that_has_room_for_as_much_again() -> Non
     enough = 1.05 * (needed.peak + needed.step + 1e9) + 0.3e9
     assert has_room_for_more(needed, Room("cuda", int(1.01 * enough), AMPLE))
     assert not has_room_for_more(needed, Room("cuda", int(0.99 * enough), AMPLE))
+    assert not has_room_for_more(needed, Room("cuda", int(1.01 * enough), AMPLE, reserved=int(0.02 * enough)))
     for device in ("cpu", "mps"):  # whose memory is the main one
         assert not has_room_for_more(needed, Room(device, AMPLE, AMPLE))
 
