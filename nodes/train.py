@@ -129,7 +129,7 @@ class PureLearning(io.ComfyNode):
                 io.Combo.Input(
                     "original", options=list(ORIGINALS), default="frozen base",
                     tooltip="Whose prediction stays the aim for everything but the concept: the untouched base, or, as in "
-                    "the paper's equation 9, the model that is learning. Without effect at eta 0.",
+                    "the paper's equation 9, the model that is learning; detached: without a gradient through it. Without effect at eta 0.",
                 ),
                 *common_inputs(400, embeddings=False),
                 # new widgets go last, and may be missing: workflows keep widget values by their place

@@ -72,8 +72,9 @@ def read_folder(folder: Path, prepare: Callable[[Picture], Picture] = as_it_is) 
 
 def read_picture(path: Path) -> Picture:
     """A picture with the caption and the mask beside it. Raises ValueError where it cannot be read."""
-    text = path.with_suffix(".txt")
-    mask = next((m for s in SUFFIXES if (m := path.with_suffix(MASK + s)).is_file()), None)
+    beside, stem = {p.name.lower(): p for p in path.parent.iterdir()}, path.stem.lower()
+    text = beside.get(f"{stem}.txt")
+    mask = next((m for s in SUFFIXES if (m := beside.get(f"{stem}{MASK}{s}"))), None)
     try:
         pixels = _open(path, "RGB")
         masked = None if mask is None else _open(mask, "L")
@@ -83,7 +84,7 @@ def read_picture(path: Path) -> Picture:
         raise ValueError(
             f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike."
         )
-    caption = read_text(text) if text.is_file() else ""
+    caption = "" if text is None else read_text(text)
     return Picture(pixels, " ".join(caption.split()), masked, path.name)
 
 

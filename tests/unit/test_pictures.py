@@ -22,8 +22,8 @@ def test_captions_and_masks_belong_to_the_picture_of_their_name(tmp_path: Path) 
     folder = tmp_path / "my dog"
     make(folder, "b.jpg")
     make(folder, "a.PNG")
-    make(folder, "a.mask.png", mode="L")
-    (folder / "a.txt").write_text("\ufeff a dog\n on the beach ", encoding="utf-8")
+    make(folder, "a.mask.PNG", mode="L")
+    (folder / "a.TXT").write_text("\ufeff a dog\n on the beach ", encoding="utf-8")
     (folder / "notes.md").write_text("not a picture", encoding="utf-8")
 
     first, second = read_folder(folder)

@@ -91,7 +91,7 @@ SD35 = Plan(
             "2. *Concept Set*: write what kind of thing it is as *class_word* (dog, backpack, teapot) and, in *captions*, one "
             "line a picture with that word in it: what else is to be seen.",
             "3. Write your own prompts on the right, with *ohwx* before the class word in the first group.",
-            "No model yet? The page offers the download when you open this workflow (11.6 GB, into models/checkpoints). Split "
+            "No model yet? The page offers the download when you open this workflow (11.6 GB): move it into models/checkpoints, press R. Split "
             "files go as well: Load Diffusion Model, TripleCLIPLoader and Load VAE in place of Load Checkpoint.",
         ),
         "training": (
