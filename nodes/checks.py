@@ -13,10 +13,10 @@ def require_clip(clip: Any) -> None:
 
 
 def require_trigger(trigger: str) -> None:
-    """Raises ValueError for brackets: in the host's prompts they are weights, and no word."""
+    """Raises ValueError for round brackets and backslashes: in the host's prompts they weigh and escape, and are no part of a word."""
     if set("()\\") & set(trigger):
         raise ValueError(
-            f'The trigger "{trigger}" has a round bracket or a backslash; in prompts these are weights. Write a word, as ohwx or [V].'
+            f'The trigger "{trigger}" has a round bracket or a backslash, which prompts read as weights. Write a word, as ohwx or [V].'
         )
 
 

@@ -11,7 +11,7 @@ from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.encoding import TextEncoder
 from ..purecc.pictures import SUFFIXES, Picture, picture_files, read_folder, require_masks, unread_files
 from ..purecc.prompts import KINDS, Kind, Placeholder
-from ..purecc.public_code import csv_file, read_csv
+from ..purecc.public_code import csv_file, csv_files, read_csv
 from ..purecc.shapes import SHAPES, Size, described
 from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, require_templates
 from .checks import require_clip, require_trigger, require_vae
@@ -147,7 +147,7 @@ class ConceptSetNode(io.ComfyNode):
         path = folder_path(folder[0]) if folder[0] and folder[0] != WIRED else None
         if path is None or not path.is_dir():
             return ""
-        files = path.rglob("*") if any(path.glob("*.csv")) else path.iterdir()  # a csv may name pictures in sub-folders
+        files = path.rglob("*") if csv_files(path) else path.iterdir()  # a csv may name pictures in sub-folders
         return repr(sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
 
     @classmethod
@@ -193,8 +193,9 @@ class ConceptSetNode(io.ComfyNode):
                 stated=[p.texts for p in shown],
             )
         summary = describe(concept_set, shown)
-        if path is not None and (unread := unread_files(path)):
-            summary += f"\nleft out, for only {', '.join(SUFFIXES)} are read: {', '.join(unread)}"
+        unread = {*unread_files(path)} - {p.name for p in shown} if path is not None else ()
+        if unread:
+            summary += f"\nleft out, for only {', '.join(SUFFIXES)} are read: {', '.join(sorted(unread))}"
         preview = ui.PreviewText(summary)
         return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
 
@@ -213,7 +214,7 @@ def read(folder: Path, trigger: str, class_word: str, prepare: Callable[[Picture
 
 def _holds_pictures(folder: Path) -> bool:
     try:
-        return bool(picture_files(folder)) or any(folder.glob("*.csv"))
+        return bool(picture_files(folder) or csv_files(folder) or unread_files(folder))  # the last to be told of
     except OSError:  # a folder that may not be read must not take the node down
         return False
 

@@ -113,15 +113,15 @@ class ImportLora(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        if file is not None and session.with_slashes(file) not in loras.lora_files():
+        if file is not None and loras.lora_file(file) is None:
             return f'There is no LoRA "{file}" in models/loras. Refresh (R) and choose another.'
         return True
 
     @classmethod
     def fingerprint_inputs(cls, file: str, learned_token: str = NO_TOKEN, **_: object) -> str:
         """Changes when a file is written anew."""
-        there = [name for name in (file, learned_token) if session.with_slashes(name) in loras.lora_files()]
-        return repr([loras.lora_path(name).stat().st_mtime_ns for name in there])
+        there = [path for name in (file, learned_token) if (path := loras.lora_file(name))]
+        return repr([path.stat().st_mtime_ns for path in there])
 
     @classmethod
     def execute(

@@ -54,15 +54,15 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
-        if name is not None and session.with_slashes(name) not in session.concept_files():
+        if name is not None and session.concept_file(name) is None:
             return f'There is no concept file "{name}" in models/purecc. Refresh (R) and choose another.'
         return True
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
         """Changes when the file is written anew."""
-        there = session.with_slashes(name) in session.concept_files()
-        return repr(session.concept_path(name).stat().st_mtime_ns) if there else ""
+        file = session.concept_file(name)
+        return repr(file.stat().st_mtime_ns) if file else ""
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

@@ -215,7 +215,12 @@ def _covered(share: Tensor) -> Tensor:
     A thing's outline is its own: what is anchored too close to it costs likeness.
     """
     rim = min(share.shape[-2:]) // 16
-    return max_pool2d((share > _TOUCHED).float(), 2 * rim + 1, 1, rim)
+    return max_pool2d(touched(share).float(), 2 * rim + 1, 1, rim)
+
+
+def touched(share: Tensor) -> Tensor:
+    """Which latent pixels a mask covers, of how much of each is inside it."""
+    return share > _TOUCHED
 
 
 def _bytes(tensor: Tensor) -> bytes:

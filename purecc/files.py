@@ -1,9 +1,7 @@
-"""Files that are whole or not there: atomic writes of JSON and safetensors, and an optimiser's state without pickle."""
+"""JSON and safetensors, written whole or not at all (`in_place`), and an optimiser's state without pickle."""
 
 import json
-import os
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .in_place import put_in_place
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary)` and puts the result in `path`'s place; on failure what stood there stays."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
-        put_in_place(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from .in_place import write_atomically, write_bytes
 
 
 def save_json(path: Path, value: Any) -> None:
@@ -36,7 +21,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
     """One safetensors file; tensors may lie on any device and share memory. The same content gives the same bytes."""
     whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     content = _ordered(safetensors.torch.save(whole, dict(metadata or {})))
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_bytes(path, content)
 
 
 def _ordered(content: bytes) -> bytes:

@@ -1,8 +1,27 @@
-"""A finished file or folder takes the place of what stood there. Without torch, for the set-up too."""
+"""Files and folders that are whole or not there: what is finished takes the place of what stood there. Without torch, for the set-up too."""
 
 import os
 import time
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Calls `write(temporary)` and puts the result in `path`'s place; on failure what stood there stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
+        put_in_place(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def put_in_place(finished: Path, path: Path) -> None:
@@ -16,7 +35,6 @@ def put_in_place(finished: Path, path: Path) -> None:
         except PermissionError as error:
             if wait is None:
                 raise PermissionError(
-                    f"{path.name} cannot be replaced: it is in use, or may not be written. On Windows a loader keeps the file that it "
-                    "loaded: choose another name, or restart ComfyUI."
+                    f"{path.name} cannot be replaced: it is in use, or may not be written."
                 ) from error
             time.sleep(wait)

@@ -9,13 +9,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
+from .concept_set import touched
 from .shapes import Shape, fit, size_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".gif")  # pictures too, which are told rather than taken
 MASK = ".mask"  # dog.png has its mask in dog.mask.png
-_MARKED = 0.05  # what a mask must have somewhere: mattes have a little grey everywhere
+_CELL = 8  # pixels that a latent's one stands for
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def as_it_is(picture: Picture) -> Picture:
 
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of a folder by name, masks left out."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and Path(p.stem).suffix != MASK]
+    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and Path(p.stem).suffix.lower() != MASK]
     return sorted(found, key=lambda p: p.name.lower())
 
 
@@ -66,7 +68,9 @@ def read_folder(folder: Path, prepare: Callable[[Picture], Picture] = as_it_is) 
     """
     files = picture_files(folder) if folder.is_dir() else []
     if not files:
-        raise ValueError(f'The folder "{folder.name}" holds no pictures ({", ".join(SUFFIXES)}).')
+        others = unread_files(folder) if folder.is_dir() else []
+        also = f" {', '.join(others)}: such files are not read." if others else ""
+        raise ValueError(f'The folder "{folder.name}" holds no pictures ({", ".join(SUFFIXES)}).{also}')
     return [prepare(read_picture(path)) for path in files]
 
 
@@ -89,15 +93,15 @@ def read_picture(path: Path) -> Picture:
 
 
 def require_masks(pictures: Sequence[Picture]) -> None:
-    """Raises ValueError where a mask marks nothing, or where some pictures have one and others none: training would hold the concept back."""
+    """Raises ValueError where a mask of a fitted picture marks nothing, or where some have one and others none: the concept would be held back."""
     for number, picture in enumerate(pictures, 1):
         name = picture.name or f"picture {number}"
         if picture.mask is None and any(p.mask is not None for p in pictures):
             raise ValueError(f"There is no mask for {name}, and there is one for others. Give one for each, or none.")
-        if picture.mask is not None and not (picture.mask > _MARKED).any():
+        if picture.mask is not None and not touched(avg_pool2d(picture.mask[None].float(), _CELL)).any():
             raise ValueError(
-                f"The mask of {name} is empty. Paint the concept white in it, or leave masks out: they are looked for then. (Load Image "
-                "gives an empty mask for a picture without transparency.)"
+                f"The mask of {name} is empty, or what it marks is cut off. Paint the concept white in it, or leave masks out: the concept is "
+                "looked for then. (Load Image gives an empty mask for a picture without transparency.)"
             )
 
 

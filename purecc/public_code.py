@@ -26,9 +26,13 @@ _PREFIXES = ("transformer.", "base_model.model.")
 _ALPHA = ("lora_alpha", "r")  # in adapter_config.json beside a file
 
 
+def csv_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+
+
 def csv_file(folder: Path) -> Path | None:
     """The data set's csv in a folder, if there is one; raises ValueError where there are several."""
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() == ".csv")
+    found = csv_files(folder)
     if len(found) > 1:
         raise ValueError(
             f'The folder "{folder.name}" holds {len(found)} csv files; leave the one of your concept there.'

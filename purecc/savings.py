@@ -115,7 +115,7 @@ def plan(
 
 
 def has_room_for_more(needed: Estimate, room: Room) -> bool:
-    """Whether a GPU has, beside what is on it now, room for a run and as much again as recorded steps take."""
+    """Whether a GPU has, beside what is on it now, room for a run, as much again as recorded steps take, and what is reserved."""
     return room.device not in _SHARED and room.holds_more(needed)
 
 

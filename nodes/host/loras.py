@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...purecc.concept import Concept
 from .lora import lora_places
-from .session import files_of, with_slashes
+from .session import file_of, files_of
 
 
 def loras_folder() -> Path:
@@ -37,11 +37,16 @@ def token_files() -> list[str]:
     return [name for name in lora_files() if Path(name).suffix.lower() == ".pt"]
 
 
+def lora_file(name: str) -> Path | None:
+    """The file of a name from `lora_files`; None where there is none."""
+    return file_of("loras", name)
+
+
 def lora_path(name: str) -> Path:
-    """The file of a name from `lora_files`. Raises ValueError where there is none: the host does not check combos."""
-    if with_slashes(name) not in lora_files():
-        raise ValueError(f'There is no LoRA "{name}" in models/loras. Refresh the list (R) and choose another.')
-    return Path(folder_paths.get_full_path_or_raise("loras", with_slashes(name)))
+    """The same. Raises ValueError where there is none: the host does not check combos."""
+    if path := lora_file(name):
+        return path
+    raise ValueError(f'There is no LoRA "{name}" in models/loras. Refresh the list (R) and choose another.')
 
 
 def require_loadable(model: ModelPatcher, concept: Concept, tensors: Mapping[str, Tensor]) -> None:

@@ -232,23 +232,28 @@ def concept_files() -> list[str]:
     return files_of(_FOLDER)
 
 
+def concept_file(name: str) -> Path | None:
+    """The file of a name from `concept_files`; None where there is none."""
+    _register()
+    return file_of(_FOLDER, name)
+
+
 def concept_path(name: str) -> Path:
-    """The file of a name from `concept_files`. Raises ValueError where there is none: the host does not check combos."""
-    if with_slashes(name) not in concept_files():
-        raise ValueError(
-            f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.'
-        )
-    return Path(folder_paths.get_full_path_or_raise(_FOLDER, with_slashes(name)))
+    """The same. Raises ValueError where there is none: the host does not check combos."""
+    if path := concept_file(name):
+        return path
+    raise ValueError(f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.')
 
 
 def files_of(kind: str) -> list[str]:
-    """Names of the files in the host's folders of a kind, with / before sub-folders on Windows too: workflows are shared."""
-    return [with_slashes(name) for name in folder_paths.get_filename_list(kind)]
+    """Names of the files in the host's folders of a kind, with / after sub-folders on Windows too: workflows are shared."""
+    return [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
 
 
-def with_slashes(name: str) -> str:
-    """A file's name as `files_of` has it; a workflow of Windows may have it otherwise."""
-    return name.replace("\\", "/")
+def file_of(kind: str, name: str) -> Path | None:
+    """The file of a name from `files_of`, or of one that a workflow of Windows has with \\; None where there is none."""
+    name = name.replace("\\", "/")
+    return Path(folder_paths.get_full_path_or_raise(kind, name)) if name in files_of(kind) else None
 
 
 def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
@@ -258,7 +263,8 @@ def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     strange = any(c in part for part in parts for c in '<>:"|?*\0')
     if not parts or rooted or ".." in parts or strange or any(p.partition(".")[0].lower() in _DEVICES for p in parts):
         raise ValueError(
-            f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder.'
+            f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder, and no name that '
+            "Windows keeps for devices (con, aux, nul, ...)."
         )
     path = folder.joinpath(*parts)
     if suffix and path.suffix.lower() != suffix:

@@ -43,7 +43,7 @@ class Prepared:
     notes: str  # for the node: the memory, and what is special about this MODEL
     needed: Estimate
     models_stay: bool  # the host's models were left where they were: the device has room to spare
-    before: int  # bytes that were allocated on the device
+    before: int  # bytes that were allocated on the device, without the encoders of a run, which are among what it needs
 
     def told(self) -> str:
         """The notes, and after steps on a CUDA GPU what they took of it; asked before the pictures that follow the training."""

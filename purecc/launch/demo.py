@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from purecc.in_place import put_in_place
+from purecc.in_place import write_bytes
 from purecc.launch.client import Client, HostError, raise_on_failure
 from purecc.launch.layout import LaunchError, Layout
 from purecc.launch.process import tail
@@ -63,7 +63,7 @@ def run_demo(layout: Layout, device: str, out: Path) -> None:
 
     report = report_text(workflow.name, prompt, outputs, progress, time.monotonic() - started, device, host)
     for _, name, content in [*outputs.files, ("", "report.md", report.encode("utf-8"))]:
-        write_atomically(out / name, content)
+        write_bytes(out / name, content)
     for node_id, text in outputs.texts:
         if prompt[node_id]["class_type"] in FIGURES:
             print(f"\n{text}")
@@ -163,11 +163,3 @@ def report_text(
     for node_id, took in sorted(progress.seconds.items(), key=lambda item: -item[1]):
         lines.append(f"| {progress.title(node_id)} ({prompt.get(node_id, {}).get('class_type', '')}) | {took:.1f} |")
     return "\n".join(lines) + "\n"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old one or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    put_in_place(temporary, path)

@@ -16,7 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from purecc.in_place import put_in_place
+from purecc.in_place import put_in_place, write_atomically
 from purecc.launch.layout import PACK_NAME, LaunchError, Layout
 from purecc.launch.process import clean_environment, lock, run_logged
 
@@ -60,9 +60,8 @@ class Stamp:
         self._write()
 
     def _write(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(self.facts, indent=1, sort_keys=True), encoding="utf-8")
-        put_in_place(temporary, self.path)
+        text = json.dumps(self.facts, indent=1, sort_keys=True)
+        write_atomically(self.path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def set_up(layout: Layout, tests: bool = False, browser: bool = False) -> None:

@@ -14,8 +14,9 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
+from purecc.in_place import write_bytes
 from purecc.launch.client import HostError
-from purecc.launch.demo import Outputs, load_workflow, run_prompt, write_atomically
+from purecc.launch.demo import Outputs, load_workflow, run_prompt
 from purecc.launch.layout import LaunchError, Layout
 from purecc.launch.process import clean_environment
 from purecc.launch.server import Server
@@ -85,7 +86,7 @@ def make_part(part: str, layout: Layout, server: Server, kept: Path) -> None:
         concept = next((content for _, name, content in outputs.files if name.endswith(".safetensors")), None)
         if concept is None:
             raise LaunchError("Workflow 01 made no concept file.")
-        write_atomically(layout.project / "workflows" / "concepts" / BUNDLED_CONCEPT, concept)
+        write_bytes(layout.project / "workflows" / "concepts" / BUNDLED_CONCEPT, concept)
 
 
 def make_turned(layout: Layout, server: Server, folder: Path) -> None:
@@ -133,7 +134,7 @@ def keep(outputs: Outputs, folder: Path) -> None:
         old.unlink()
     for _, name, content in outputs.files:
         if name.endswith(".png"):
-            write_atomically(folder / name, content)
+            write_bytes(folder / name, content)
 
 
 def _run(server: Server, prompt: Prompt) -> Outputs:

@@ -132,8 +132,11 @@ seen["during, in float8"] = stored["during"]
 seen["after a run in float8, blocks waiting"] = bytes_alive()
 kept = train(model, wire, seed=3, stop=InterruptedError("stopped"), modulation_table=True)
 seen["after an error that is kept"], seen["stopped"] = bytes_alive(), str(kept["error"])
+own_free, calls = session.free_for_training, []
+session.free_for_training = lambda: calls.append(own_free())
 short = train(model, wire, seed=5, stop=torch.cuda.OutOfMemoryError("no room"))
-seen["said of too little memory"] = str(short["error"])
+session.free_for_training = own_free
+seen["said of too little memory"], seen["left the device"] = str(short["error"]), len(calls)
 seen["notes of a concept"] = {}
 for gate in ("off", "picture"):
     with torch.inference_mode():
@@ -147,6 +150,14 @@ with session.outside_inference(), training.prepared(model, other, TrainSettings(
     seen["notes of another VAE"] = it.notes
 # with the host's CLIPs in the loop
 seen["notes of learned tokens"] = train(model, wire, seed=6, embeddings="none", token_embeddings=True)["notes"]
+own_plan, own_room, rooms = training.plan, comfy.model_management.get_free_memory, []
+training.plan = lambda of, settings, there, begun: rooms.append(there) or own_plan(of, settings, there, begun)
+comfy.model_management.get_free_memory = lambda *_, torch_free_too=False: (10**12,) * 2 if torch_free_too else 10**12
+settings = TrainSettings(steps=1, embeddings="none", token_embeddings=True)
+with session.outside_inference(), training.prepared(model, wire, settings) as it:
+    own = it.network.token_encoder.size, comfy.model_management.extra_reserved_memory()
+    seen["encoders"] = [rooms[0].free - 10**12 == own[0] > 0, it.before == -own[0], rooms[0].reserved == own[1] > 0]
+training.plan, comfy.model_management.get_free_memory = own_plan, own_room
 with session.outside_inference():
     session.decode_latents(vae, data.examples[0].latent[None])
 compiled = model.clone()  # as other packs compile it, and loaded
@@ -155,9 +166,9 @@ with session.as_the_host():
     comfy.model_management.load_models_gpu([compiled])
 seen["loaded"] = type(model.model.diffusion_model).__name__
 with session.outside_inference(), training.prepared(model, wire, TrainSettings(steps=1)) as it:
-    seen["trained"] = [type(model.model.diffusion_model).__name__, it.base == first["concept"].base]
+    seen["of the same base"] = it.base == first["concept"].base
 seen["models stay"] = {}
-own_room, own_free = training.has_room_for_more, session.free_for_training
+own_room = training.has_room_for_more
 for memory, room in (("auto", True), ("auto", False), ("24 GB", True)):
     calls: list[bool] = []
     training.has_room_for_more = lambda needed, there, room=room: room  # as on a GPU

@@ -78,8 +78,17 @@ def test_what_would_spoil_a_training_is_said_before_it(server: Server) -> None:
         summary(server, folder=made.name)
     (made / "1.mask.png").unlink()
     assert summary(server, folder=made.name).endswith("are read: 3.heic")
-    with pytest.raises(HostError, match="in prompts these are weights"):
+    with pytest.raises(HostError, match="which prompts read as weights"):
         summary(server, folder=made.name, trigger="(ohwx)")
+
+
+def test_what_is_changed_in_a_sub_folder_is_read_again(server: Server) -> None:
+    made = server.base / "input" / "a table"
+    (made / "images").mkdir(parents=True)
+    (made / "DATA.CSV").write_text("image_path,prompt\nimages/1.png,a [v] dog\n", encoding="utf-8")
+    for size in ((128, 128), (192, 128)):
+        Image.new("RGB", size, "white").save(made / "images" / "1.png")
+        assert f"1.png: {size[0]} x {size[1]} px" in summary(server, folder=made.name)
 
 
 def test_captions_of_another_set_do_not_matter_where_every_picture_has_its_own(server: Server) -> None:

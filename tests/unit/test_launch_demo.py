@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from purecc.launch.client import Client, HostError, raise_on_failure
-from purecc.launch.demo import collect, load_workflow, report_text, write_atomically
+from purecc.launch.demo import collect, load_workflow, report_text
 from purecc.launch.layout import LaunchError
 from purecc.launch.progress import Progress
 
@@ -95,14 +95,6 @@ def test_progress_shows_the_node_and_the_step() -> None:
     progress._shown = 0.0  # as if the last redraw were long ago
     progress("progress_state", {"nodes": {"2": {"state": "running", "node_id": "2", "value": 30, "max": 300}}})
     assert "Pure Learning: step 30/300" in out.getvalue()
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "report.md"
-    write_atomically(target, b"one")
-    write_atomically(target, b"two")
-    assert target.read_bytes() == b"two"
-    assert [p.name for p in target.parent.iterdir()] == ["report.md"]
 
 
 def test_there_is_one_first_workflow(tmp_path: Path) -> None:

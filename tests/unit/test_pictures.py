@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from purecc.pictures import picture_files, read_folder, require_masks, unread_files
+from purecc.pictures import Picture, picture_files, read_folder, require_masks, unread_files
 
 
 def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
@@ -22,7 +22,7 @@ def test_captions_and_masks_belong_to_the_picture_of_their_name(tmp_path: Path) 
     folder = tmp_path / "my dog"
     make(folder, "b.jpg")
     make(folder, "a.PNG")
-    make(folder, "a.mask.PNG", mode="L")
+    make(folder, "a.Mask.PNG", mode="L")
     (folder / "a.TXT").write_text("\ufeff a dog\n on the beach ", encoding="utf-8")
     (folder / "notes.md").write_text("not a picture", encoding="utf-8")
 
@@ -99,20 +99,31 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "a.txt").unlink()
     (tmp_path / "IMG_2.HEIC").write_bytes(b"an iPhone's")
     assert unread_files(tmp_path) == ["IMG_2.HEIC"] and len(read_folder(tmp_path)) == 1
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "IMG_3.heic").touch()
+    with pytest.raises(ValueError, match="holds no pictures .* IMG_3.heic: such files are not read"):
+        read_folder(tmp_path / "phone")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="a.png cannot be read as a picture: Image size"):
         read_folder(tmp_path)
 
 
 def test_masks_are_for_all_pictures_and_mark_something(tmp_path: Path) -> None:
+    def pictures() -> list[Picture]:
+        return [picture.fitted(32, "square") for picture in read_folder(tmp_path)]
+
     for name in ("a", "b"):
-        make(tmp_path, f"{name}.png")
-    require_masks(read_folder(tmp_path))
-    make(tmp_path, "a.mask.png", mode="L")
+        make(tmp_path, f"{name}.png", (64, 32))
+    require_masks(pictures())
+    make(tmp_path, "a.mask.png", (64, 32), "L")
     with pytest.raises(ValueError, match="There is no mask for b.png"):
-        require_masks(read_folder(tmp_path))
-    make(tmp_path, "b.mask.png", mode="L")
-    require_masks(read_folder(tmp_path))
-    Image.new("L", (8, 6), 10).save(tmp_path / "b.mask.png")
-    with pytest.raises(ValueError, match="The mask of b.png is empty"):
-        require_masks(read_folder(tmp_path))
+        require_masks(pictures())
+    matte = Image.new("L", (64, 32), 5)  # a little grey everywhere, and one stray pixel
+    matte.putpixel((30, 10), 255)
+    matte.paste(255, (0, 0, 10, 32))  # and what the square cuts off
+    matte.save(tmp_path / "b.mask.png")
+    with pytest.raises(ValueError, match="The mask of b.png is empty, or what it marks is cut off"):
+        require_masks(pictures())
+    matte.paste(20, (20, 8, 40, 28))  # faint
+    matte.save(tmp_path / "b.mask.png")
+    require_masks(pictures())

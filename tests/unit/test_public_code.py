@@ -131,11 +131,11 @@ def test_a_row_that_does_not_fit_is_named(folder: Path, row: str, message: str) 
 
 @pytest.mark.parametrize(("between", "encoding"), [(";", "utf-8-sig"), ("\t", "utf-16"), (",", "utf-8")])
 def test_a_csv_may_come_from_a_spreadsheet(folder: Path, between: str, encoding: str) -> None:
-    lines = [["image_path", "prompt"], ["images/3.png", '"a [v] robot, asleep"']]
+    lines = [["image_path", "prompt"], ["images/3.png", '"a [v] robot, asleep, at night, alone"']]
     text = "".join(f"{between.join(line)}\r\n" for line in lines)
     (folder / "robot_toy.csv").write_bytes(text.encode(encoding))
     (picture,) = read_csv(csv_file(folder), "ohwx", "robot")
-    assert picture.caption == "a ohwx robot, asleep"
+    assert picture.caption == "a ohwx robot, asleep, at night, alone"
 
 
 def test_a_csv_of_another_kind_is_named(folder: Path) -> None:

@@ -10,6 +10,7 @@ from common import Prediction, Result, check, encode, host, noise, picture, pred
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, adapted, encoded, expected, joined, scaled
 from purecc_pack.nodes.follow import Validation
 from purecc_pack.nodes.host import session
+from purecc_pack.nodes.host.acting import Places
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.text import HostTextEncoder
 from purecc_pack.nodes.types import Advanced, TrainingData
@@ -133,6 +134,10 @@ def surroundings_whoever_asks() -> Result:
     weak, _ = apply_concept(model, clip, concept, 0.0, gate="picture", hold_surroundings=True)
     batches = predict(weak, positive, negative, TIMES).batches
     result.sentences[f"without its LoRA the negative is not asked for again ({batches})"] = batches == [2, 1]
+    seen, place = torch.ones(1, 16, 4, 4), torch.ones(1, 1, 4, 4)
+    last = Places(seen, place)
+    result.sentences["the place of the same x_t, of no other"] = last.of(seen) is place and last.of(2 * seen) is None
+    result.sentences["nor of one on another device"] = last.of(seen.to("meta")) is None
     return result
 
 

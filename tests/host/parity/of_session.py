@@ -14,7 +14,9 @@ from comfy.cli_args import args
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from common import Result, check, host
 from PIL import Image
-from purecc_pack.nodes.host import session, training
+from purecc_pack.nodes.export import ImportLora
+from purecc_pack.nodes.files import LoadConcept
+from purecc_pack.nodes.host import loras, session, training
 from server import PromptServer
 
 from benchmarks.live_bytes import LiveBytes
@@ -86,9 +88,19 @@ def folders() -> Result:
     own = {f for f in files if not f.startswith(("tests/", "example "))}  # the pack's example is listed too
     result.sentences[f"concept files {files}"] = own == {"a.safetensors", "sub/c.safetensors"}
     result.sentences["their paths"] = session.concept_path("a.safetensors") == folder / "a.safetensors"
-    result.sentences["a path of Windows"] = (
-        session.concept_path("sub\\c.safetensors") == folder / "sub" / "c.safetensors"
-    )
+    for name in ("sub/c.safetensors", "sub\\c.safetensors"):  # as a workflow of Windows has it
+        result.sentences[f"{name}"] = session.concept_path(name) == folder / "sub" / "c.safetensors"
+        result.sentences[f"{name} may be loaded"] = LoadConcept.validate_inputs(name) is True
+        result.sentences[f"{name} is watched"] = LoadConcept.fingerprint_inputs(name) != ""
+    (loras.loras_folder() / "sub").mkdir(exist_ok=True)
+    (loras.loras_folder() / "sub" / "d.safetensors").touch()
+    for name in ("sub/d.safetensors", "sub\\d.safetensors"):
+        result.sentences[f"{name}"] = loras.lora_path(name) == loras.loras_folder() / "sub" / "d.safetensors"
+        result.sentences[f"{name} may be imported"] = ImportLora.validate_inputs(name) is True
+        result.sentences[f"{name} is watched"] = ImportLora.fingerprint_inputs(name) != "[]"
+    for trigger in ("(ohwx)", "a\\b"):
+        taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
+        result.raises(f"the trigger {trigger}", "which prompts read as weights", taken)
     result.raises("a combo's value is checked", "no concept", lambda: session.concept_path("../secret.safetensors"))
     output = Path(folder_paths.get_output_directory())
     result.sentences["runs are in the output folder"] = output in session.runs_folder().parents
