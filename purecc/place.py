@@ -25,15 +25,19 @@ def is_layout(t: Tensor) -> bool:
     return bool((t > LAYOUT).all())
 
 
-def place_of(with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool]) -> Tensor:
+def place_of(
+    with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool], within: Tensor | None = None
+) -> Tensor:
     """m of one x_t, [batch, 1, height, width] from 0 to 1, from what the two models predict for each text of a step.
 
     with_concept, base: [batch, channels, height, width] for each text, velocities, noises or clean pictures; `names`: which texts
-    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none.
+    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none. `within`: likewise, above
+    0 where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
     """
     texts = zip(with_concept, base, names, strict=True)
     energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
-    return _smooth(torch.stack([where_most(one) for one in energy]))[:, None]
+    drawn = [None] * len(energy) if within is None else within[:, 0] > 0
+    return _smooth(torch.stack([where_most(*one) for one in zip(energy, drawn, strict=True)]))[:, None]
 
 
 def kept_in_place(
@@ -54,10 +58,14 @@ def kept_in_place(
     ]
 
 
-def where_most(energy: Tensor) -> Tensor:
-    """[height, width]: 1 where `energy`, smoothed over an eighth of the picture, is on the upper side of Otsu's threshold, else 0."""
+def where_most(energy: Tensor, drawn: Tensor | None = None) -> Tensor:
+    """[height, width]: 1 where `energy`, smoothed over an eighth of the picture, is on the upper side of Otsu's threshold, else 0.
+
+    `drawn`: likewise, bool; the threshold is that of these values, where there are two.
+    """
     smooth = _smooth(energy[None])[0]
-    return (smooth > otsu_threshold(smooth)).float()
+    among = smooth if drawn is None or drawn.sum() < 2 else smooth[drawn]
+    return (smooth > otsu_threshold(among)).float()
 
 
 def otsu_threshold(values: Tensor) -> Tensor:

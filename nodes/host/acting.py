@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.conds
+import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -28,8 +30,12 @@ SILENT = "purecc_silent"  # numbers of concepts that do nothing in this call: th
 
 @dataclass(eq=False)
 class Places:
-    """The last place that was found in a sampling, and in which x_t: nodes that ask for a text apart get the same."""
+    """The last place that was found in a sampling, and in which x_t: nodes that ask for a text apart get the same.
 
+    `drawn`: the noise mask of an inpainting, [batch, channels, height, width].
+    """
+
+    drawn: Tensor | None = None
     x_t: Tensor | None = None
     place: Tensor | None = None
 
@@ -42,6 +48,12 @@ class Places:
         alike = last is not None and (last.shape, last.device) == (x_t.shape, x_t.device)
         seen = alike and torch.equal(last, x_t)
         return self.place if seen else None
+
+    def drawn_in(self, x_t: Tensor) -> Tensor | None:
+        """The noise mask, [batch, 1, height, width]; None without one, and for a part of the picture, as of tiles."""
+        if self.drawn is None or self.drawn.shape != x_t.shape:
+            return None
+        return self.drawn.amax(1, keepdim=True).to(x_t.device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +137,9 @@ def act(
     held = [one for one in _held(marks, carried) if one in acting.values()]
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
+        if any(one.row_loras for one in [*held, *in_whole_picture]) and hasattr(torch.compiler, "set_stance"):
+            # a compiled network does not look for hooks that came after it was compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for one in dict.fromkeys([*held, *in_whole_picture]):
             here = (marks > 0) & (concept_of(marks) == one.concept.uid)
             where = Where.of(here | (one in in_whole_picture), one.gate)
@@ -187,9 +202,18 @@ def attach(model: ModelPatcher) -> None:
         model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, check_prompts)
 
 
-def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+def check_prompts(
+    executor: Any,
+    noise: Tensor,
+    latent: Tensor,
+    sampler: Any,
+    sigmas: Tensor,
+    denoise_mask: Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Tensor:
     """The wrapper around a whole sampling (the host's OUTER_SAMPLE): notes which concepts its prompts name, for the gate
-    "picture", and says in the node which triggers no prompt holds."""
+    "picture", and what is drawn; says in the node which triggers no prompt holds."""
     guider = executor.class_obj
     options = guider.model_options["transformer_options"]
     carried = options.get(CONCEPTS, {})
@@ -204,10 +228,16 @@ def check_prompts(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
     elif silent:
         warn_in_node(
             f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
-            "nothing here."
+            "nothing here. (Conditioning Average takes it away from its conditioning_from.)"
         )
-    options |= {NAMED: frozenset(named), PLACES: Places()}
+    if any(MAP in one.get("model_conds", ()) for one in texts):
+        for one in texts:  # a map for all, or the host draws apart what the base draws together
+            if "cross_attn" in one and MAP not in one.get("model_conds", {}):
+                none = torch.zeros(one["cross_attn"].shape[:2], dtype=torch.int64)
+                one["model_conds"] = {**one.get("model_conds", {}), MAP: comfy.conds.CONDRegular(none)}
+    drawn = None if denoise_mask is None else comfy.utils.reshape_mask(denoise_mask, noise.shape)
+    options |= {NAMED: frozenset(named), PLACES: Places(drawn)}
     try:
-        return executor(*args, **kwargs)
+        return executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
     finally:
         del options[NAMED], options[PLACES]

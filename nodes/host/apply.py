@@ -11,7 +11,7 @@ from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
 from .acting import KEY, Applied, attach
-from .convert import fingerprint, require_sd3
+from .convert import PackedError, fingerprint, require_sd3
 from .holding import hold
 from .lora import add_lora, row_loras
 from .marks import CONCEPTS
@@ -81,10 +81,13 @@ def gate_of(concept: Concept, choice: GateChoice) -> Gate:
 def base_warning(model: ModelPatcher, concept: Concept) -> str:
     """A sentence where the concept was trained on another base model than this one, or an empty text.
 
-    LoRAs on the MODEL were part of its base, or not. Of an imported LoRA the base is not known.
+    LoRAs on the MODEL were part of its base, or not. Of an imported LoRA the base is not known, nor which model packed weights are.
     """
-    here = fingerprint(model)
-    if concept.base in ("", here, fingerprint(model, with_patches=True)):
+    try:
+        here, patched = fingerprint(model), fingerprint(model, with_patches=True)
+    except PackedError:  # which model it is cannot be told; the concept works all the same
+        return ""
+    if concept.base in ("", here, patched):
         return ""
     return (
         f'"{concept.trigger} {concept.class_word}" was trained on another base model ({concept.base}; this one is {here}): '

@@ -54,6 +54,10 @@ def _kind(model: ModelPatcher) -> str:
     return type(getattr(model.model, "model_config", model.model)).__name__
 
 
+class PackedError(ValueError):
+    """Weights that are packed in a way that only the pack which loaded them can read."""
+
+
 class HostWeights:
     """A MODEL's weights under diffusers' names, read one at a time: never from the live modules, which may be patched.
 
@@ -106,7 +110,7 @@ class HostWeights:
         (weight, convert), *patches = self.entries[key]
         weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
         if not weight.is_floating_point():
-            raise ValueError(
+            raise PackedError(
                 f"This MODEL's weights are packed ({key} is {str(weight.dtype).removeprefix('torch.')}, as in GGUF and NF4 files). "
                 "Train on the same model in bfloat16, float16 or float8; the concept then works on the packed one too."
             )

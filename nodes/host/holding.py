@@ -38,8 +38,8 @@ def hold(
     places = options[PLACES]
     place = places.of(x)
     if place is None and any(names):
-        place = place_of(found, base, names)
+        place = place_of(found, base, names, places.drawn_in(x))
         places.x_t, places.place = x.clone(), place
     elif place is None:  # a node asks for the negative alone, and first
-        place = place_of(found, base, [True] * len(conds))
+        place = place_of(found, base, [True] * len(conds), places.drawn_in(x))
     return kept_in_place(found, base, names, place)

@@ -106,15 +106,17 @@ def row_loras(model: ModelPatcher, concept: Concept, strength: float, gate: Gate
 def lora_places(model: ModelPatcher, concept: Concept) -> dict[str, str | tuple]:
     """Each LoRA module's place in the host's weights. Raises ValueError naming the first three that do not fit."""
     lora: LoraWeights = concept.lora
-    places, shapes = HostWeights(model, with_patches=False).places, model.model.state_dict()
+    places = HostWeights(model, with_patches=False).places
     found, wrong = {}, []
     for module, (a, b) in lora.matrices.items():
         place = places.get(f"{module}.weight")
-        if place is None:
+        key, part = (place, None) if isinstance(place, str | None) else place[:2]
+        linear = None if key is None else model.model.get_submodule(key.removesuffix(".weight"))
+        if not isinstance(linear, nn.Linear):
             wrong.append(f"{module} (not there)")
             continue
-        key, part = (place, None) if isinstance(place, str) else place[:2]
-        expected = (part[2] if part else shapes[key].shape[0], *shapes[key].shape[1:])
+        # not the weight's own shape: it may be packed
+        expected = (part[2] if part else linear.out_features, linear.in_features)
         got = (b.shape[0], a.shape[1])
         if expected != got:
             wrong.append(f"{module} ({got[0]} x {got[1]} for {' x '.join(map(str, expected))})")

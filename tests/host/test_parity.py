@@ -21,13 +21,19 @@ CHECKS = {
     "of_tokens": ("token_embeddings", "token_training", "token_training_beside_another", "token_export"),
     "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
-    "of_holding": ("surroundings", "surroundings_of_two", "surroundings_whoever_asks", "training_previews"),
+    "of_holding": (
+        "surroundings",
+        "surroundings_of_two",
+        "surroundings_whoever_asks",
+        "inpainting",
+        "training_previews",
+    ),
     "of_settings": (
         "settings_win_over_faces_and_presets_over_both",
         "settings_by_their_names",
         "stage_two_has_the_extractors_embeddings",
     ),
-    "of_wiring": ("other_nodes", "messages"),
+    "of_wiring": ("other_nodes", "compiled_networks", "packed_weights", "messages"),
     "of_session": ("session_of_training", "folders", "memory_of_a_vae"),
 }
 NAMES = [name for names in CHECKS.values() for name in names]

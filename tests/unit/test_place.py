@@ -39,6 +39,19 @@ def test_the_place_is_where_the_difference_is_soft_at_its_edge_and_all_around_is
         assert len(along.unique()) > 4 and float(steps.abs().max()) <= 0.3, "hard edge"
 
 
+def test_in_an_inpainting_the_place_is_looked_for_in_what_is_drawn() -> None:
+    """Elsewhere the two may differ more, as on another dog, and nothing of it is seen."""
+    base = noise(2, 4, SIDE, SIDE, seed=1)
+    ours = _changed(_changed(base, slice(2, 14), slice(2, 14), 9.0), slice(20, 28), slice(20, 28), 1.0)
+    drawn = torch.zeros(2, 1, SIDE, SIDE)
+    drawn[..., 16:, 16:] = 0.5
+    whole, inside = place_of([ours], [base], [True]), place_of([ours], [base], [True], drawn)
+    assert float(whole[..., 21:27, 21:27].max()) == 0.0 and float(inside[..., 23:25, 23:25].min()) == 1.0
+    assert float(inside[..., 16:18, 16:].max()) < 1.0
+    nowhere = place_of([ours], [base], [True], torch.zeros_like(drawn))
+    assert torch.equal(nowhere, whole)
+
+
 def test_one_place_for_all_texts_and_none_where_nothing_differs() -> None:
     negative, prompt = noise(1, 4, SIDE, SIDE, seed=1), noise(1, 4, SIDE, SIDE, seed=2)
     shifted = negative + 0.01  # all over the picture

@@ -65,6 +65,8 @@ def gate_picture() -> Result:
     base = picture(model, encode(clip, PLAIN), encode(clip, NEGATIVE), batch=2)
     same = picture(gated, encode(marking, PLAIN), encode(marking, NEGATIVE), batch=2)
     result.sentences["without the trigger: the base's picture"] = torch.equal(same, base)
+    apart = predict(gated, encode(marking, PLAIN), encode(clip, NEGATIVE), TIMES, batch=2)
+    result.sentences[f"a negative of the loader's CLIP is drawn with it ({apart.batches})"] = apart.batches == [4]
     positive, negative = encode(marking, PROMPT), encode(marking, NEGATIVE)
     wanted, got = (predict(one, positive, negative, TIMES, batch=2) for one in (everywhere, gated))
     plain = predict(model, encode(clip, PLAIN), negative, TIMES, batch=2)

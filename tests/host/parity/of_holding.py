@@ -9,7 +9,7 @@ import torch
 from common import Prediction, Result, check, encode, host, noise, picture, predict, random_concept
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, adapted, encoded, expected, joined, scaled
 from purecc_pack.nodes.follow import Validation
-from purecc_pack.nodes.host import session
+from purecc_pack.nodes.host import holding, session
 from purecc_pack.nodes.host.acting import Places
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.text import HostTextEncoder
@@ -138,6 +138,30 @@ def surroundings_whoever_asks() -> Result:
     last = Places(seen, place)
     result.sentences["the place of the same x_t, of no other"] = last.of(seen) is place and last.of(2 * seen) is None
     result.sentences["nor of one on another device"] = last.of(seen.to("meta")) is None
+    return result
+
+
+@check
+def inpainting() -> Result:
+    """The place is looked for in the noise mask; a part of the picture, as of tiles, has none."""
+    result, (model, clip, _) = Result(), host()
+    held, knows = apply_concept(model, clip, random_concept(), gate="picture", hold_surroundings=True)
+    asked, own = [], holding.place_of
+    latent = {"samples": torch.zeros(2, 16, 16, 16), "noise_mask": torch.zeros(1, 128, 128)}
+    latent["noise_mask"][..., :64] = 1
+    texts = encode(knows, PROMPT), encode(knows, NEGATIVE)
+    for drawn in (latent, {"samples": latent["samples"]}):
+        holding.place_of = lambda *args: asked.append(args[3]) or own(*args)
+        try:
+            nodes.KSampler().sample(held, 3, 3, 4.0, "euler", "normal", *texts, drawn)
+        finally:
+            holding.place_of = own
+    masked, plain = [one for one in asked if one is not None], [one for one in asked if one is None]
+    halves = [bool((one[..., :8] > 0).all()) and not bool((one[..., 8:] > 0).any()) for one in masked]
+    result.sentences[f"each step that is not laid out ({len(masked)})"] = len(masked) == len(plain) > 0
+    result.sentences["the half that is drawn"] = all(halves) and masked[0].shape == (2, 1, 16, 16)
+    places = Places(torch.ones(1, 16, 16, 16))
+    result.sentences["of a tile nothing is known"] = places.drawn_in(torch.zeros(1, 16, 8, 8)) is None
     return result
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept, base_warning
+from purecc_pack.nodes.host.marks import CONCEPTS
 from purecc_pack.purecc.concept import ConceptEmbeddings, LoraWeights
 from purecc_pack.purecc.encoding import EncodedText
 
@@ -62,6 +64,46 @@ def other_nodes() -> Result:
         result.sentences[f"another pack's patch {order} ours runs, so does ours"] = calls == [1] and torch.equal(
             got.positive, alone
         )
+    return result
+
+
+@check
+def compiled_networks() -> Result:
+    """A LoRA behind a gate acts in a network that was compiled before it acted (the stock TorchCompileModel)."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept(embeddings=False)
+    for gate in ("picture", "conditioning"):
+        applied, knows = apply_concept(model, clip, concept, gate=gate)
+        texts = encode(knows, PROMPT), encode(knows, NEGATIVE)
+        compiled = applied.clone()
+        set_torch_compile_wrapper(compiled, backend="eager")
+        free = predict(compiled, encode(knows, PLAIN), texts[1], TIMES)
+        result.sentences[f"{gate}: without the trigger the base's"] = torch.equal(
+            free.positive, predict(model, encode(clip, PLAIN), encode(clip, NEGATIVE), TIMES).positive
+        )
+        base = predict(model, encode(clip, PROMPT.replace("[V] ", "")), encode(clip, NEGATIVE), TIMES)
+        got, expected_ = predict(compiled, *texts, TIMES), predict(applied, *texts, TIMES)
+        result.figure(f"{gate}, with it", got.positive, expected_.positive, base.positive)
+    return result
+
+
+@check
+def packed_weights() -> Result:
+    """As GGUF files have them: the pack that loaded them reads them, and a concept acts on what comes out."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept(base="0123456789abcdef")
+    linear = model.model.diffusion_model.joint_blocks[0].x_block.attn.qkv
+    own, packed = linear.weight, torch.zeros(len(linear.weight), linear.in_features + 16, dtype=torch.uint8)
+    linear.weight = torch.nn.Parameter(packed, requires_grad=False)
+    try:
+        applied, _ = apply_concept(model, clip, concept, gate="picture")
+        (carried,) = applied.model_options["transformer_options"][CONCEPTS].values()
+        result.sentences["all of the LoRA"] = len(carried.row_loras) == len(concept.lora.matrices)
+        result.sentences["which base it is cannot be told"] = base_warning(model, concept) == ""
+        result.raises("to train on them", "packed", lambda: convert.to_diffusers(model))
+    finally:
+        linear.weight = own
+    result.sentences["and it can where they are not"] = "another base" in base_warning(model, concept)
     return result
 
 
