@@ -113,7 +113,7 @@ def matched(cases: Cases, share: float = MATCHED, other: str = "LoRA") -> str:
     rows = []
     for arm, of_arm in cases.items():
         of_arm = [c for c in of_arm if not np.isnan(wanted.get(c.concept, np.nan))]
-        reach = [at_fidelity(c, wanted[c.concept], "drift") for c in of_arm]
+        reach = [at_fidelity(c, wanted[c.concept], "background") for c in of_arm]  # measured at every strength
         cells = []
         # a mean over those alone that do reach it would compare other concepts
         if sum(r is not None for r in reach) < (REACHED if len(reach) > 2 * FEWEST else 1) * len(reach):

@@ -34,6 +34,14 @@ def test_a_curve_is_read_where_it_reaches_the_fidelity() -> None:
     )  # nor is nothing of the concept
 
 
+def test_a_run_reaches_a_fidelity_also_where_drift_is_measured_at_full_strength_alone() -> None:
+    cases = {"LoRA": many_cases("LoRA", 0.8, 10.0)}
+    for case in cases["LoRA"]:
+        drawn = zip(case.rows["pixels"], case.rows["strength"], strict=True)
+        case.rows["pixels"] = [value if strength == 1 else None for value, strength in drawn]
+    assert "| LoRA | 12 of 12 |  | 0.00 |" in report.matched(cases)
+
+
 def test_fidelity_is_between_the_higher_floor_and_the_ceiling() -> None:
     case = case_with({1.0: 0.7}, {1.0: 1.0})
     case.ends = {"pocket DINO": [0.1, 0.4, 0.9], "colours": [0.5, 0.5, 0.51]}  # the second tells nothing
