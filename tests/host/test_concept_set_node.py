@@ -91,6 +91,11 @@ def test_what_is_changed_in_a_sub_folder_is_read_again(server: Server) -> None:
         assert f"1.png: {size[0]} x {size[1]} px" in summary(server, folder=made.name)
 
 
+def test_a_line_is_needed_for_each_picture_where_some_have_no_caption(server: Server, folder: str) -> None:
+    with pytest.raises(HostError, match="Pictures: 4, captions: 2"):
+        summary(server, folder=folder, captions="one dog\ntwo dogs")
+
+
 def test_captions_of_another_set_do_not_matter_where_every_picture_has_its_own(server: Server) -> None:
     made = server.base / "input" / "all said"
     made.mkdir()

@@ -174,7 +174,6 @@ def test_a_cancelled_run_goes_on_where_it_was(server: Server) -> None:
         ({"class_word": "teapot"}, 'neither the trigger "[V]" nor the class word "teapot"'),
         ({"trigger": "dog"}, "Trigger and class word are both"),
         ({"folder": "../secrets"}, "not a folder inside|no folder"),
-        ({"captions": "one dog\ntwo dogs"}, "Pictures: 5, captions: 2"),
     ],
 )
 def test_bad_input_is_told_in_a_sentence(server: Server, changed: dict, message: str) -> None:

@@ -135,7 +135,7 @@ def surroundings_whoever_asks() -> Result:
     batches = predict(weak, positive, negative, TIMES).batches
     result.sentences[f"without its LoRA the negative is not asked for again ({batches})"] = batches == [2, 1]
     seen, place = torch.ones(1, 16, 4, 4), torch.ones(1, 1, 4, 4)
-    last = Places(seen, place)
+    last = Places(x_t=seen, place=place)
     result.sentences["the place of the same x_t, of no other"] = last.of(seen) is place and last.of(2 * seen) is None
     result.sentences["nor of one on another device"] = last.of(seen.to("meta")) is None
     return result
