@@ -23,7 +23,7 @@ def main() -> None:
             continue
         given = bench.concept_set(concept, 1)
         every = list(range(len(given.examples)))
-        found = with_found_masks(bench.network(), replace(given, masks=()), bench.scaling, len(every))
+        found = with_found_masks(bench.network(), replace(given, masks=()), bench.scaling)
         free, thing = found.outside_weights(every) == 0, given.loss_weights(every, 0.0)
         held = (thing * free).sum((1, 2, 3)) / thing.sum((1, 2, 3))
         print(f"| {concept.name} | {held.mean():.1%} | {held.min():.1%} | {found.concept_share:.0%} |", flush=True)

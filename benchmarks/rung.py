@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from purecc.adaln_table import UNFORESEEN, WINDOW, ModulationTable
 from purecc.batches import Batch
-from purecc.class_pictures import TOGETHER
 from purecc.encoding import TextBatch
+from purecc.forwards import SAMPLES
 from purecc.frozen import store, stream
 from purecc.memory import Estimate, Inputs, estimate
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
@@ -23,7 +23,6 @@ from .speed import RANK, TEXTS
 from .stand_ins import Size, flops_of, transformer_of, with_anchors
 
 _STEPS = 64  # whose times a rung knows ahead, for the table of adaLN's outputs
-_DRAWN = 16  # forwards that draw: as many as keep their outputs of adaLN
 _COUNTED: dict[tuple, int] = {}  # FLOPs of a step
 
 
@@ -74,23 +73,15 @@ class Rung:
         return Batch(of(16, side, side), t, of(16, side, side), class_word=texts["target"], **texts)
 
     @torch.no_grad()
-    def draw(self) -> None:
-        """As many forwards as draw scenes together before the first step: pictures and their negatives."""
-        x_t, text, count = self.batch.x_t[:1], self.batch.base, 2 * TOGETHER
-        rows, pooled, marks = (
-            of[:1].repeat(count, *[1] * (of.ndim - 1)) for of in (text.rows, text.pooled, text.marks)
-        )
-        for number in range(_DRAWN):
-            t = torch.full((count,), (number + 0.5) / _DRAWN, device=x_t.device)  # of no step
-            self.network.velocity(x_t.repeat(count, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
-
-    @torch.no_grad()
     def look(self) -> None:
-        """As many forwards of no step as keep their outputs of adaLN: a job's figures, its previews, the search for the concept."""
-        text = self.batch.base
-        for number in range(UNFORESEEN // self.size.batch):
-            t = torch.full((self.size.batch,), (number + 0.5) / UNFORESEEN, device=self.batch.x_t.device)
-            self.network.velocity(self.batch.x_t, t, text, BASE)
+        """As many forwards of no step as keep their outputs of adaLN: scenes, the search for the concept, a job's figures."""
+        x_t, text = self.batch.x_t[:1], self.batch.base
+        rows, pooled, marks = (
+            of[:1].repeat(SAMPLES, *[1] * (of.ndim - 1)) for of in (text.rows, text.pooled, text.marks)
+        )
+        for number in range(count := UNFORESEEN // SAMPLES):
+            t = torch.full((SAMPLES,), (number + 0.5) / count, device=x_t.device)
+            self.network.velocity(x_t.repeat(SAMPLES, 1, 1, 1), t, TextBatch(rows, pooled, marks), BASE)
 
     def step(self, recorded: bool = True) -> Tensor:
         """As a training runs it: on CUDA recorded, where that is possible."""
@@ -120,7 +111,7 @@ class Rung:
         return _COUNTED[what]
 
     def peak(self) -> int:
-        """Bytes, the drawing of scenes before the first step too: by the allocator of all on CUDA, alive beside the weights on a CPU."""
+        """Bytes, the forwards before the first step too: by the allocator of all on CUDA, alive beside the weights on a CPU."""
         if self.size.device == "cuda":
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -148,10 +139,7 @@ class Rung:
 
     def _before_and_two_steps(self) -> None:
         """After the second AdamW's moments have been there in a step."""
-        if self.pure is not None and self.pure.scene_anchor:
-            self.draw()
-        elif self.settings.modulation_table:
-            self.look()
+        self.look()
         self.step()
         self.step()
 

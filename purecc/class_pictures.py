@@ -14,13 +14,14 @@ from torch import Tensor
 from .concept_set import NULL, ConceptSet
 from .encoding import TextBatch
 from .files import load_tensors, save_tensors
+from .forwards import SAMPLES
 from .frozen import storage_of
 from .network import BASE, AdaptedNetwork
 from .sampling import Velocity, euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
-TOGETHER = 4  # pictures in one sampling
+_TOGETHER = SAMPLES // 2  # pictures in one sampling, each with its negative
 Size = tuple[int, ...]  # [channels, height, width] of a latent
 
 
@@ -86,10 +87,10 @@ def drawn_by_base(
 
 
 def _together(data: ConceptSet, texts: tuple[str, ...]) -> list[list[int]]:
-    """Which texts share a sampling: of one length, at most TOGETHER."""
+    """Which texts share a sampling: of one length, at most _TOGETHER."""
     lengths = [len(data.encoded[text].marks) for text in texts]
     alike = [[i for i, one in enumerate(lengths) if one == length] for length in dict.fromkeys(lengths)]
-    return [numbers[start : start + TOGETHER] for numbers in alike for start in range(0, len(numbers), TOGETHER)]
+    return [numbers[start : start + _TOGETHER] for numbers in alike for start in range(0, len(numbers), _TOGETHER)]
 
 
 def _draw(

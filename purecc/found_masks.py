@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .concept_set import NULL, ConceptSet
 from .flow import LatentScaling, add_noise
+from .forwards import SAMPLES, Asked, velocities
 from .network import BASE, AdaptedNetwork
 from .place import where_most
 
@@ -20,13 +21,12 @@ _SEED = 20_262
 
 
 def with_found_masks(
-    network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling, together: int,
+    network: AdaptedNetwork, data: ConceptSet, scaling: LatentScaling,
     looking: Callable[[int, int], None] = lambda done, total: None,
 ) -> ConceptSet:  # fmt: skip
     """`data` with a mask for each picture on its latent's grid: 1 on the thing, 0 elsewhere.
 
-    together: samples in a forward, of which each picture needs 16; the masks do not depend on it. `looking(done, total)` is
-    called before each picture; what it raises ends the search.
+    `looking(done, total)` is called before each picture; what it raises ends the search.
 
     Raises ValueError for a style, which is all over the picture.
     """
@@ -36,33 +36,24 @@ def with_found_masks(
     for i in range(len(data.examples)):
         looking(i, len(data.examples))
         latent = scaling.to_model(data.examples[i].latent.float())
-        masks.append(mask_of(network, data, latent, (data.class_text, NULL), together))
+        masks.append(mask_of(network, data, latent, (data.class_text, NULL)))
     return replace(data, masks=tuple(masks))
 
 
-def mask_of(
-    network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str], together: int
-) -> Tensor:  # fmt: skip
+def mask_of(network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str]) -> Tensor:
     """[height, width]: 1 where the base model sees what the first text says and the second does not, in one picture.
 
     latent [channels, height, width] as the model reads it; `texts`: with the thing and without, encoded in `data`.
     """
-    return where_most(_energy(network, data, latent, texts, together))
+    return where_most(_energy(network, data, latent, texts))
 
 
 @torch.no_grad()
-def _energy(
-    network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str], together: int
-) -> Tensor:  # fmt: skip
+def _energy(network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tuple[str, str]) -> Tensor:
     """|v3(with) - v3(without)|, root mean square over channels, times and noises, [height, width] on the CPU."""
-    generator = torch.Generator().manual_seed(_SEED)
-    squares = torch.zeros(latent.shape[1:])
-    noises = torch.randn(len(_TIMES), *latent.shape, generator=generator)
-    for t, noise in zip(_TIMES.split(together), noises.split(together), strict=True):
-        x_t = add_noise(latent.expand_as(noise), noise, t).to(network.device)
-        at = t.to(network.device)
-        with_, without = (
-            network.velocity(x_t, at, data.repeated(text, len(t), network.device), BASE) for text in texts
-        )
-        squares += (with_ - without).float().square().mean(1).sum(0).cpu()
-    return (squares / len(_TIMES)).sqrt()
+    device, count = network.device, len(_TIMES)
+    noise = torch.randn(count, *latent.shape, generator=torch.Generator().manual_seed(_SEED))
+    x_t = add_noise(latent.expand_as(noise), noise, _TIMES).to(device)
+    asked = [Asked(x_t, _TIMES.to(device), data.repeated(text, count, device), BASE) for text in texts]
+    with_, without = velocities(network, asked, SAMPLES)
+    return (with_ - without).square().mean((0, 1)).sqrt().cpu()

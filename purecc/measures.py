@@ -11,22 +11,20 @@ from .encoding import TextBatch
 from .flow import LatentScaling, add_noise
 from .network import BASE, EXTRACTOR, AdaptedNetwork
 
-_TIMES = (0.95, 0.8, 0.6, 0.4, 0.2)
+_TIMES = torch.tensor([0.95, 0.8, 0.6, 0.4, 0.2])
 
 
 def probes(
     data: ConceptSet, scaling: LatentScaling, device: torch.device
 ) -> Iterator[tuple[Tensor, Tensor, dict[str, TextBatch]]]:
-    """Fixed x_t, t and the texts by name: every example at every probe time, one at a time."""
-    generator = torch.Generator().manual_seed(20_260)
+    """Fixed x_t, t and the texts by name: of each example all probe times at once."""
+    generator, count = torch.Generator().manual_seed(20_260), len(_TIMES)
     for index, example in enumerate(data.examples):
-        x0 = scaling.to_model(example.latent.float())[None]
-        texts = {which: data.batch(which, [index], device) for which in ("complete", "base", "target")}
-        texts["null"] = data.null(1, device)
-        for time in _TIMES:
-            t = torch.tensor([time])
-            noise = torch.randn(x0.shape, generator=generator)
-            yield add_noise(x0, noise, t).to(device), t.to(device), texts
+        x0 = scaling.to_model(example.latent.float()).expand(count, -1, -1, -1)
+        texts = {which: data.batch(which, [index] * count, device) for which in ("complete", "base", "target")}
+        texts["null"] = data.null(count, device)
+        noise = torch.randn(x0.shape, generator=generator)
+        yield add_noise(x0, noise, _TIMES).to(device), _TIMES.to(device), texts
 
 
 @torch.no_grad()
@@ -55,8 +53,8 @@ def alignment(network: AdaptedNetwork, model: str, data: ConceptSet, scaling: La
         guidance = eq.implicit_guidance(v_target, v_null)
         v_original = network.velocity(x_t, t, texts["base"], BASE)
         learned = eq.learned_representation(network.velocity(x_t, t, texts["complete"], model), v_original)
-        scales.append(float(eq.adaptive_scale(learned, guidance)))
-        cosines.append(float(eq.squared_cosine(learned, guidance)))
-        lengths.append(float(learned.square().mean().sqrt()))
-    mean = lambda values: sum(values) / len(values)  # noqa: E731
+        scales.append(eq.adaptive_scale(learned, guidance))
+        cosines.append(eq.squared_cosine(learned, guidance))
+        lengths.append(learned.square().flatten(1).mean(1).sqrt())
+    mean = lambda values: float(torch.cat(values).mean())  # noqa: E731
     return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(lengths)}

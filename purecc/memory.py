@@ -16,8 +16,8 @@ import torch
 from diffusers import SD3Transformer2DModel
 
 from .adaln_table import ON_DEVICE, UNFORESEEN, WINDOW, is_modulation
-from .class_pictures import TOGETHER
 from .concept_set import ConceptSet
+from .forwards import SAMPLES
 from .frozen import bytes_of, linears
 from .settings import PureSettings, TrainSettings
 from .targets import in_text_stream, lora_modules
@@ -94,10 +94,7 @@ def estimate(
     transformer = _without_storage(tuple((name, _hashable(value)) for name, value in config.items()))
     layout = _Layout(transformer, inputs, settings, dtype.itemsize, device)
     batch, asked = settings.batch_size, _Asked.of(pure, settings.batch_size, settings.scenes_apart)
-    drawn = 0  # class pictures that are drawn together, before the first step, beside their negatives
-    if pure is not None and (pure.method == "LoRA + prior preservation" or pure.scene_anchor):
-        drawn = 2 * (TOGETHER if pure.scene_anchor else min(TOGETHER, pure.class_pictures))
-    frozen = _frozen(transformer, inputs, settings, asked.rows, drawn, dtype.itemsize, device)
+    frozen = _frozen(transformer, inputs, settings, asked.rows, dtype.itemsize, device)
     if settings.checkpointing:
         blocks = range(len(layout.blocks))
         # a block's inputs are kept; its own activations live while it is computed again
@@ -113,8 +110,10 @@ def estimate(
         weights=frozen.weights,
         learnt=_learnt(layout.lora, transformer, settings, pure),
         inputs=_WIDE * batch * (text + _LATENTS * inputs.tokens * channels),
-        step=int(max(backward + frozen.widened, no_graph, drawn * layout.forward() + frozen.widened) + frozen.outputs),
-        validation=int(2 * layout.forward() + frozen.widened + frozen.outputs),
+        step=int(
+            max(backward + frozen.widened, no_graph, SAMPLES * layout.forward() + frozen.widened) + frozen.outputs
+        ),
+        validation=int(4 * layout.forward() + frozen.widened + frozen.outputs),
         host=frozen.host,
         texts=inputs.texts,
     )
@@ -146,11 +145,10 @@ def _frozen(
     inputs: Inputs,
     settings: TrainSettings,
     rows: int,
-    drawn: int,
     s: int,
     device: str,
 ) -> _Frozen:
-    """`rows`: of a step's forwards together; `drawn`: of one that draws; `s`: of the dtype. On a CPU what waits in main memory is there."""
+    """`rows`: of a step's forwards together; `s`: of the dtype. On a CPU what waits in main memory is there."""
     plain = sum(p.numel() for p in transformer.parameters()) + inputs.tokens * transformer.inner_dim  # table cropped
     host, outputs = 0.0, 0
     if settings.modulation_table:
@@ -159,7 +157,7 @@ def _frozen(
         plain -= taken
         host += s * taken + (WINDOW * rows + UNFORESEEN) * row
         forwards = 1 if rows == settings.batch_size else 2  # of a step
-        outputs = 0 if device == "cpu" else ON_DEVICE * max(rows // forwards, drawn) * row
+        outputs = 0 if device == "cpu" else ON_DEVICE * max(rows // forwards, SAMPLES) * row
     by_block, largest, pinned = [0.0] * len(transformer.transformer_blocks), 0, 0
     for name, linear in linears(transformer):
         count = linear.weight.numel()

@@ -203,10 +203,12 @@ class AdaptedNetwork:
     @torch.no_grad()
     def stream_at_marks(self, x_t: Tensor, t: Times, text: TextBatch) -> dict[int, Tensor]:
         """What the base model's text stream holds at each slot before each block, slot -> [blocks, width]: eq. 7's start."""
-        seen: list[Tensor] = []
+        seen: dict[int, list[Tensor]] = {mark: [] for mark in text.marks.unique().tolist() if mark}
 
         def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            seen.append((kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]).float())
+            rows = (kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]).float()
+            for mark, of_block in seen.items():
+                of_block.append(rows[text.marks == mark].mean(0))
 
         handles = [b.register_forward_pre_hook(look, with_kwargs=True) for b in self.transformer.transformer_blocks]
         try:
@@ -214,8 +216,7 @@ class AdaptedNetwork:
         finally:
             for handle in handles:
                 handle.remove()
-        marks = [mark for mark in text.marks.unique().tolist() if mark]
-        return {mark - 1: torch.stack([rows[text.marks == mark].mean(0) for rows in seen]) for mark in marks}
+        return {mark - 1: torch.stack(of_block) for mark, of_block in seen.items()}
 
     def _require_fit(self, lora: LoraWeights) -> None:
         """Raises ValueError where a matrix of the LoRA has no Linear of its shape here."""

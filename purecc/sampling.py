@@ -1,12 +1,13 @@
 """Sampling without a host: Euler steps along the learnt velocity, with classifier-free guidance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .encoding import TextBatch
 from .flow import sigmas
+from .forwards import Asked, velocities
 from .network import BASE, AdaptedNetwork
 from .place import is_layout, kept_in_place
 
@@ -26,23 +27,18 @@ def guided_velocity(
 ) -> Velocity:
     """v(negative) + w (v(conditional) - v(negative)), both in one forward where the texts are of one length.
 
-    Strengths as in `AdaptedNetwork.velocity`. `hold_surroundings`: around the concept's place v is theta3's (see `place`), which
-    takes as many forwards again.
+    Strengths as in `AdaptedNetwork.velocity`. `hold_surroundings`: around the concept's place v is theta3's (see `place`), asked
+    in the same forward.
     """
-    negative = negative.as_negative_of(conditional)
-    strengths = {"strength": strength, "embedding_strength": embedding_strength}
-
-    def both(x_t: Tensor, t: Tensor, model: str | None) -> Sequence[Tensor]:
-        if negative.rows.shape[1] == conditional.rows.shape[1]:
-            texts = negative + conditional
-            return network.velocity(torch.cat([x_t] * 2), torch.cat([t] * 2), texts, model, **strengths).chunk(2)
-        return [network.velocity(x_t, t, text, model, **strengths) for text in (negative, conditional)]
+    texts = negative.as_negative_of(conditional), conditional
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        found = both(x_t, t, BASE if hold_surroundings and is_layout(t) else model)
-        if hold_surroundings and not is_layout(t):
-            found = kept_in_place(found, both(x_t, t, BASE), names=(False, True))
-        v_negative, v_conditional = found
+        models = (model, BASE) if hold_surroundings else (model,)
+        if hold_surroundings and is_layout(t):
+            models = (BASE,)
+        asked = [Asked(x_t, t, text, one) for one in models for text in texts]
+        found = velocities(network, asked, strength=strength, embedding_strength=embedding_strength)
+        v_negative, v_conditional = kept_in_place(found[:2], found[2:], names=(False, True)) if found[2:] else found
         return v_negative + guidance * (v_conditional - v_negative)
 
     return velocity

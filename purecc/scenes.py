@@ -61,12 +61,12 @@ def require_scenes(data: ConceptSet) -> None:
 
 
 def base_scenes(
-    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, together: int, root: Path,
+    network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, base: str, seed: int, root: Path,
     drawing: Progress = lambda done, total: None, looking: Progress = lambda done, total: None,
 ) -> Scenes:  # fmt: skip
     """The set's scenes, drawn by theta3 in the references' most common size, or read from `root`; their masks are looked for anew.
 
-    `root`, `base`, `seed` and `drawing` as in `class_pictures`; `together` and `looking` as in `with_found_masks`.
+    `root`, `base`, `seed` and `drawing` as in `class_pictures`; `looking` as in `with_found_masks`.
     """
     (size, _), *_ = Counter(tuple(example.latent.shape) for example in data.examples).most_common()
     texts = tuple(scene.base for scene in data.scenes)
@@ -74,7 +74,7 @@ def base_scenes(
     masks = []
     for i, (latent, scene) in enumerate(zip(latents, data.scenes, strict=True)):
         looking(i, len(latents))
-        masks.append(mask_of(network, data, latent, (scene.base, scene.without), together))
+        masks.append(mask_of(network, data, latent, (scene.base, scene.without)))
     return Scenes(latents, outside_of(torch.stack(masks)[:, None]), data.scenes)
 
 

@@ -106,9 +106,7 @@ class PureJob(Job):
 
     def prepare(self) -> None:
         if self.pure.background_anchor and not self.data.masked:
-            self.data = with_found_masks(
-                self.network, self.data, self.scaling, self.settings.batch_size, self._preparing(_LOOKS)
-            )
+            self.data = with_found_masks(self.network, self.data, self.scaling, self._preparing(_LOOKS))
         embeddings = None
         if self.settings.embeddings != "none":
             embeddings = self.extractor.embeddings if self.extractor else self._initial_embeddings()
@@ -140,8 +138,8 @@ class PureJob(Job):
     def scenes(self) -> Scenes | None:
         if not self.pure.scene_anchor:
             return None
-        root, settings = self.run.folder.parent, self.settings
+        root = self.run.folder.parent
         return base_scenes(
-            self.network, self.data, self.pure, self.base, settings.seed, settings.batch_size, root,
+            self.network, self.data, self.pure, self.base, self.settings.seed, root,
             drawing=self._preparing(_DRAWS), looking=self._preparing(_LOOKS),
         )  # fmt: skip

@@ -9,18 +9,16 @@ the same in scenes with other things: SceneTerm(w, u), which adds u || v2 - (v3 
 + w L(class picture)  PriorTerm(w)                                        prior preservation
 """
 
-import operator
 from dataclasses import dataclass
-from functools import reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from . import forwards
 from . import objective as eq
 from .batches import Batch
 from .concept_set import inside_of, loss_weights_of
-from .encoding import TextBatch
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
 
@@ -46,35 +44,24 @@ class Velocities:
         With checkpointing a forward for each text: a block computed again is smaller.
         """
         if self.network.transformer.gradient_checkpointing:
-            forwards = [(one,) for one in asked]
+            groups = [(one,) for one in asked]
         else:
             models = dict.fromkeys(model for model, _ in asked)
-            forwards = [tuple(one for one in asked if one[0] == model) for model in models]
-        for together in forwards:
+            groups = [tuple(one for one in asked if one[0] == model) for model in models]
+        for together in groups:
             self._found(self._learning, together)
         return self._found(self._learning, asked)
 
     def _found(self, kept: dict[Asked, Tensor], asked: tuple[Asked, ...]) -> list[Tensor]:
-        """Texts of one length and pictures of one size share a forward, whichever model they are for."""
         missing = [one for one in dict.fromkeys(asked) if one not in kept]
-        for shape in dict.fromkeys(self._shape(text) for _, text in missing):
-            together = [one for one in missing if self._shape(one[1]) == shape]
-            x_t, t, words = zip(*(self._read(text) for _, text in together), strict=True)
-            sizes = [len(times) for times in t]
-            models = [model for (model, _), size in zip(together, sizes, strict=True) for _ in range(size)]
-            found = self.network.velocity(torch.cat(x_t), torch.cat(t), reduce(operator.add, words), models)
-            kept |= dict(zip(together, found.split(sizes), strict=True))
+        found = forwards.velocities(self.network, [self._read(*one) for one in missing])
+        kept |= zip(missing, found, strict=True)
         return [kept[one] for one in asked]
 
-    def _read(self, text: str) -> tuple[Tensor, Tensor, TextBatch]:
-        """x_t, t and the words."""
+    def _read(self, model: str | None, text: str) -> forwards.Asked:
         of_scene, _, name = text.rpartition(" ")
         part = self.batch.scene if of_scene else self.batch
-        return part.x_t, part.t, getattr(part, name)
-
-    def _shape(self, text: str) -> tuple[int, ...]:
-        x_t, _, words = self._read(text)
-        return (words.rows.shape[1], *x_t.shape[1:])
+        return forwards.Asked(part.x_t, part.t, getattr(part, name), model)
 
 
 @dataclass(frozen=True)

@@ -182,7 +182,7 @@ def _wrong_sign(patch: pytest.MonkeyPatch) -> None:
 
 def _swapped_texts(patch: pytest.MonkeyPatch) -> None:
     right, other = Velocities._read, {"complete": "base", "base": "complete"}
-    patch.setattr(Velocities, "_read", lambda self, text: right(self, other.get(text, text)))
+    patch.setattr(Velocities, "_read", lambda self, model, text: right(self, model, other.get(text, text)))
 
 
 def _no_adapter(patch: pytest.MonkeyPatch) -> None:

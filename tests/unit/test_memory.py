@@ -14,7 +14,7 @@ from tiny import noise
 from benchmarks.counted import layer_norm_as_on_cuda
 from benchmarks.live_bytes import LiveBytes
 from purecc.adaln_table import UNFORESEEN, WINDOW
-from purecc.concept_set import ConceptSet, build_concept_set
+from purecc.concept_set import NULL, ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.flow import LatentScaling
 from purecc.frozen import Storage, store
@@ -139,15 +139,13 @@ def test_the_anchors_count(tmp_path: Path, pocket_data: ConceptSet, method: str,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_validation_picture_counts(pocket_data: ConceptSet, dtype: torch.dtype) -> None:
-    """With its negative; its decoding is the host's."""
-    adapted, text = (
-        network(dtype),
-        [TextBatch.of([encoded], "cpu") for encoded in list(pocket_data.encoded.values())[:2]],
-    )
+    """With its negative, both by the base too; its decoding is the host's."""
+    adapted, (example, *_) = network(dtype), pocket_data.examples
+    texts = [TextBatch.of([pocket_data.encoded[words]], "cpu") for words in (example.texts.complete, NULL)]
     told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), TrainSettings(), None, dtype, "cpu")
     noise = torch.randn(1, *pocket_data.examples[0].latent.shape)
     with LiveBytes() as live:
-        euler(guided_velocity(adapted, *text, 4.0, None), noise, 2, 3.0)
+        euler(guided_velocity(adapted, *texts, 4.0, None, hold_surroundings=True), noise, 2, 3.0)
     print(f"estimated {told.validation / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
     assert told.validation == pytest.approx(live.peak, rel=0.1)
 
@@ -235,10 +233,10 @@ def test_what_a_base_in_float8_and_one_in_main_memory_leave_on_the_gpu() -> None
 
 
 def test_what_the_table_gave_waits_on_a_gpu_too() -> None:
-    """Of 16 forwards, a row of SD3.5 Medium a megabyte: of two texts as the paper has them, of eight rows that draw scenes."""
-    settings = replace(SETTINGS, batch_size=2)
-    tabulated = replace(settings, modulation_table=True)
-    for pure, rows in ((PureSettings(), 4), (PureSettings(scene_anchor=0.5), 8)):
+    """Of 16 forwards, a row of SD3.5 Medium a megabyte: of eight rows outside of steps, or of two texts of a large batch."""
+    for batch, rows in ((2, 8), (6, 12)):
+        settings = replace(SETTINGS, batch_size=batch)
+        tabulated, pure = replace(settings, modulation_table=True), PureSettings()
         step = lambda given, device, pure=pure: estimate(SD35_MEDIUM, BIG, given, pure, torch.bfloat16, device).step  # noqa: E731
         norms = step(settings, "cuda") - step(settings, "cpu")
         waiting = step(tabulated, "cuda") - step(tabulated, "cpu") - norms

@@ -221,6 +221,16 @@ recorder.clear()
 torch.cuda.empty_cache()
 print(recorder.on, *free, torch.cuda.mem_get_info()[0])
 """
+_ENDS_IN_A_WAIT = """
+descend = Objective.descend
+
+def waits(self, *rest):
+    measured = descend(self, *rest)
+    assert float(measured["loss"]) > 0
+    return measured
+
+Objective.descend = waits
+"""
 _WAITS = """
 root = Path(mkdtemp())
 plain = on_gpu(root / "plain", PureSettings(), replace(SETTINGS, record_steps=False))
@@ -259,6 +269,15 @@ def test_a_recordings_memory_goes_back_to_the_device() -> None:
     print(f"free before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
     taken = before - during
     assert on == "True" and taken > 1e9 and before - after < 0.15 * taken  # libraries keep some
+
+
+@ON_GPU
+def test_what_a_recording_that_fails_had_made_goes_back_too() -> None:
+    """One that waits for the GPU at its end, when all its memory is taken."""
+    on, *free = in_a_process(_ENDS_IN_A_WAIT + _LARGE).stdout.split()
+    before, after, cleared = map(int, free)
+    print(f"free before {before / 1e6:.0f} MB, after {after / 1e6:.0f}, cleared {cleared / 1e6:.0f}")
+    assert on == "False" and before - after < 0.2e9 and before - cleared < 0.2e9  # libraries keep some
 
 
 @ON_GPU
