@@ -88,7 +88,7 @@ def estimated(pixels: int) -> list[str]:
 def planned(model: Model, pixels: int, memory: str) -> Plan:
     """What stage 2 as shipped gets on a card of that size. Raises ValueError where it is too small."""
     of = lambda settings: told(model, pixels, AS_SHIPPED, replace(settings, memory="auto"))  # noqa: E731
-    return plan(of, TrainSettings(memory=memory), Room("cuda", AMPLE, AMPLE))
+    return plan(of, TrainSettings(memory=memory), Room("cuda", AMPLE, AMPLE, records=True))
 
 
 def sizes(pixels: int) -> list[str]:

@@ -140,15 +140,19 @@ class Encoders:
 
 def transformer_of(size: Size) -> SD3Transformer2DModel:
     """Random weights."""
-    side = size.pixels // 16
-    with torch.device(size.device):
-        transformer = SD3Transformer2DModel(
-            sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
-            attention_head_dim=64, num_attention_heads=size.heads, joint_attention_dim=size.joint,
-            caption_projection_dim=64 * size.heads, pooled_projection_dim=size.pooled,
-            pos_embed_max_size=size.positions, dual_attention_layers=tuple(range(size.dual)),
-            qk_norm="rms_norm",
-        )  # fmt: skip
+    side, usual = size.pixels // 16, torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(size.dtype)  # cast afterwards, they would lie in pieces of memory that float32 left
+        with torch.device(size.device):
+            transformer = SD3Transformer2DModel(
+                sample_size=2 * side, patch_size=2, in_channels=16, out_channels=16, num_layers=size.layers,
+                attention_head_dim=64, num_attention_heads=size.heads, joint_attention_dim=size.joint,
+                caption_projection_dim=64 * size.heads, pooled_projection_dim=size.pooled,
+                pos_embed_max_size=size.positions, dual_attention_layers=tuple(range(size.dual)),
+                qk_norm="rms_norm",
+            )  # fmt: skip
+    finally:
+        torch.set_default_dtype(usual)
     return transformer.to(size.dtype)
 
 

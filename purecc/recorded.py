@@ -100,8 +100,7 @@ class Recorder:
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
-        with suppress(RuntimeError):  # PyTorch may take the failed recording for one that still runs
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()
         return False
 
     def _unrecorded(self, batch: Batch) -> Measured:
@@ -119,15 +118,18 @@ class Recorder:
         for parameter in self.parameters:
             parameter.grad = None  # the recording makes one, in its memory
         graph = torch.cuda.CUDAGraph()
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
         try:
             # of this thread alone: the host's may ask the GPU for its free memory at any moment
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 measured = self._unrecorded(held)
             gradients = [parameter.grad for parameter in self.parameters]
+        except RuntimeError:
+            _end_of_failed(self.network.device, self._pool)
+            raise
         finally:
             for parameter, gradient in zip(self.parameters, before, strict=True):
                 parameter.grad = gradient
-        self._pool = graph.pool()
         return _Recording(graph, inputs, gradients, measured)
 
     def _replay(self, recording: _Recording, batch: Batch) -> Measured:
@@ -143,6 +145,16 @@ class Recorder:
             else:  # the next batch's would be written over it
                 parameter.grad = gradient.clone() if self.accumulates else gradient
         return {name: value.clone() for name, value in recording.measured.items()}
+
+
+def _end_of_failed(device: torch.device, pool: tuple[int, int]) -> None:
+    """PyTorch takes a recording that the driver refused for one that still runs: neither its memory would come back, nor the GPU's chance."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    with suppress(RuntimeError):  # it was ended: for want of memory, say
+        torch._C._cuda_endAllocateToPool(index, pool)
+        torch._C._cuda_releasePool(index, pool)
+    generator = torch.cuda.default_generators[index]
+    generator.graphsafe_set_state(generator.clone_state())
 
 
 def form_of(part: Any) -> Any:

@@ -210,16 +210,17 @@ settings = replace(SETTINGS, batch_size=2048)
 job = prepared(PureSettings(), settings, "cuda")
 recorder = Recorder(job.objective(), job.network, settings, learned(job.network))
 batch = mapped(batch_of(job), lambda value: value.cuda(), CPU)
-free = []
+taken = []
 for count in (1, 3):
     for _ in range(count):
         recorder.descend(batch)
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
-    free.append(torch.cuda.mem_get_info()[0])
+    taken.append(torch.cuda.memory_reserved())
 recorder.clear()
 torch.cuda.empty_cache()
-print(recorder.on, *free, torch.cuda.mem_get_info()[0])
+torch.rand(1, device="cuda")
+print(recorder.on, *taken, torch.cuda.memory_reserved())
 """
 _ENDS_IN_A_WAIT = """
 descend = Objective.descend
@@ -264,20 +265,19 @@ def in_a_process(script: str, backend: str = "native") -> subprocess.CompletedPr
 
 @ON_GPU
 def test_a_recordings_memory_goes_back_to_the_device() -> None:
-    on, *free = in_a_process(_LARGE).stdout.split()
-    before, during, after = map(int, free)
-    print(f"free before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
-    taken = before - during
-    assert on == "True" and taken > 1e9 and before - after < 0.15 * taken  # libraries keep some
+    on, *taken = in_a_process(_LARGE).stdout.split()
+    before, during, after = map(int, taken)
+    print(f"taken before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
+    assert on == "True" and during - before > 1e9 and after < 1.15 * before  # libraries keep some
 
 
 @ON_GPU
 def test_what_a_recording_that_fails_had_made_goes_back_too() -> None:
-    """One that waits for the GPU at its end, when all its memory is taken."""
-    on, *free = in_a_process(_ENDS_IN_A_WAIT + _LARGE).stdout.split()
-    before, after, cleared = map(int, free)
-    print(f"free before {before / 1e6:.0f} MB, after {after / 1e6:.0f}, cleared {cleared / 1e6:.0f}")
-    assert on == "False" and before - after < 0.2e9 and before - cleared < 0.2e9  # libraries keep some
+    """One that waits for the GPU at its end, when all its memory is taken; the GPU's chance is as it was."""
+    on, *taken = in_a_process(_ENDS_IN_A_WAIT + _LARGE).stdout.split()
+    before, failed, after = map(int, taken)
+    print(f"taken before {before / 1e6:.0f} MB, failed {failed / 1e6:.0f}, after {after / 1e6:.0f}")
+    assert on == "False" and failed < 1.15 * before and after < 1.15 * before
 
 
 @ON_GPU
