@@ -149,7 +149,9 @@ def on_this_gpu(size: Size, row: Row, rate: float) -> str:
         found = f"{in_words(expected)} | {in_words(peak)} | {expected / peak - 1:+.1%} |"
         if not rate:
             return found
-        seconds, flops = rung.seconds(), rung.flops()
+        seconds = rung.seconds()
+        torch.cuda.set_per_process_memory_fraction(1.0)  # to count under checkpointing takes more
+        flops = rung.flops()
         return f"{found} {seconds:.3f} | {flops / 1e12:.1f} | {flops / seconds / rate:.0%} | {'yes' if rung.recorder.on else 'no'} |"
     except torch.cuda.OutOfMemoryError:
         return f"{in_words(expected)} | does not fit |"

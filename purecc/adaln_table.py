@@ -4,11 +4,12 @@ The adaLN layers read the time and the pooled text alone, no LoRA touches them, 
 seed. So they stay in main memory; for a window of steps each layer visits the device once, and its outputs wait in main
 memory until their forward. What was not foreseen, such as a preview, is computed when it is asked for.
 
-A forward's rows are computed together, as they are without the table, so that the result is the same bit for bit.
+A forward's rows are computed together, as they are without the table, so that the result is the same bit for bit. A layer's outputs leave the
+device together, and a forward's come to it together: each copy waits, and there are hundreds of both.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -44,9 +45,9 @@ class ModulationTable:
         self.embed = transformer.time_text_embed
         self.layers: list[nn.Linear] = []
         self.computed_ahead = 0  # forwards
-        self._foreseen: dict[Key, list[Tensor]] = {}
-        self._others: OrderedDict[Key, list[Tensor]] = OrderedDict()
-        self._slots: list[list[Tensor] | None] = [None] * ON_DEVICE
+        self._foreseen: dict[Key, Tensor] = {}  # of a forward all layers' outputs, one after the other
+        self._others: OrderedDict[Key, Tensor] = OrderedDict()
+        self._slots: list[Sequence[Tensor] | None] = [None] * ON_DEVICE
         self._next = 0
         self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch
         self._places: dict[bytes, dict[int, tuple[str, int]]] = {}  # row -> step -> text, place
@@ -64,11 +65,14 @@ class ModulationTable:
     def slot(self, timestep: Tensor, pooled: Tensor) -> int:
         """Where the outputs for these rows are, on the device."""
         key = _keys(timestep, pooled)
-        held = self._foreseen.get(key) or self._others.get(key)  # two forwards of a step may read the same rows
+        held = self._foreseen.get(key, self._others.get(key))  # two forwards of a step may read the same rows
         if held is None:
-            held = self._ahead(key) or self._unforeseen(key, timestep, pooled)
+            held = self._ahead(key)
+        if held is None:
+            held = self._unforeseen(key, timestep, pooled)
         slot, self._next = self._next, (self._next + 1) % ON_DEVICE
-        self._slots[slot] = [output.to(self.device, non_blocking=True) for output in held]
+        parts = held.to(self.device, non_blocking=True).split([len(key) * layer.out_features for layer in self.layers])
+        self._slots[slot] = [part.view(len(key), -1) for part in parts]
         return slot
 
     def output(self, slot: int, layer: int) -> Tensor:
@@ -87,7 +91,7 @@ class ModulationTable:
         norm.silu = nn.Identity()  # what comes in is a slot's number
         norm.linear = _Output(self, len(self.layers) - 1)
 
-    def _ahead(self, key: Key) -> list[Tensor] | None:
+    def _ahead(self, key: Key) -> Tensor | None:
         """Computes forwards of this kind for a window of steps. None where the rows belong to no step."""
         places = [self._places.get(row, {}) for row in key]
         steps = set.intersection(*(set(of) for of in places))  # times of a grid come again
@@ -112,7 +116,7 @@ class ModulationTable:
         self._foreseen |= self._compute(asked)
         return self._foreseen.get(key)
 
-    def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> list[Tensor]:
+    def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> Tensor:
         found = self._compute({key: (timestep, pooled)})[key]
         self._others[key] = found
         while len(self._others) > 1 and sum(map(len, self._others)) > UNFORESEEN:
@@ -120,14 +124,18 @@ class ModulationTable:
         return found
 
     @torch.no_grad()
-    def _compute(self, asked: Mapping[Key, Rows]) -> dict[Key, list[Tensor]]:
-        """Every layer's output for each forward, in main memory; each layer is on the device once."""
-        activated = {key: nn.functional.silu(self.embed(*rows)) for key, rows in asked.items()}
-        found: dict[Key, list[Tensor]] = {key: [] for key in asked}
+    def _compute(self, asked: Mapping[Key, Rows]) -> dict[Key, Tensor]:
+        """All layers' outputs for each forward, in main memory; each layer is on the device once."""
+        activated = [nn.functional.silu(self.embed(*rows)) for rows in asked.values()]
+        width, begin = sum(layer.out_features for layer in self.layers), 0
+        found = {key: torch.empty(len(key) * width, dtype=self.dtype) for key in asked}
         for layer in self.layers:
             weight, bias = layer.weight.to(self.device), layer.bias.to(self.device)
-            for key, value in activated.items():
-                found[key].append(nn.functional.linear(value.to(weight.dtype), weight, bias).cpu())
+            outputs = [nn.functional.linear(value.to(weight.dtype), weight, bias).flatten() for value in activated]
+            parts = torch.cat(outputs).cpu().split([len(output) for output in outputs])
+            for (key, whole), part in zip(found.items(), parts, strict=True):
+                whole[len(key) * begin :][: len(part)] = part
+            begin += layer.out_features
         return found
 
     def _as_asked(self, times: Tensor, pooled: Tensor) -> Rows:

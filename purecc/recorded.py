@@ -100,7 +100,8 @@ class Recorder:
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
         return False
 
     def _unrecorded(self, batch: Batch) -> Measured:
@@ -150,11 +151,14 @@ class Recorder:
 def _end_of_failed(device: torch.device, pool: tuple[int, int]) -> None:
     """PyTorch takes a recording that the driver refused for one that still runs: neither its memory would come back, nor the GPU's chance."""
     index = torch.cuda.current_device() if device.index is None else device.index
-    with suppress(RuntimeError):  # it was ended: for want of memory, say
+    with suppress(
+        RuntimeError, AttributeError
+    ):  # of one that ended for want of memory it knows; older versions have other names
         torch._C._cuda_endAllocateToPool(index, pool)
         torch._C._cuda_releasePool(index, pool)
-    generator = torch.cuda.default_generators[index]
-    generator.graphsafe_set_state(generator.clone_state())
+    with suppress(RuntimeError, AttributeError):
+        generator = torch.cuda.default_generators[index]
+        generator.graphsafe_set_state(generator.clone_state())
 
 
 def form_of(part: Any) -> Any:

@@ -268,7 +268,7 @@ def test_a_recordings_memory_goes_back_to_the_device() -> None:
     on, *taken = in_a_process(_LARGE).stdout.split()
     before, during, after = map(int, taken)
     print(f"taken before {before / 1e6:.0f} MB, during {during / 1e6:.0f}, after {after / 1e6:.0f}")
-    assert on == "True" and during - before > 1e9 and after < 1.15 * before  # libraries keep some
+    assert on == "True" and during - before > 1e9 and after - before < 0.15 * (during - before)  # libraries keep some
 
 
 @ON_GPU
@@ -277,7 +277,7 @@ def test_what_a_recording_that_fails_had_made_goes_back_too() -> None:
     on, *taken = in_a_process(_ENDS_IN_A_WAIT + _LARGE).stdout.split()
     before, failed, after = map(int, taken)
     print(f"taken before {before / 1e6:.0f} MB, failed {failed / 1e6:.0f}, after {after / 1e6:.0f}")
-    assert on == "False" and failed < 1.15 * before and after < 1.15 * before
+    assert on == "False" and failed - before < 0.5e9 and after - before < 0.5e9  # libraries keep some
 
 
 @ON_GPU
