@@ -60,9 +60,7 @@ class Estimate:
     weights: int  # of the frozen transformer
     learnt: int  # LoRAs and embeddings, their gradients and AdamW's moments
     inputs: int  # texts, latents and velocities of a step
-    step: (
-        int  # the most that a step, or the drawing of class pictures, holds beside these; adaLN's tabulated outputs too
-    )
+    step: int  # the most that a step, or a forward outside of steps, holds beside these; adaLN's tabulated outputs too
     validation: int  # the same of a validation picture, its decoding aside
     host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there
     texts: int = 0  # all of them, which are on the device where steps are recorded; `peak` has them not
