@@ -75,12 +75,13 @@ class Recorder:
     def clear(self) -> None:
         """A few workspaces of the matrix library stay, 0.2 GB on an H200: another's recordings may use them."""
         if any(self._recordings.values()):
-            torch.cuda.synchronize(self.network.device)
             for parameter in self.parameters:
                 parameter.grad = None  # it may be in a recording's memory
         self._forget()
 
     def _forget(self) -> None:
+        if any(self._recordings.values()):
+            torch.cuda.synchronize(self.network.device)
         while self._recordings:
             _, recording = self._recordings.popitem()
             if recording is not None:
@@ -96,15 +97,31 @@ class Recorder:
             reason = f"{error} {error.__context__ or ''}"
         finally:
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
-        # what the failed one had made is gone with the error
+        self._give_up(reason)  # what the failed one had made is gone with the error
+        return False
+
+    def _give_up(self, reason: str) -> None:
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
         with suppress(RuntimeError):
             torch.cuda.empty_cache()
-        return False
 
     def _unrecorded(self, batch: Batch) -> Measured:
+        """Where the device has not the memory for it beside recordings, they go, and it is done once more."""
+        if not any(self._recordings.values()):
+            return self._descend(batch)
+        gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in self.parameters]
+        try:
+            return self._descend(batch)
+        except torch.cuda.OutOfMemoryError as error:
+            reason = str(error)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self._give_up(reason)
+        return self._descend(batch)
+
+    def _descend(self, batch: Batch) -> Measured:
         return self.objective.descend(self.network, batch, self.share, self.apart)
 
     def _record(self, batch: Batch) -> _Recording:
@@ -123,7 +140,7 @@ class Recorder:
         try:
             # of this thread alone: the host's may ask the GPU for its free memory at any moment
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                measured = self._unrecorded(held)
+                measured = self._descend(held)
             gradients = [parameter.grad for parameter in self.parameters]
         except RuntimeError:
             _end_of_failed(self.network.device, self._pool)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -41,6 +42,7 @@ from purecc.recorded import Recorder, form_of, mapped
 from purecc.scenes import with_scenes
 from purecc.settings import METHODS, PureSettings, TrainSettings
 from purecc.stages import PureJob
+from purecc.terms import Objective
 
 CPU = torch.device("cpu")
 CAPTIONS = ("a [V] dog on the beach", "on the beach a [V] dog")  # of one length; the trigger in two places
@@ -179,6 +181,41 @@ def test_a_recorded_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert [record.step for record in run(stopped)] == [6, 7, 8]
     run(whole)
     assert same(stopped.concept, whole.concept)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_step_that_lacks_memory_beside_recordings_is_done_again_without(monkeypatch, accumulate: int) -> None:
+    """Its gradient is added once, to what was there; without recordings the error is passed on."""
+    job, settings = prepared(PureSettings(), SETTINGS), replace(SETTINGS, accumulate=accumulate)
+    batch, parameters = batch_of(job), learned(job.network)
+    recorder = Recorder(job.objective(), job.network, settings, parameters)
+    right, lacking, reset = Objective.descend, [True], []
+
+    def descend(self, *of):
+        measured = right(self, *of)
+        if lacking:
+            lacking.clear()
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return measured
+
+    def begin() -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, 0.5) if accumulate > 1 else None
+
+    begin()
+    recorder._descend(batch)
+    wanted = [parameter.grad.clone() for parameter in parameters]
+    begin()
+    monkeypatch.setattr(Objective, "descend", descend)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    graph = SimpleNamespace(reset=lambda: reset.append(True))
+    recorder.on, recorder._recordings = True, {("another form",): SimpleNamespace(graph=graph)}
+    recorder._unrecorded(batch)
+    assert reset and not recorder.on and not recorder._recordings
+    assert all(torch.equal(p.grad, gradient) for p, gradient in zip(parameters, wanted, strict=True))
+    lacking.append(True)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        recorder._unrecorded(batch)
 
 
 @ON_GPU
