@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .concept_set import NULL, ConceptSet
 from .flow import LatentScaling, add_noise
-from .forwards import SAMPLES, Asked, velocities
+from .forwards import SAMPLES, Query, velocities
 from .network import BASE, AdaptedNetwork
 from .place import where_most
 
@@ -54,6 +54,6 @@ def _energy(network: AdaptedNetwork, data: ConceptSet, latent: Tensor, texts: tu
     device, count = network.device, len(_TIMES)
     noise = torch.randn(count, *latent.shape, generator=torch.Generator().manual_seed(_SEED))
     x_t = add_noise(latent.expand_as(noise), noise, _TIMES).to(device)
-    asked = [Asked(x_t, _TIMES.to(device), data.repeated(text, count, device), BASE) for text in texts]
+    asked = [Query(x_t, _TIMES.to(device), data.repeated(text, count, device), BASE) for text in texts]
     with_, without = velocities(network, asked, SAMPLES)
     return (with_ - without).square().mean((0, 1)).sqrt().cpu()

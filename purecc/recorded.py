@@ -97,14 +97,17 @@ class Recorder:
             reason = f"{error} {error.__context__ or ''}"
         finally:
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
-        self._give_up(reason)  # what the failed one had made is gone with the error
+        pool = self._pool  # what the failed one had made is gone with the error
+        self._forget()
+        _end_of_failed(pool)
+        self._give_up(reason)
         return False
 
     def _give_up(self, reason: str) -> None:
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
-        with suppress(RuntimeError):
+        with suppress(RuntimeError):  # where PyTorch still takes a failed recording for one that runs
             torch.cuda.empty_cache()
 
     def _unrecorded(self, batch: Batch) -> Measured:
@@ -142,9 +145,6 @@ class Recorder:
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 measured = self._descend(held)
             gradients = [parameter.grad for parameter in self.parameters]
-        except RuntimeError:
-            _end_of_failed(self.network.device, self._pool)
-            raise
         finally:
             for parameter, gradient in zip(self.parameters, before, strict=True):
                 parameter.grad = gradient
@@ -165,16 +165,17 @@ class Recorder:
         return {name: value.clone() for name, value in recording.measured.items()}
 
 
-def _end_of_failed(device: torch.device, pool: tuple[int, int]) -> None:
-    """PyTorch takes a recording that the driver refused for one that still runs: neither its memory would come back, nor the GPU's chance."""
-    index = torch.cuda.current_device() if device.index is None else device.index
-    with suppress(
-        RuntimeError, AttributeError
-    ):  # of one that ended for want of memory it knows; older versions have other names
-        torch._C._cuda_endAllocateToPool(index, pool)
-        torch._C._cuda_releasePool(index, pool)
-    with suppress(RuntimeError, AttributeError):
-        generator = torch.cuda.default_generators[index]
+def _end_of_failed(pool: tuple[int, int] | None) -> None:
+    """PyTorch 2.11 takes a recording that the driver refused for one that still runs: its memory would never come back, and random
+    numbers could not be drawn on the GPU any more. Versions that end it themselves refuse this, each in its own way.
+    """
+    device, ignored = torch.cuda.current_device(), (RuntimeError, AttributeError, TypeError)
+    with suppress(*ignored):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with suppress(*ignored):
+        torch._C._cuda_releasePool(device, pool)
+    with suppress(*ignored):
+        generator = torch.cuda.default_generators[device]
         generator.graphsafe_set_state(generator.clone_state())
 
 

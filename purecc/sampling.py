@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .encoding import TextBatch
 from .flow import sigmas
-from .forwards import Asked, velocities
+from .forwards import Query, velocities
 from .network import BASE, AdaptedNetwork
 from .place import is_layout, kept_in_place
 
@@ -36,7 +36,7 @@ def guided_velocity(
         models = (model, BASE) if hold_surroundings else (model,)
         if hold_surroundings and is_layout(t):
             models = (BASE,)
-        asked = [Asked(x_t, t, text, one) for one in models for text in texts]
+        asked = [Query(x_t, t, text, one) for one in models for text in texts]
         found = velocities(network, asked, strength=strength, embedding_strength=embedding_strength)
         v_negative, v_conditional = kept_in_place(found[:2], found[2:], names=(False, True)) if found[2:] else found
         return v_negative + guidance * (v_conditional - v_negative)

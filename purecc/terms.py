@@ -58,10 +58,10 @@ class Velocities:
         kept |= zip(missing, found, strict=True)
         return [kept[one] for one in asked]
 
-    def _read(self, model: str | None, text: str) -> forwards.Asked:
+    def _read(self, model: str | None, text: str) -> forwards.Query:
         of_scene, _, name = text.rpartition(" ")
         part = self.batch.scene if of_scene else self.batch
-        return forwards.Asked(part.x_t, part.t, getattr(part, name), model)
+        return forwards.Query(part.x_t, part.t, getattr(part, name), model)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny import extractor, network, noise, text
 
-from purecc.forwards import Asked, velocities
+from purecc.forwards import Query, velocities
 from purecc.network import BASE, PURE
 
 
@@ -16,12 +16,12 @@ def test_what_shares_a_forward_is_what_it_is_alone() -> None:
     large, small, longer = noise(3, 4, 8, 8, seed=1), noise(2, 4, 4, 4, seed=2), noise(5, 4, 8, 8, seed=3)
     named, plain = text("a [V] dog", count=3), text("a dog", count=3)
     asked = [
-        Asked(large, torch.full((3,), 0.6), named, PURE),
-        Asked(small, torch.full((2,), 0.4), text("a [V] dog", count=2), PURE),
-        Asked(large[:1], torch.full((1,), 0.3), text("a dog"), BASE),
-        Asked(longer, torch.full((5,), 0.2), text("a [V] dog", count=5), BASE),
-        Asked(large, torch.full((3,), 0.6), plain, BASE),
-        Asked(small, torch.full((2,), 0.4), text("a dog", count=2), BASE),
+        Query(large, torch.full((3,), 0.6), named, PURE),
+        Query(small, torch.full((2,), 0.4), text("a [V] dog", count=2), PURE),
+        Query(large[:1], torch.full((1,), 0.3), text("a dog"), BASE),
+        Query(longer, torch.full((5,), 0.2), text("a [V] dog", count=5), BASE),
+        Query(large, torch.full((3,), 0.6), plain, BASE),
+        Query(small, torch.full((2,), 0.4), text("a dog", count=2), BASE),
     ]
     adapted.transformer.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape)))
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_strengths_reach_the_network_and_nothing_asked_for_is_nothing() -> None:
     x_t, t, words = noise(1, 4, 8, 8, seed=1), torch.tensor([0.5]), text("a [V] dog")
     with torch.no_grad():
         off, base = velocities(
-            adapted, [Asked(x_t, t, words, one) for one in (PURE, BASE)], strength=0.0, embedding_strength=0.0
+            adapted, [Query(x_t, t, words, one) for one in (PURE, BASE)], strength=0.0, embedding_strength=0.0
         )
     torch.testing.assert_close(off, base, rtol=1e-5, atol=1e-5)
     assert velocities(adapted, []) == []

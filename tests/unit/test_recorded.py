@@ -310,7 +310,7 @@ def test_a_recordings_memory_goes_back_to_the_device() -> None:
 
 @ON_GPU
 def test_what_a_recording_that_fails_had_made_goes_back_too() -> None:
-    """One that waits for the GPU at its end, when all its memory is taken; the GPU's chance is as it was."""
+    """One that waits for the GPU at its end, when all its memory is taken; random numbers can be drawn on the GPU afterwards."""
     on, *taken = in_a_process(_ENDS_IN_A_WAIT + _LARGE).stdout.split()
     before, failed, after = map(int, taken)
     print(f"taken before {before / 1e6:.0f} MB, failed {failed / 1e6:.0f}, after {after / 1e6:.0f}")

@@ -163,6 +163,14 @@ def test_a_rungs_bytes_are_those_told(rung: int, form: str) -> None:
     assert beside_weights == pytest.approx(found, rel=0.1)
 
 
+@pytest.mark.parametrize("rung", range(5, len(RUNGS)))
+def test_of_few_pictures_no_less_is_told_than_taken(rung: int) -> None:
+    """See above; of two pictures it is the forwards before the steps that take most."""
+    own = Rung(replace(TINY, pixels=128, positions=8, layers=3), RUNGS[rung], FORMS["stage 2, paper"])
+    found, expected = own.peak(), own.estimated()
+    assert 1 < (expected.peak + expected.host - own.frozen) / found < 1.35
+
+
 def test_checkpointing_computes_a_forward_again() -> None:
     plain, again = (Rung(TINY, RUNGS[rung], None).flops() for rung in (0, 4))
     assert 1.3 * plain < again < 1.7 * plain

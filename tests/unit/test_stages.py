@@ -25,7 +25,7 @@ from tiny import (
 
 from purecc.concept import T5_SLOT, load_concept
 from purecc.initial import initial_embeddings
-from purecc.measures import drift, probes
+from purecc.measures import alignment, drift, probes
 from purecc.network import BASE, EXTRACTOR, PURE
 from purecc.settings import METHODS, PureSettings
 from purecc.stages import ExtractorJob, PureJob
@@ -104,6 +104,28 @@ def test_drift_is_the_distance_to_the_base_by_the_bases_own_length() -> None:
             v_base, v_model = (adapted.velocity(x_t, t, texts["base"], model) for model in (BASE, PURE))
             moved, length = moved + float((v_model - v_base).square().sum()), length + float(v_base.square().sum())
     assert drift(adapted, PURE, job.data, SCALING, "base") == pytest.approx(math.sqrt(moved / length), rel=1e-5)
+
+
+def test_the_end_figures_are_of_every_example_at_every_time_one_by_one() -> None:
+    """Eqs. 8, 10, 11: x_t of each of five times, the means over all of lambda*, cos^2 and |R_complete|."""
+    job, adapted = stage_two()
+    generator, found = torch.Generator().manual_seed(20_260), []
+    with torch.no_grad():
+        for index, example in enumerate(job.data.examples):
+            x0 = SCALING.to_model(example.latent.float())[None]
+            times = torch.tensor([0.95, 0.8, 0.6, 0.4, 0.2])
+            for t, noise in zip(times, torch.randn(5, *x0.shape[1:], generator=generator), strict=True):
+                v = lambda text, model, t=t, x_t=(1 - t) * x0 + t * noise: adapted.velocity(x_t, t[None], text, model)  # noqa: E731
+                text = {which: job.data.batch(which, [index], "cpu") for which in ("complete", "base", "target")}
+                r_target = (v(text["target"], EXTRACTOR) - v(job.data.null(1, "cpu"), EXTRACTOR)).flatten()
+                r_complete = (v(text["complete"], PURE) - v(text["base"], BASE)).flatten()
+                product, length = r_complete @ r_target, r_target @ r_target
+                lengths = r_complete.square().mean().sqrt()
+                found.append([product / length, product**2 / (length * (r_complete @ r_complete)), lengths])
+    told = alignment(adapted, PURE, job.data, SCALING)
+    means = torch.tensor(found).mean(0).tolist()
+    assert list(told.values()) == pytest.approx(means, rel=1e-4)
+    assert list(told) == ["end_scale", "end_squared_cosine", "end_representation"]
 
 
 # Where the embeddings start

@@ -96,7 +96,7 @@ SD35 = Plan(
         ),
         "training": (
             "**The paper's** rank 4, learning rate 1e-4, 400 steps, batch 2, 512 px. eta and the two anchors are the pack's own.",
-            "**Memory.** The paper reports 28 and 30 GB. Here 7.7 to 9.2 GB, measured on an H200; where the GPU has less, the pack turns on "
+            "**Memory.** The paper reports 28 and 30 GB. Here 7.7 to 9.3 GB, measured on an H200; where the GPU has less, the pack turns on "
             "what saves memory, down to 0.7 GB, and the report tells what. Still too little? batch_size 1, resolution 384.",
             "A 16-bit model file trains more exactly than an fp8 one; in this file only T5 is fp8.",
             ETA,
