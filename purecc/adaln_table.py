@@ -19,7 +19,7 @@ Rows = tuple[Tensor, Tensor]  # times [batch] in [0, 1], pooled texts [batch, wi
 Key = tuple[bytes, ...]  # of a forward's rows, in their order
 ON_DEVICE = 16  # forwards whose outputs are on the device: those of a step, until its backward pass
 WINDOW = 25  # steps that are computed ahead
-UNFORESEEN = 256  # rows of other forwards that are kept in main memory: those of four previews' pictures, 16 steps of 4 rows each
+UNFORESEEN = 256  # rows of other forwards kept in main memory: of four preview pictures, 16 steps of 4 rows
 
 
 def is_modulation(name: str) -> bool:

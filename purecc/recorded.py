@@ -97,16 +97,16 @@ class Recorder:
             reason = f"{error} {error.__context__ or ''}"
         finally:
             torch.cuda.set_stream(stream)  # a recording that fails leaves its own in place
-        pool = self._pool  # what the failed one had made is gone with the error
-        self._forget()
-        _end_of_failed(pool)
-        self._give_up(reason)
+        self._give_up(reason, failed=self._pool)  # what the failed one had made is gone with the error
         return False
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, failed: tuple[int, int] | None = None) -> None:
+        """Nothing is recorded any more; `failed`: the pool of a recording that was not made."""
         log.warning("PureCC: steps are not recorded on this GPU, and take longer: %s", reason)
         self.on = False
         self._forget()
+        if failed is not None:
+            _end_of_failed(failed)
         with suppress(RuntimeError):  # where PyTorch still takes a failed recording for one that runs
             torch.cuda.empty_cache()
 
@@ -165,7 +165,7 @@ class Recorder:
         return {name: value.clone() for name, value in recording.measured.items()}
 
 
-def _end_of_failed(pool: tuple[int, int] | None) -> None:
+def _end_of_failed(pool: tuple[int, int]) -> None:
     """PyTorch 2.11 takes a recording that the driver refused for one that still runs: its memory would never come back, and random
     numbers could not be drawn on the GPU any more. Versions that end it themselves refuse this, each in its own way.
     """
