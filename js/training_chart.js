@@ -25,7 +25,8 @@ function nodeOf(id) {
 function remember(node, run) {
   if (node.properties[PROPERTY] === run) return;
   node.properties[PROPERTY] = run;
-  app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.checkState();
+  const tracker = app.extensionManager?.workflow?.activeWorkflow?.changeTracker;
+  (tracker?.captureCanvasState ?? tracker?.checkState)?.call(tracker); // the newer name first
 }
 
 function after(prototype, name, then) {

@@ -16,6 +16,14 @@ from purecc.launch.layout import PROJECT, Layout, choose_layout
 from purecc.launch.server import Server
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--front-end-root",
+        type=Path,
+        help="a folder with another frontend than the host's own: `static` of an unpacked wheel of comfyui-frontend-package",
+    )
+
+
 @pytest.fixture(scope="session")
 def layout() -> Layout:
     """Which ComfyUI and Python: the launcher's, run by the Python that runs pytest."""
@@ -34,7 +42,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(layout: Layout, base: Path) -> Iterator[Server]:
+def server(layout: Layout, base: Path, request: pytest.FixtureRequest) -> Iterator[Server]:
     """The real server, on the CPU, for the whole session. `server.client` talks to it, `server.log_text()` is its log."""
-    with Server(layout, base, device="cpu") as running:
+    frontend = request.config.getoption("--front-end-root")
+    extra = ("--front-end-root", str(frontend.resolve())) if frontend else ()
+    with Server(layout, base, device="cpu", extra=extra) as running:
         yield running

@@ -27,7 +27,13 @@ from .marks import CONCEPTS
 log = logging.getLogger(__name__)
 PREFIX = "diffusion_model."
 _HEAD = 64  # the host's width of an attention head: it takes depth = heads = width / 64
-_SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")  # read by `convert_func`
+_SCALES = (
+    ".scale_weight",
+    ".scale_input",
+    ".weight_scale",
+    ".input_scale",
+    "scaled_fp8",
+)  # of weights; their module's `convert_weight` reads them
 _HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
 _POSITIONS = PREFIX + "pos_embed"
 _ATTACHED = ("patches", "patches_replace", "wrappers")  # entries of transformer_options that change a forward
@@ -67,7 +73,7 @@ class HostWeights:
     def __init__(self, model: ModelPatcher, with_patches: bool, side: int | None = None):
         require_sd3(model)
         self.with_patches, self.side = with_patches, side
-        self.entries = model.get_key_patches(PREFIX)  # originals (from the backups) and this MODEL's patches
+        self.entries = _entries(model)
         blocks = len(model.model.diffusion_model.joint_blocks)
         names = comfy.utils.mmdit_to_diffusers({"depth": blocks}, output_prefix=PREFIX)
         # the map also offers what this network lacks, such as a second attention in every block
@@ -100,15 +106,19 @@ class HostWeights:
         return sorted(key for key in self.entries if key not in placed and not key.endswith(_SCALES))
 
     def dtypes(self) -> set[torch.dtype]:
-        """As the host keeps them."""
-        return {entry[0][0].dtype for key, entry in self.entries.items() if not key.endswith(_SCALES)}
+        """As the host keeps them; of a quantised weight the dtype of what is kept, not of what it stands for."""
+        own = (entry[0][0] for key, entry in self.entries.items() if not key.endswith(_SCALES))
+        return {getattr(weight, "_qdata", weight).dtype for weight in own}
 
-    def has_float8(self) -> bool:
+    def is_quantised(self) -> bool:
+        """Whether any weight has 8 bits or fewer."""
         return any(dtype.itemsize == 1 for dtype in self.dtypes())
 
     def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
         (weight, convert), *patches = self.entries[key]
         weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
+        if hasattr(weight, "_qdata"):  # quantised still: its module was not asked, as for weights that lie in a backup
+            weight = weight.dequantize()
         if not weight.is_floating_point():
             raise PackedError(
                 f"This MODEL's weights are packed ({key} is {str(weight.dtype).removeprefix('torch.')}, as in GGUF and NF4 files). "
@@ -127,6 +137,41 @@ class HostWeights:
         _, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
         value = whole if part is None else whole.narrow(*part)
         return value if change is None else change(value)  # swap_scale_shift is its own inverse
+
+
+def _entries(model: ModelPatcher) -> dict[str, list[Any]]:
+    """The network's weights by the host's keys, as `ModelPatcher.get_key_patches` gives them: [(original, how it is read), *patches].
+
+    That goes through the state dict and fails where quantised layers put more into it than they have as attributes.
+    """
+    found = {}
+    with model.use_ejected():
+        for place, module in model.model.diffusion_model.named_modules():
+            if getattr(module, "pre_quant_scale", None) is not None:
+                raise PackedError(
+                    f"This MODEL's weights are packed ({place} scales what comes in, as some NVFP4 files do). Use the same model in bfloat16, "
+                    "float16 or float8."
+                )
+            own = dict(module.named_parameters(recurse=False))
+            own |= {
+                name: b
+                for name, b in module.named_buffers(recurse=False)
+                if name not in module._non_persistent_buffers_set
+            }
+            for name, weight in own.items():
+                key = f"{PREFIX}{place}.{name}" if place else PREFIX + name
+                if key in model.hook_backup:
+                    weight = model.hook_backup[key][0]
+                elif key in model.backup:
+                    weight = model.backup[key].weight
+                else:
+                    weight = getattr(model, "backup_buffers", {}).get(key, weight)
+                found[key] = [(weight, getattr(module, f"convert_{name}", _as_it_is)), *model.patches.get(key, [])]
+    return found
+
+
+def _as_it_is(weight: Tensor, **_: Any) -> Tensor:
+    return weight
 
 
 def to_diffusers(
@@ -232,13 +277,13 @@ def loras(model: ModelPatcher) -> int:
 
 def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
     """What the user may want to know of training on this MODEL in a dtype; sentences for the node."""
-    found, stored = [], HostWeights(model, with_patches=False).dtypes()
-    if torch.float16 in stored and dtype != torch.float16:
+    found, weights = [], HostWeights(model, with_patches=False)
+    if torch.float16 in weights.dtypes() and dtype != torch.float16:
         name = str(dtype).removeprefix("torch.")
         found.append(f"The model is float16; it trains as {name}, since small gradients vanish in float16.")
-    if any(one.itemsize == 1 for one in stored):
+    if weights.is_quantised():
         found.append(
-            "The model is float8, a few percent away from the original; the concept fits the original less well."
+            "The model is float8 or quantised otherwise, a few percent away from the original; the concept fits the original less well."
         )
     if count := loras(model):
         found.append(
@@ -303,14 +348,15 @@ def configuration(model: ModelPatcher) -> dict[str, Any]:
 
 def _warn(model: ModelPatcher, weights: HostWeights) -> None:
     """Says what the copy does not have, or has less exactly."""
-    if weights.has_float8():
+    if weights.is_quantised():
         log.warning(
-            "PureCC: this MODEL's weights are float8, a few percent away from the original; a concept trained on it "
-            "fits the original less well. Load the checkpoint with weight_dtype default to train."
+            "PureCC: this MODEL's weights are float8, or quantised otherwise, a few percent away from the original; a concept trained on it "
+            "fits the original less well. Train on a file in bfloat16 or float16, with weight_dtype default, if you have one."
         )
     options = model.model_options["transformer_options"]
     attached = sorted(model.object_patches.keys() - _HARMLESS_PATCHES)
     attached += [name for name in _ATTACHED if options.get(name)]
+    attached += getattr(model, "injections", {})  # such as LoRAs that are not patches
     attached += [f"{name} ({', '.join(map(str, by_key))})" for name, by_key in model.wrappers.items() if by_key]
     if attached:
         log.warning(

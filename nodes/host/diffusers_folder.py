@@ -39,22 +39,32 @@ def load(name: str) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
     return _model(folder), _clip(folder), comfy.sd.VAE(sd=_weights(folder / "vae"))
 
 
-def _model(folder: Path) -> ModelPatcher:
-    model = comfy.sd.load_diffusion_model_state_dict(_weights(folder / "transformer"))
+def _model(folder: Path, **options: Any) -> ModelPatcher:
+    model = comfy.sd.load_diffusion_model_state_dict(_weights(folder / "transformer"), **options)
     if model is None or not isinstance(model.model, comfy.model_base.SD3):
         raise ValueError(f'ComfyUI does not take the transformer of "{folder.name}" for one of Stable Diffusion 3.')
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
         model.model.model_sampling.set_parameters(shift=float(_json(scheduler).get("shift", 3.0)))
+    model.cached_patcher_init = (
+        _model,
+        (folder,),
+    )  # newer hosts load it anew by this, in ways that they name in options
     return model
 
 
-def _clip(folder: Path) -> comfy.sd.CLIP | None:
+def _clip(folder: Path, **options: Any) -> comfy.sd.CLIP | None:
     found = [_weights(folder / part) for part in _ENCODERS if (folder / part).is_dir()]
     if not found:
         return None
     embeddings = folder_paths.get_folder_paths("embeddings")
-    return comfy.sd.load_text_encoder_state_dicts(found, embeddings, comfy.sd.CLIPType.SD3)
+    clip = comfy.sd.load_text_encoder_state_dicts(found, embeddings, comfy.sd.CLIPType.SD3, **options)
+    clip.patcher.cached_patcher_init = (_text_patcher, (folder,))
+    return clip
+
+
+def _text_patcher(folder: Path, **options: Any) -> ModelPatcher:
+    return _clip(folder, **options).patcher
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

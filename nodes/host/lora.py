@@ -20,9 +20,10 @@ class Moved:
         self._tensor = self._copy = tensor
 
     def like(self, other: Tensor) -> Tensor:
-        if (self._copy.device, self._copy.dtype) != (other.device, other.dtype):
-            self._copy = self._tensor.to(other)
-        return self._copy
+        copy = self._copy
+        if (copy.device, copy.dtype) != (other.device, other.dtype):
+            copy = self._copy = self._tensor.to(other)  # another thread, with another GPU, may set it too
+        return copy
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def lora_places(model: ModelPatcher, concept: Concept) -> dict[str, str | tuple]
         place = places.get(f"{module}.weight")
         key, part = (place, None) if isinstance(place, str | None) else place[:2]
         linear = None if key is None else model.model.get_submodule(key.removesuffix(".weight"))
-        if not isinstance(linear, nn.Linear):
+        if not hasattr(linear, "out_features"):  # quantised ones are Linears of the host's own
             wrong.append(f"{module} (not there)")
             continue
         # not the weight's own shape: it may be packed

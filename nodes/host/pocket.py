@@ -1,6 +1,8 @@
 """Pocket SD3 in the host's own types: MODEL, CLIP and VAE, as any loader gives them."""
 
+import inspect
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,9 @@ def load_pocket(folder: Path = pocket_model.WEIGHTS) -> tuple[ModelPatcher, comf
     pocket = pocket_model.load_pocket(folder)
     # the loader takes the weights out of the dict that it is given
     model = comfy.sd.load_diffusion_model_state_dict(
-        dict(pocket.transformer.state_dict()), model_options={"dtype": torch.float32}
+        dict(pocket.transformer.state_dict()),
+        model_options={"dtype": torch.float32},
+        **_held_whole(comfy.sd.load_diffusion_model_state_dict),
     )
     if model is None:
         raise RuntimeError(
@@ -35,6 +39,11 @@ def load_pocket(folder: Path = pocket_model.WEIGHTS) -> tuple[ModelPatcher, comf
     model.model.latent_format = PocketLatentFormat(pocket.vae)
     model.model.model_sampling.set_parameters(shift=pocket.scheduler.config.shift)
     return model, _clip(pocket, folder / "tokenizer"), PocketVAE(pocket.vae)
+
+
+def _held_whole(loader: Callable) -> dict[str, bool]:
+    """The option of a newer host's loader that keeps it from managing the weights piece by piece: there is nothing to win in so few."""
+    return {"disable_dynamic": True} if "disable_dynamic" in inspect.signature(loader).parameters else {}
 
 
 class PocketLatentFormat(comfy.latent_formats.SD3):
@@ -192,6 +201,8 @@ def _clip(pocket: pocket_model.Pocket, tokenizer_folder: Path) -> comfy.sd.CLIP:
 
     embeddings = folder_paths.get_folder_paths("embeddings")
     # the host's default is float16, on a CPU too
-    clip = comfy.sd.CLIP(Target, embedding_directory=embeddings, model_options={"dtype": torch.float32})
+    clip = comfy.sd.CLIP(
+        Target, embedding_directory=embeddings, model_options={"dtype": torch.float32}, **_held_whole(comfy.sd.CLIP)
+    )
     clip.cond_stage_model.load_parts(parts)
     return clip

@@ -5,6 +5,7 @@ import copy
 import comfy.model_management
 import comfy.sd
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...purecc.token_embeddings import Vectors, start_of
@@ -23,7 +24,8 @@ class HostTokenEncoder:
 
     def __init__(self, encoder: HostTextEncoder, trigger: str, tokens: int, device: torch.device):
         """Raises ValueError where the CLIP has not both encoders."""
-        held = {name: getattr(encoder.clip.cond_stage_model, name, None) for name in _KEYS}
+        patcher = _with_lora_in_its_weights(encoder.clip)
+        held = {name: getattr(patcher.model, name, None) for name in _KEYS}
         missing = [name for name, part in held.items() if part is None]
         if missing:
             raise ValueError(
@@ -32,8 +34,8 @@ class HostTokenEncoder:
             )
         self.clip, self.concept, self.trigger, self.tokens = encoder.clip, encoder.concept, trigger, tokens
         with as_the_host():
-            comfy.model_management.load_models_gpu([self.clip.patcher], force_patch_weights=True)
-        whole = self.clip.cond_stage_model
+            comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
+        whole = patcher.model
         whole.reset_clip_options()  # all CLIPs of one loader share it: the last text that was encoded left its own layer
         if self.clip.layer_idx is not None:
             whole.set_clip_options({"layer": self.clip.layer_idx})
@@ -110,6 +112,19 @@ def t5_words(clip: comfy.sd.CLIP, words: str) -> Tensor | None:
     ids = [int(token[0]) for chunk in chunks for token in chunk if int(token[0]) not in special]
     with torch.inference_mode(False), torch.no_grad():
         return part.transformer.get_input_embeddings().weight[ids].float().cpu().clone()
+
+
+def _with_lora_in_its_weights(clip: comfy.sd.CLIP) -> ModelPatcher:
+    """The CLIP's patcher, or one that loads the CLIP anew where the host adds LoRAs as it computes ("dynamic VRAM")."""
+    if not getattr(clip.patcher, "is_dynamic", bool)():
+        return clip.patcher
+    try:
+        return clip.patcher.clone(disable_dynamic=True)
+    except RuntimeError as error:
+        raise ValueError(
+            f"token_embeddings learns in a copy of the text encoders, and this CLIP's loader cannot make one ({error}). Load the "
+            "text encoders by one of ComfyUI's own nodes, or turn token_embeddings off in Settings."
+        ) from error
 
 
 def _copy_of(part: torch.nn.Module) -> torch.nn.Module:

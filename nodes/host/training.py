@@ -128,7 +128,9 @@ def prepared(
         )  # fmt: skip
         network.token_encoder = token_encoder
         yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
-    except torch.cuda.OutOfMemoryError as error:
+    except Exception as error:
+        if not session.is_out_of_memory(error):
+            raise
         session.free_for_training()  # the host does so at its own error alone
         raise RuntimeError(
             f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(there.free)} were free. In Settings, "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from controls import run_button
 
 from purecc.launch.chromium import READY, open_page
 from purecc.launch.server import Server
@@ -29,7 +30,8 @@ def design(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def canvas(browser: Browser, server: Server, design: str) -> Iterator[Page]:
     """The page in one of the two designs. The test fails on an uncaught page error of ours."""
-    with open_page(browser, server, Comfy_VueNodes_Enabled=DESIGNS[design]) as (page, errors):
+    # wide enough for the whole graph: the page keeps no chart that is out of its sight
+    with open_page(browser, server, 2400, 1500, Comfy_VueNodes_Enabled=DESIGNS[design]) as (page, errors):
         yield page
     server.client.post("/interrupt", {})
     wait_until_idle(server)
@@ -69,7 +71,7 @@ def load(page: Page, prompt: dict) -> None:
 
 
 def run(page: Page) -> None:
-    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    run_button(page).click()
 
 
 def reload(page: Page) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from controls import run_button
 from PIL import Image
 
 from purecc.launch.chromium import open_page
@@ -111,7 +112,7 @@ def set_widgets(page: Page, node_type: str, **values: object) -> None:
 
 def press_run_and_wait(page: Page) -> None:
     """Until every Save Image node of the graph shows its pictures. Fails with the text of an error dialog."""
-    page.get_by_test_id("queue-button").get_by_role("button", name="Run").first.click()
+    run_button(page).click()
     ended = page.wait_for_function(
         """() => { const said = [...document.querySelectorAll('[role=dialog]')].map(d => d.innerText).join();
             if (said) return said;

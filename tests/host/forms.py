@@ -20,9 +20,11 @@ import folder_paths  # noqa: E402
 import torch  # noqa: E402
 from comfy.ldm.models.autoencoder import AutoencodingEngine  # noqa: E402
 from comfy.model_patcher import ModelPatcher  # noqa: E402
+from diffusers import SD3Transformer2DModel  # noqa: E402
 from purecc_pack.nodes import train  # noqa: E402
-from purecc_pack.nodes.host import convert, pocket, session, training  # noqa: E402
+from purecc_pack.nodes.host import convert, lora, pocket, session, training  # noqa: E402
 from purecc_pack.nodes.types import TrainingData  # noqa: E402
+from purecc_pack.purecc.concept import Concept, LoraWeights  # noqa: E402
 from purecc_pack.purecc.concept_set import build_concept_set  # noqa: E402
 from purecc_pack.purecc.encoding import EncodedText  # noqa: E402
 from purecc_pack.purecc.settings import TrainSettings  # noqa: E402
@@ -38,6 +40,7 @@ from sd3_files import (
     SD35_MEDIUM,
     SINGLE_FILE,
     prefixed,
+    quantised,
     scaled_float8,
     shapes,
     weights,
@@ -50,27 +53,31 @@ MODELS = Path(folder_paths.models_dir)
 noise = lambda *shape, seed: torch.randn(*shape, generator=torch.Generator().manual_seed(seed))  # noqa: E731
 
 
-def write(folder: str, name: str, values: dict) -> str:
+WORDS = noise(1, 90, JOINT, seed=2)
+
+
+def write(folder: str, name: str, values: dict, metadata: dict[str, str] | None = None) -> str:
     """A file in one of the host's model folders, with a space in its name; its name."""
     path = MODELS / folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(values, path)
+    save_file(values, path, metadata)
     folder_paths.filename_list_cache.clear()
     return name
+
+
+def predicted(network: ModelPatcher | SD3Transformer2DModel, words: torch.Tensor | None = None) -> torch.Tensor:
+    """What the host's network, or a copy, predicts for one noised latent."""
+    x, pooled, t = noise(1, CHANNELS, 12, 16, seed=1), noise(1, POOLED, seed=3), torch.tensor([700.0])
+    words = WORDS if words is None else words
+    if isinstance(network, ModelPatcher):
+        return network.model.diffusion_model(x, t, context=words, y=pooled)
+    return network(x, words, pooled, t).sample
 
 
 def compared(model: ModelPatcher, **options) -> dict:
     """The host's network against the copy on the same inputs, and against the copy of another text."""
     copy = convert.to_diffusers(model, **options)
-    x, rows, pooled, t = (
-        noise(1, CHANNELS, 12, 16, seed=1),
-        noise(1, 90, JOINT, seed=2),
-        noise(1, POOLED, seed=3),
-        torch.tensor([700.0]),
-    )
-    expected = model.model.diffusion_model(x, t, context=rows, y=pooled)
-    got = copy(x, rows, pooled, t).sample
-    other = copy(x, rows.flip(1) * 0.5, pooled, t).sample
+    expected, got, other = predicted(model), predicted(copy), predicted(copy, WORDS.flip(1) * 0.5)
     size = expected.norm()
     config = {k: copy.config[k] for k in ("num_layers", "dual_attention_layers", "qk_norm", "pos_embed_max_size")}
     return {
@@ -121,6 +128,53 @@ def dtypes() -> dict:
     linear.weight = torch.nn.Parameter(torch.zeros(linear.weight.shape, dtype=torch.uint8), requires_grad=False)
     seen["packed"] = refused(packed)
     return seen
+
+
+def quantised_layers() -> dict:
+    """A file whose Linears are the host's own kind, quantised; and the same as hosts after 0.3.75 write its state dict."""
+    values, metadata = quantised(weights(REDUCED["SD3.5 Medium"], torch.float16))
+    name = write("diffusion_models", "quantised.safetensors", values, metadata)
+    (model,) = nodes.UNETLoader().load_unet(name, "default")
+    linears = [one for one in model.model.diffusion_model.modules() if hasattr(one, "layout_type")]
+    seen = {"linears": len(linears), "kind": type(linears[0].weight).__name__, "read": compared(model)}
+    for one in linears:  # what they put into it are no attributes of theirs
+        one.register_state_dict_post_hook(
+            lambda module, found, prefix, _: found.update({f"{prefix}comfy_quant": torch.zeros(8, dtype=torch.uint8)})
+        )
+    seen["newer"] = compared(model)
+    seen["trained"] = trained(model)
+
+    concept = some_concept(model)
+    patched = model.clone()
+    lora.add_lora(patched, concept, 1.0)
+    seen["with a concept"] = compared(patched) | {"base": compared(model)["fingerprint"]}
+    rows = lora.row_loras(model, concept, 1.0, "picture")
+    here = torch.ones(1, 90, dtype=torch.bool)
+    network = model.model.diffusion_model
+    handles = [
+        network.get_submodule(one.module).register_forward_hook(one.hook(lora.Where.of(here, "picture")))
+        for one in rows
+    ]
+    gated = predicted(model)
+    for handle in handles:
+        handle.remove()
+    copy = convert.to_diffusers(patched)
+    seen["gate"] = {"error": apart(gated, predicted(copy)), "effect": apart(gated, predicted(model))}
+
+    smoothed = linears[0]
+    smoothed.pre_quant_scale = torch.ones(smoothed.in_features)
+    seen["smoothed"] = refused(model)
+    return seen
+
+
+def some_concept(model: ModelPatcher) -> Concept:
+    """One with a LoRA that shows, on every Linear of attention."""
+    copy, matrices = convert.to_diffusers(model), {}
+    for seed, module in enumerate(lora_modules(copy, "attention")):
+        linear = copy.get_submodule(module)
+        a, b = noise(4, linear.in_features, seed=seed), noise(linear.out_features, 4, seed=seed + 1)
+        matrices[module] = (0.1 * a, 0.05 * b)
+    return Concept("[V]", "dog", "instance", "concept", "", LoraWeights(matrices, 4.0), None)
 
 
 def exact(model: ModelPatcher, values: dict) -> bool:
@@ -185,8 +239,8 @@ def with_lora() -> dict:
         f"{module}.lora_A.weight": noise(4, kind.width, seed=5),
         f"{module}.lora_B.weight": noise(kind.width, 4, seed=6),
     }
-    lora = write("loras", "style.safetensors", {**matrices, f"{module}.alpha": torch.tensor(4.0)})
-    patched, _ = nodes.LoraLoader().load_lora(model, None, lora, 0.7, 0.0)
+    file = write("loras", "style.safetensors", {**matrices, f"{module}.alpha": torch.tensor(4.0)})
+    patched, _ = nodes.LoraLoader().load_lora(model, None, file, 0.7, 0.0)
     plain, found = compared(model), None
     from comfy.model_management import load_models_gpu
 
@@ -315,6 +369,9 @@ def broken_vae() -> dict:
 with torch.inference_mode():  # as the host runs every node
     print(
         json.dumps(
-            {check.__name__: check() for check in (layouts, dtypes, with_lora, full_size, others, half_vae, broken_vae)}
+            {
+                check.__name__: check()
+                for check in (layouts, dtypes, quantised_layers, with_lora, full_size, others, half_vae, broken_vae)
+            }
         )
     )

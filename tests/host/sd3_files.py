@@ -5,6 +5,7 @@ Native names are those of SD3's single files and of models/diffusion_models. The
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 
@@ -106,6 +107,19 @@ def scaled_float8(values: dict[str, Tensor]) -> dict[str, Tensor]:
             made[name] = (value.float() / scale).to(torch.float8_e4m3fn)
             made[name.removesuffix("weight") + "scale_weight"] = scale.reshape(())
     return made
+
+
+def quantised(values: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """As the files whose metadata names the quantised layers: each Linear's weight in float8 beside its scale; and that metadata."""
+    made, layers = dict(values), {}
+    for name, value in scaled_float8(values).items():
+        if name.endswith("scale_weight"):
+            layer = name.removesuffix(".scale_weight")
+            made |= {f"{layer}.weight_scale": value, f"{layer}.input_scale": torch.tensor(1.0)}
+            layers[layer] = {"format": "float8_e4m3fn"}
+        elif name in made:
+            made[name] = value
+    return made, {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
 
 
 def cast(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

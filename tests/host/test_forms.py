@@ -71,6 +71,27 @@ def test_the_copy_may_be_stored_in_fewer_bytes(seen: dict, storage: str, least: 
     assert form["error"] == seen["dtypes"][f"stored as {storage}"]["error"]
 
 
+def test_quantised_layers_are_read_and_told(seen: dict) -> None:
+    """The host's Linears of such files are no Linears of PyTorch, and newer hosts put more into the state dict than is theirs."""
+    found = seen["quantised_layers"]
+    assert found["linears"] > 40 and found["kind"] == "QuantizedTensor"
+    for form in (found["read"], found["newer"]):
+        same_prediction(form)
+        assert any("quantised" in note for note in form["notes"])
+    assert found["trained"]["moved"] > 0
+
+
+def test_a_concept_acts_on_quantised_layers(seen: dict) -> None:
+    found = seen["quantised_layers"]
+    assert "(with 1 LoRA on it)" in found["with a concept"]["fingerprint"]
+    assert "LoRA" not in found["with a concept"]["base"]
+    same_prediction(found["gate"])
+
+
+def test_layers_that_scale_what_comes_in_are_refused(seen: dict) -> None:
+    assert "packed" in seen["quantised_layers"]["smoothed"]
+
+
 def test_float16_is_widened_and_told(seen: dict) -> None:
     form = seen["dtypes"]["float16"]
     assert form["exact"]

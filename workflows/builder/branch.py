@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from .graph import Graph, Node, Wire
 
 HEIGHT = 360  # pixels from one branch to the next
-WIDTH = 860  # of the nodes up to VAE Decode; the pictures stand to the right of it
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,14 @@ class Sampling:
 
 def sample(g: Graph, x: int, y: int, name: str, source: Node, prompt: str, how: Sampling) -> Node:
     """Prompt -> VAE Decode for the MODEL and CLIP of `source`; the decoding node."""
-    positive = g.add("CLIPTextEncode", x, y, 320, 110, prompt, title=f"Prompt: {name}", clip=source["CLIP"])
-    negative = g.add("CLIPTextEncode", x, y + 170, 320, 90, how.negative, title="Negative prompt", clip=source["CLIP"])
+    positive = g.add("CLIPTextEncode", x, y, 290, 110, prompt, title=f"Prompt: {name}", clip=source["CLIP"])
+    negative = g.add("CLIPTextEncode", x, y + 170, 290, 90, how.negative, title="Negative prompt", clip=source["CLIP"])
     sampled = g.add(
-        "KSampler", x + 340, y, 300, 270, how.seed, "fixed", how.steps, how.cfg, how.sampler, how.scheduler, 1.0,
+        "KSampler", x + 310, y, 300, 270, how.seed, "fixed", how.steps, how.cfg, how.sampler, how.scheduler, 1.0,
         title=f"Sample: {name}", model=source["MODEL"], positive=positive["CONDITIONING"],
         negative=negative["CONDITIONING"], latent_image=how.latent,
     )  # fmt: skip
-    return g.add("VAEDecode", x + 660, y, 200, 60, samples=sampled["LATENT"], vae=how.vae)
+    return g.add("VAEDecode", x + 630, y, 230, 60, samples=sampled["LATENT"], vae=how.vae)  # no page draws it narrower
 
 
 def keep(g: Graph, x: int, y: int, name: str, prefix: str, pictures: Node, width: int = 320) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from common import FOLDER, Result, check, encode, host, noise, predict, pure, random_concept
 from of_concepts import TIMES, adapted
 from purecc_pack.nodes import export
@@ -91,6 +92,46 @@ def token_training() -> Result:
     result.figure("the layer is this CLIP's own", again, rows.detach(), other)
     unlearned = [p.requires_grad for part in ours.parts.values() for p in part.parameters()]
     result.sentences["the encoders' own weights stay"] = not any(unlearned)
+    return result
+
+
+class _Dynamic(ModelPatcher):
+    """As newer hosts' patcher of dynamic VRAM: patches are never in its weights, and what has them there is loaded anew."""
+
+    anew: ModelPatcher  # what the loader gives once more
+
+    def is_dynamic(self) -> bool:
+        return True
+
+    def load(self, *args, force_patch_weights: bool = False, **options) -> None:
+        assert not force_patch_weights
+        super().load(*args, **options)
+
+    def clone(self, disable_dynamic: bool = False) -> ModelPatcher:
+        if not disable_dynamic:
+            return super().clone()
+        self.anew.patches = dict(self.patches)
+        return self.anew
+
+
+@check
+def token_training_under_dynamic_vram() -> Result:
+    """A LoRA on such a CLIP is in what training reads, and the CLIP's own weights stay as they are."""
+    result, clip, concept = Result(), host()[1].clone(), learned(2)
+    key = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.weight"
+    weight = clip.cond_stage_model.state_dict()[key].clone()
+    plain = text.HostTextEncoder(clip.clone(), "[V]", concept.placeholder).encode(PROMPT)
+    clip.patcher.add_patches({key: ("diff", (noise(*weight.shape),))}, 1.0)
+    encoder = text.HostTextEncoder(clip, "[V]", concept.placeholder)
+    wanted = encoder.encode(PROMPT)
+    encoder.clip.patcher.__class__ = _Dynamic
+    encoder.clip.patcher.anew = host_pocket.load_pocket(FOLDER[0])[1].patcher
+    ours = token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
+    with torch.inference_mode(False), torch.no_grad():
+        rows, pooled = ours.read(PROMPT, concept.token_embeddings)
+    result.figure("rows", rows, wanted.rows, plain.rows)
+    result.figure("pooled", pooled, wanted.pooled, plain.pooled)
+    result.sentences["its own weights"] = torch.equal(clip.cond_stage_model.state_dict()[key], weight)
     return result
 
 
