@@ -78,7 +78,7 @@ class Validation:
         holds = named and has_surroundings(self._kind, model in network.tokens)
         with network.gated(model, gate):
             velocity = guided_velocity(network, *words, _GUIDANCE, model, hold_surroundings=holds)
-            latent = euler(velocity, noise.to(network.device), _STEPS, self.shift)
+            latent = euler(velocity, noise.to(network.device), _STEPS, self.shift, network)
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 
 

@@ -2,7 +2,8 @@
 
 The adaLN layers read the time and the pooled text alone, no LoRA touches them, and a run's times and texts are known by its
 seed. So they stay in main memory; for a window of steps each layer visits the device once, and its outputs wait in main
-memory until their forward. What was not foreseen, such as a preview, is computed when it is asked for.
+memory until their forward. What was not foreseen is computed when it is asked for; of a picture that is sampled, whose times are told by
+`expect`, all that is to come at once.
 
 A forward's rows are computed together, as they are without the table, so that the result is the same bit for bit. A layer's outputs leave the
 device together, and a forward's come to it together: each copy waits, and there are hundreds of both.
@@ -47,6 +48,7 @@ class ModulationTable:
         self.computed_ahead = 0  # forwards
         self._foreseen: dict[Key, Tensor] = {}  # of a forward all layers' outputs, one after the other
         self._others: OrderedDict[Key, Tensor] = OrderedDict()
+        self._course = torch.empty(0)  # times of a picture that is sampled, as the layers read them
         self._slots: list[Sequence[Tensor] | None] = [None] * ON_DEVICE
         self._next = 0
         self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch
@@ -74,6 +76,10 @@ class ModulationTable:
         parts = held.to(self.device, non_blocking=True).split([len(key) * layer.out_features for layer in self.layers])
         self._slots[slot] = [part.view(len(key), -1) for part in parts]
         return slot
+
+    def expect(self, times: Tensor) -> None:
+        """Times in [0, 1], [steps], at which the same texts will be asked for in turn."""
+        self._course = 1000 * times.to(self.device).float()
 
     def output(self, slot: int, layer: int) -> Tensor:
         return self._slots[slot][layer]
@@ -117,11 +123,17 @@ class ModulationTable:
         return self._foreseen.get(key)
 
     def _unforeseen(self, key: Key, timestep: Tensor, pooled: Tensor) -> Tensor:
-        found = self._compute({key: (timestep, pooled)})[key]
-        self._others[key] = found
-        while len(self._others) > 1 and sum(map(len, self._others)) > UNFORESEEN:
+        """Computes a forward, and those of the same texts at the expected times after it."""
+        asked = {key: (timestep, pooled)}
+        at = (self._course == timestep[0]).nonzero()
+        if len(at) and bool((timestep == timestep[0]).all()):
+            for time in self._course[int(at[0]) + 1 :][: UNFORESEEN // len(key) - 1]:
+                later = time.expand_as(timestep)
+                asked[_keys(later, pooled)] = later, pooled
+        self._others |= self._compute(asked)
+        while len(self._others) > len(asked) and sum(map(len, self._others)) > UNFORESEEN:
             self._others.popitem(last=False)
-        return found
+        return self._others[key]
 
     @torch.no_grad()
     def _compute(self, asked: Mapping[Key, Rows]) -> dict[Key, Tensor]:

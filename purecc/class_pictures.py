@@ -109,7 +109,7 @@ def _draw(
             each_step()
             return guided(x_t, t)
 
-        latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift).cpu()
+        latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift, network).cpu()
         drawn.update(zip(some, latents, strict=True))
     return torch.stack([drawn[i] for i in range(len(texts))])
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .adaln_table import table_of
 from .encoding import TextBatch
 from .flow import sigmas
 from .forwards import Query, velocities
@@ -45,10 +46,15 @@ def guided_velocity(
 
 
 @torch.no_grad()
-def euler(velocity: Velocity, noise: Tensor, steps: int, shift: float) -> Tensor:
-    """From noise at t = 1 to a clean latent at t = 0: x += (t_next - t) v(x, t)."""
+def euler(velocity: Velocity, noise: Tensor, steps: int, shift: float, network: AdaptedNetwork | None = None) -> Tensor:
+    """From noise at t = 1 to a clean latent at t = 0: x += (t_next - t) v(x, t).
+
+    `network`: the one that is asked, whose adaLN table, if it has one, is told the times.
+    """
     x = noise
     schedule = sigmas(steps, shift).to(noise.device)
+    if network is not None and (table := table_of(network.transformer)):
+        table.expect(schedule[:-1])
     for now, after in zip(schedule[:-1], schedule[1:], strict=True):
         x = x + (after - now) * velocity(x, now.expand(len(x)))
     return x

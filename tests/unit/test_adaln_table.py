@@ -31,6 +31,7 @@ from purecc.job import Job
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket.model import load_pocket
 from purecc.prompts import Placeholder
+from purecc.sampling import euler, guided_velocity
 from purecc.scenes import text_batch, with_scenes
 from purecc.settings import PureSettings
 from purecc.stages import ExtractorJob, PureJob
@@ -102,6 +103,27 @@ def test_rows_of_no_step_are_kept_up_to_a_bound() -> None:
     table = ModulationTable(adapted.transformer, rows_of, steps=1)
     for number in range(UNFORESEEN // 8 + 3):
         adapted.velocity(noise(8, CHANNELS, SIDE, SIDE), torch.full((8,), 0.01 * (number + 1)), words, BASE)
+    assert sum(map(len, table._others)) == UNFORESEEN
+
+
+def test_a_sampled_pictures_forwards_are_computed_at_once() -> None:
+    """Each layer then visits the device once for all of them; the picture is the same bit for bit, and what came before is let go."""
+    words, negative, steps = text("a dog", count=4), text("", count=4), 12
+    start = noise(4, CHANNELS, SIDE, SIDE)
+
+    def drawn(adapted: AdaptedNetwork) -> torch.Tensor:
+        return euler(guided_velocity(adapted, words, negative, 4.0, BASE), start, steps, 3.0, adapted)
+
+    tabulated = network()
+    rows_of = lambda number: {"null": (torch.zeros(2), words.pooled[:2])}  # noqa: E731
+    table, visits = ModulationTable(tabulated.transformer, rows_of, steps=1), []
+    compute = table._compute
+    table._compute = lambda asked: visits.append(len(asked)) or compute(asked)
+    pictures = [drawn(tabulated), drawn(tabulated)]
+    assert visits == [steps]
+    assert all(torch.equal(picture, drawn(network())) for picture in pictures)
+    euler(guided_velocity(tabulated, words, negative, 4.0, BASE), start, 40, 3.0, tabulated)
+    assert visits == [steps, UNFORESEEN // 8, 40 - 1 - UNFORESEEN // 8]  # the first time, 1, was there
     assert sum(map(len, table._others)) == UNFORESEEN
 
 
