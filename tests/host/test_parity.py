@@ -18,7 +18,13 @@ CHECKS = {
     "of_pocket": ("prediction", "text", "pictures", "sampling", "previews", "conversion", "float8", "facts"),
     "of_triggers": ("triggers", "codes", "training_text", "real_tokenizers"),
     "of_concepts": ("lora", "embeddings", "base_is_kept", "span", "several_concepts", "shapes"),
-    "of_tokens": ("token_embeddings", "token_training", "token_training_beside_another", "token_export"),
+    "of_tokens": (
+        "token_embeddings",
+        "token_training",
+        "token_training_under_dynamic_vram",
+        "token_training_beside_another",
+        "token_export",
+    ),
     "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
     "of_holding": (
