@@ -48,7 +48,7 @@ class ModulationTable:
         self.computed_ahead = 0  # forwards
         self._foreseen: dict[Key, Tensor] = {}  # of a forward all layers' outputs, one after the other
         self._others: OrderedDict[Key, Tensor] = OrderedDict()
-        self._course = torch.empty(0)  # times of a picture that is sampled, as the layers read them
+        self._course = torch.empty(0, device=self.device)  # times of a picture that is sampled, as the layers read them
         self._slots: list[Sequence[Tensor] | None] = [None] * ON_DEVICE
         self._next = 0
         self._patterns: set[tuple[tuple[str, int], ...]] = set()  # forwards of a step, by text and place in its batch

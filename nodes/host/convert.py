@@ -27,13 +27,8 @@ from .marks import CONCEPTS
 log = logging.getLogger(__name__)
 PREFIX = "diffusion_model."
 _HEAD = 64  # the host's width of an attention head: it takes depth = heads = width / 64
-_SCALES = (
-    ".scale_weight",
-    ".scale_input",
-    ".weight_scale",
-    ".input_scale",
-    "scaled_fp8",
-)  # of weights; their module's `convert_weight` reads them
+# of weights; their module's `convert_weight` reads them
+_SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")
 _HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
 _POSITIONS = PREFIX + "pos_embed"
 _ATTACHED = ("patches", "patches_replace", "wrappers")  # entries of transformer_options that change a forward
@@ -117,7 +112,7 @@ class HostWeights:
     def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
         (weight, convert), *patches = self.entries[key]
         weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
-        if hasattr(weight, "_qdata"):  # quantised still: its module was not asked, as for weights that lie in a backup
+        if hasattr(weight, "_qdata"):  # of a module that does not undo it by itself
             weight = weight.dequantize()
         if not weight.is_floating_point():
             raise PackedError(

@@ -46,10 +46,8 @@ def _model(folder: Path, **options: Any) -> ModelPatcher:
     scheduler = folder / "scheduler" / "scheduler_config.json"
     if scheduler.is_file():
         model.model.model_sampling.set_parameters(shift=float(_json(scheduler).get("shift", 3.0)))
-    model.cached_patcher_init = (
-        _model,
-        (folder,),
-    )  # newer hosts load it anew by this, in ways that they name in options
+    # newer hosts load it anew by this, in ways that they name in options
+    model.cached_patcher_init = (_model, (folder,))
     return model
 
 
