@@ -1,28 +1,16 @@
-/** Small numbers are shown whole: the page would round 0.000025 to five decimals, or to three, and a click into it would lose the rest. */
+/** Small numbers are kept whole: the page would show and store 0.000025 as 0.00002, or 1e-4 as 0. */
 
 import { app } from "../../scripts/app.js";
-
-/** How many decimals a value has, `most` at most. */
-function decimalsOf(value, most) {
-  const digits = Number(value).toFixed(most).split(".")[1] ?? "";
-  return digits.replace(/0+$/, "").length;
-}
 
 app.registerExtension({
   name: "purecc.numbers",
   nodeCreated(node) {
     if (!node.comfyClass?.startsWith("PureCC")) return;
-    for (const widget of node.widgets ?? []) {
-      const { options } = widget;
+    for (const { options } of node.widgets ?? []) {
       const decimals = Math.round(-Math.log10(options?.round));
       if (!(decimals > 3)) continue;
-      options.maxFractionDigits = decimals;
-      const least = options.precision ?? 0;
-      Object.defineProperty(options, "precision", {
-        get: () => Math.max(least, decimalsOf(widget.value, decimals)),
-        enumerable: true,
-        configurable: true,
-      });
+      options.maxFractionDigits = decimals; // read by Nodes 2.0
+      options.precision = decimals; // and by newer pages in its place; one for all values, or a sub-graph's input could not turn two of them
     }
   },
 });

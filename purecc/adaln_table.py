@@ -127,9 +127,10 @@ class ModulationTable:
         asked = {key: (timestep, pooled)}
         at = (self._course == timestep[0]).nonzero()
         if len(at) and bool((timestep == timestep[0]).all()):
-            for time in self._course[int(at[0]) + 1 :][: UNFORESEEN // len(key) - 1]:
+            for time in self._course[int(at[0]) + 1 :][: max(UNFORESEEN // len(key) - 1, 0)]:
                 later = time.expand_as(timestep)
                 asked[_keys(later, pooled)] = later, pooled
+        asked = {one: rows for one, rows in asked.items() if one not in self._foreseen and one not in self._others}
         self._others |= self._compute(asked)
         while len(self._others) > len(asked) and sum(map(len, self._others)) > UNFORESEEN:
             self._others.popitem(last=False)

@@ -53,8 +53,13 @@ def euler(velocity: Velocity, noise: Tensor, steps: int, shift: float, network: 
     """
     x = noise
     schedule = sigmas(steps, shift).to(noise.device)
-    if network is not None and (table := table_of(network.transformer)):
+    table = None if network is None else table_of(network.transformer)
+    if table:
         table.expect(schedule[:-1])
-    for now, after in zip(schedule[:-1], schedule[1:], strict=True):
-        x = x + (after - now) * velocity(x, now.expand(len(x)))
+    try:
+        for now, after in zip(schedule[:-1], schedule[1:], strict=True):
+            x = x + (after - now) * velocity(x, now.expand(len(x)))
+    finally:
+        if table:
+            table.expect(schedule[:0])
     return x

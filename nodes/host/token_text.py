@@ -24,15 +24,14 @@ class HostTokenEncoder:
 
     def __init__(self, encoder: HostTextEncoder, trigger: str, tokens: int, device: torch.device):
         """Raises ValueError where the CLIP has not both encoders."""
-        patcher = _with_lora_in_its_weights(encoder.clip)
-        held = {name: getattr(patcher.model, name, None) for name in _KEYS}
-        missing = [name for name, part in held.items() if part is None]
+        missing = [name for name in _KEYS if getattr(encoder.clip.cond_stage_model, name, None) is None]
         if missing:
             raise ValueError(
                 f"token_embeddings learns in CLIP-L and CLIP-G; this CLIP has no {' and no '.join(missing)}. Load both, or turn "
                 "token_embeddings off in Settings."
             )
         self.clip, self.concept, self.trigger, self.tokens = encoder.clip, encoder.concept, trigger, tokens
+        patcher = _with_lora_in_its_weights(encoder.clip)
         with as_the_host():
             comfy.model_management.load_models_gpu([patcher], force_patch_weights=True)
         whole = patcher.model
@@ -40,7 +39,7 @@ class HostTokenEncoder:
         if self.clip.layer_idx is not None:
             whole.set_clip_options({"layer": self.clip.layer_idx})
         with torch.inference_mode(False), torch.no_grad():
-            copies = {name: _copy_of(part) for name, part in held.items()}
+            copies = {name: _copy_of(getattr(whole, name)) for name in _KEYS}
             free_for_training()  # T5 too, which is not copied
             self.parts = {name: part.to(device) for name, part in copies.items()}
         self.device, self._saved = device, None  # what readings keep for backward passes, while that is counted
@@ -118,13 +117,12 @@ def _with_lora_in_its_weights(clip: comfy.sd.CLIP) -> ModelPatcher:
     """The CLIP's patcher, or one that loads the CLIP anew where the host adds LoRAs as it computes ("dynamic VRAM")."""
     if not getattr(clip.patcher, "is_dynamic", bool)():
         return clip.patcher
-    try:
-        return clip.patcher.clone(disable_dynamic=True)
-    except RuntimeError as error:
+    if clip.patcher.cached_patcher_init is None:
         raise ValueError(
-            f"token_embeddings learns in a copy of the text encoders, and this CLIP's loader cannot make one ({error}). Load the "
-            "text encoders by one of ComfyUI's own nodes, or turn token_embeddings off in Settings."
-        ) from error
+            "token_embeddings learns in a copy of the text encoders, and this CLIP's loader cannot make one. Load the text encoders by "
+            "one of ComfyUI's own nodes, or turn token_embeddings off in Settings."
+        )
+    return clip.patcher.clone(disable_dynamic=True)
 
 
 def _copy_of(part: torch.nn.Module) -> torch.nn.Module:

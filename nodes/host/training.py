@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -131,7 +131,8 @@ def prepared(
     except Exception as error:
         if not session.is_out_of_memory(error):
             raise
-        session.free_for_training()  # the host does so at its own error alone
+        with suppress(RuntimeError):  # of a driver that fails on
+            session.free_for_training()  # the host does so at its own error alone
         raise RuntimeError(
             f"The GPU ran out of memory in a run that was reckoned at {in_words(chosen.needed.peak)}; {in_words(there.free)} were free. In Settings, "
             "set memory to a size below that of your card, and run again: it goes on from its last checkpoint. Please report both figures."

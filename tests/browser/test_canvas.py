@@ -144,7 +144,19 @@ def test_a_small_learning_rate_is_shown_and_can_be_typed(page: Page) -> None:
         rate.press("Tab")
         value = float(typed)
         page.wait_for_function(f"value => ({stored})() === value", arg=value, timeout=LIMIT)
-        assert rate.input_value() == typed
+        assert float(rate.input_value()) == value
+
+
+def test_numbers_of_one_kind_have_one_form(page: Page) -> None:
+    """An input of a sub-graph turns two of them only where their options are the same, whatever their values are."""
+    forms = page.evaluate("""() => [1e-4, 2.5e-5].map((value) => {
+        const node = LiteGraph.createNode('PureCCTrainExtractor');
+        app.graph.add(node);
+        const widget = node.widgets.find((w) => w.name === 'learning_rate');
+        widget.value = value;
+        return JSON.stringify(widget.options);
+    })""")
+    assert forms[0] == forms[1] and '"precision":7' in forms[0]
 
 
 @BOTH_DESIGNS

@@ -125,6 +125,12 @@ def test_a_sampled_pictures_forwards_are_computed_at_once() -> None:
     euler(guided_velocity(tabulated, words, negative, 4.0, BASE), start, 40, 3.0, tabulated)
     assert visits == [steps, UNFORESEEN // 8, 40 - 1 - UNFORESEEN // 8]  # the first time, 1, was there
     assert sum(map(len, table._others)) == UNFORESEEN
+    tabulated.velocity(start[:2], torch.ones(2), text("a cat", count=2), BASE)
+    assert visits[-1] == 1  # that picture is done: nothing comes after this
+    table.expect(torch.linspace(1, 0.5, 4))
+    many = text("a dog", count=UNFORESEEN + 4)
+    tabulated.velocity(noise(UNFORESEEN + 4, CHANNELS, SIDE, SIDE), torch.ones(UNFORESEEN + 4), many, BASE)
+    assert visits[-1] == 1  # more rows than are kept: one at a time
 
 
 def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:

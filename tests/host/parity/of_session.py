@@ -72,6 +72,8 @@ def session_of_training() -> Result:
     else:
         result.sentences["cancel raised nothing"] = False
     session.free_for_training()
+    errors = torch.AcceleratorError("CUDA error: out of memory"), torch.AcceleratorError("CUDA error: unknown")
+    result.sentences["out of memory, told late"] = [session.is_out_of_memory(one) for one in errors] == [True, False]
     result.sentences["no model of the host is left loaded"] = not comfy.model_management.current_loaded_models
     return result
 

@@ -6,6 +6,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.model_management
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -124,7 +125,14 @@ def token_training_under_dynamic_vram() -> Result:
     clip.patcher.add_patches({key: ("diff", (noise(*weight.shape),))}, 1.0)
     encoder = text.HostTextEncoder(clip, "[V]", concept.placeholder)
     wanted = encoder.encode(PROMPT)
+    comfy.model_management.unload_all_models()  # the LoRA leaves the weights that both share
     encoder.clip.patcher.__class__ = _Dynamic
+    encoder.clip.patcher.cached_patcher_init = None
+    try:
+        token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
+    except ValueError as error:
+        result.sentences["a loader that cannot load anew is told"] = "ComfyUI's own nodes" in str(error)
+    encoder.clip.patcher.cached_patcher_init = (host_pocket.load_pocket, (FOLDER[0],), 1)
     encoder.clip.patcher.anew = host_pocket.load_pocket(FOLDER[0])[1].patcher
     ours = token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
     with torch.inference_mode(False), torch.no_grad():
