@@ -27,7 +27,7 @@ from .marks import CONCEPTS
 log = logging.getLogger(__name__)
 PREFIX = "diffusion_model."
 _HEAD = 64  # the host's width of an attention head: it takes depth = heads = width / 64
-# of weights; their module's `convert_weight` reads them
+# parameters beside quantised weights
 _SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")
 _HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
 _POSITIONS = PREFIX + "pos_embed"
@@ -112,8 +112,6 @@ class HostWeights:
     def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
         (weight, convert), *patches = self.entries[key]
         weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
-        if hasattr(weight, "_qdata"):  # of a module that does not undo it by itself
-            weight = weight.dequantize()
         if not weight.is_floating_point():
             raise PackedError(
                 f"This MODEL's weights are packed ({key} is {str(weight.dtype).removeprefix('torch.')}, as in GGUF and NF4 files). "

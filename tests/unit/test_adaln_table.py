@@ -133,6 +133,18 @@ def test_a_sampled_pictures_forwards_are_computed_at_once() -> None:
     assert visits[-1] == 1  # more rows than are kept: one at a time
 
 
+def test_how_often_the_layers_visit_the_device_in_a_stage_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the nodes come, six steps, no previews; benchmarks/MEMORY.md tells the figure. Four scenes are one visit."""
+    visits, compute = [], ModulationTable._compute
+    monkeypatch.setattr(ModulationTable, "_compute", lambda self, asked: visits.append(1) or compute(self, asked))
+    data = with_scenes(concept_set(), Words(TRIGGER, Placeholder(1, "dog")))
+    settings = replace(SETTINGS, steps=6, modulation_table=True)
+    shipped = PureSettings(eta=0.0, background_anchor=3.0, scene_anchor=0.5)
+    run = PureJob(network(), data, settings, SCALING, tmp_path, "tiny base", shipped, None)
+    assert len(list(run)) == 6 and len(data.scenes) == 16
+    assert len(visits) == 46
+
+
 def test_steps_are_computed_ahead_in_windows(tmp_path: Path) -> None:
     adapted, data, settings = network(), concept_set(), replace(SETTINGS, steps=7)
     table = tabulate(adapted, data, settings, window=3)
