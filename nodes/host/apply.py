@@ -11,11 +11,11 @@ from ...purecc.concept import Concept, Gate
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
 from .acting import KEY, Applied, attach
-from .convert import PackedError, fingerprint, require_sd3
 from .holding import hold
 from .lora import add_lora, row_loras
 from .marks import CONCEPTS
 from .text import with_triggers
+from .weights import PackedError, fingerprint, require_sd3
 
 log = logging.getLogger(__name__)
 

@@ -23,10 +23,10 @@ from ...purecc.objective import TARGET_TEXTS, Target, implicit_guidance, pure_ve
 from ...purecc.prompts import find_word, texts_of
 from .acting import Applied, attach
 from .apply import check_encoders, check_fits
-from .convert import require_sd3
 from .lora import row_loras
 from .marks import CONCEPTS
 from .text import with_triggers
+from .weights import require_sd3
 
 Conditioning = list[list]
 _WITH, _WITHOUT = "purecc_with", "purecc_without"  # the concept: texts of theta1 among the guider's conds

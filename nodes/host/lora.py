@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...purecc.concept import Concept, Gate, LoraWeights
 from ...purecc.targets import in_text_stream
-from .convert import PREFIX, HostWeights
+from .weights import PREFIX, HostWeights
 
 
 class Moved:

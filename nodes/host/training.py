@@ -26,6 +26,7 @@ from ...purecc.settings import PureSettings, TrainSettings
 from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
 from . import convert, session, token_text
+from .weights import fingerprint
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
@@ -80,7 +81,7 @@ def prepared(
     scaling = LatentScaling(*convert.latent_scaling(model))
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
-    base, root = convert.fingerprint(model, with_patches=True), session.runs_folder()
+    base, root = fingerprint(model, with_patches=True), session.runs_folder()
     encoders = in_encoders(token_encoder, data, settings, pure)
     stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
 

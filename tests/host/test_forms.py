@@ -24,7 +24,7 @@ CONFIGS = {
 
 @pytest.fixture(scope="module")
 def seen(run_in_host: Callable[..., str]) -> dict:
-    return json.loads(run_in_host("forms.py", timeout=600).splitlines()[-1])
+    return json.loads(run_in_host("forms/run.py", timeout=600).splitlines()[-1])
 
 
 def same_prediction(form: dict) -> None:
@@ -86,6 +86,8 @@ def test_a_concept_acts_on_quantised_layers(seen: dict) -> None:
     assert "(with 1 LoRA on it)" in found["with a concept"]["fingerprint"]
     assert "LoRA" not in found["with a concept"]["base"]
     same_prediction(found["gate"])
+    drawn = found["in the weights"]  # which the host quantises again, and loses some of it
+    assert 1e-2 < drawn["effect"] and drawn["error"] < drawn["effect"] / 2
 
 
 def test_layers_that_scale_what_comes_in_are_refused(seen: dict) -> None:

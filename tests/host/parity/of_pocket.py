@@ -15,6 +15,7 @@ from common import LATENT, Result, check, encode, host, noise, picture, predict,
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.lora import add_lora
+from purecc_pack.nodes.host.weights import fingerprint
 from purecc_pack.purecc.encoding import TextBatch
 from purecc_pack.purecc.fingerprint import transformer_fingerprint
 from purecc_pack.purecc.network import AdaptedNetwork
@@ -180,7 +181,7 @@ def float8() -> Result:
     got = predict(small, encode(clip, PROMPT), encode(clip, OTHER), 0.6)
     expected = velocity(pure().transformer, got.x, 0.6, PROMPT)
     result.figure("copy = MODEL", velocity(copies[0], got.x, 0.6, PROMPT), got.positive, expected)
-    result.sentences["it is the same base model"] = convert.fingerprint(small) == convert.fingerprint(model)
+    result.sentences["it is the same base model"] = fingerprint(small) == fingerprint(model)
     return result
 
 
@@ -188,7 +189,7 @@ def float8() -> Result:
 def facts() -> Result:
     """Fingerprint, latent scaling, shift; and what a person reads where a MODEL does not fit."""
     result, (model, _, _) = Result(), host()
-    mark, transformer = convert.fingerprint(model), pure().transformer
+    mark, transformer = fingerprint(model), pure().transformer
     result.sentences["fingerprints agree"] = mark == transformer_fingerprint(transformer)
     with torch.inference_mode(False):
         copies = {dtype: convert.to_diffusers(model, dtype=dtype) for dtype in (torch.float16, torch.bfloat16)}
@@ -198,12 +199,12 @@ def facts() -> Result:
     result.sentences["other weights have another"] = transformer_fingerprint(changed) != mark
     patched = model.clone()
     add_lora(patched, random_concept(embeddings=False), 1.0)
-    result.sentences["a LoRA on the MODEL does not count"] = convert.fingerprint(patched) == mark
-    counted = [convert.fingerprint(one, with_patches=True) for one in (model, patched, patched)]
+    result.sentences["a LoRA on the MODEL does not count"] = fingerprint(patched) == mark
+    counted = [fingerprint(one, with_patches=True) for one in (model, patched, patched)]
     result.sentences[f"unless asked for: {counted}"] = counted[0] == mark != counted[1] == counted[2]
     weaker = model.clone()
     add_lora(weaker, random_concept(embeddings=False), 0.999)
-    result.sentences["its strength counts"] = convert.fingerprint(weaker, with_patches=True) not in counted
+    result.sentences["its strength counts"] = fingerprint(weaker, with_patches=True) not in counted
     adapted = AdaptedNetwork(copies[torch.float16])
     adapted.add_new("new", 4, 4.0, ("attn.to_q",), seed=0)
     result.sentences["nor an adapter of peft's"] = transformer_fingerprint(adapted.transformer) == mark

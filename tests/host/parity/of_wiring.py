@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from comfy.model_management import unload_all_models
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept, base_warning
 from purecc_pack.nodes.host.marks import CONCEPTS
+from purecc_pack.nodes.host.weights import fingerprint
 from purecc_pack.purecc.concept import ConceptEmbeddings, LoraWeights
 from purecc_pack.purecc.encoding import EncodedText
 
@@ -90,6 +92,7 @@ def compiled_networks() -> Result:
 @check
 def packed_weights() -> Result:
     """As GGUF files have them: the pack that loaded them reads them, and a concept acts on what comes out."""
+    unload_all_models()  # or what an earlier check patched is kept beside it
     result, (model, clip, _) = Result(), host()
     concept = random_concept(base="0123456789abcdef")
     linear = model.model.diffusion_model.joint_blocks[0].x_block.attn.qkv
@@ -111,7 +114,7 @@ def packed_weights() -> Result:
 def messages() -> Result:
     """What a person reads where something is not wired, or does not fit."""
     result, (model, clip, _) = Result(), host()
-    concept = random_concept(base=convert.fingerprint(model))
+    concept = random_concept(base=fingerprint(model))
     patched, marking = apply_concept(model, clip, concept)
     run = lambda one: lambda: picture(patched, encode(one, PLAIN), encode(one, NEGATIVE), steps=3)  # noqa: E731
     said = warnings_of(run(clip))
@@ -128,7 +131,7 @@ def messages() -> Result:
     said = warnings_of(lambda: apply_concept(model, clip, concept))
     result.sentences[f"its own base: {said}"] = said == [] and base_warning(model, concept) == ""
     loaded, _ = apply_concept(model, clip, random_concept("<x>", 7, embeddings=False))  # any LoRA on the MODEL
-    on_top = replace(concept, base=convert.fingerprint(loaded, with_patches=True))
+    on_top = replace(concept, base=fingerprint(loaded, with_patches=True))
     result.sentences["a base with a LoRA on it"] = base_warning(loaded, on_top) == "" != base_warning(model, on_top)
     strange = replace(concept, base="0123456789abcdef")
     said = warnings_of(lambda: apply_concept(model, clip, strange))
