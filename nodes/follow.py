@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..purecc.concept import has_surroundings, sampling_gate
+from ..purecc.concept import sampling_gate
 from ..purecc.concept_set import NULL
 from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
@@ -75,9 +75,9 @@ class Validation:
         # with the trigger, as Apply Concept comes for this kind; without it, as trained: what other texts lose
         named, trained = bool(words[0].marks.any()), network.gates.get(model, "off")
         gate = sampling_gate(self._kind, trained) if named else trained
-        holds = named and has_surroundings(self._kind, model in network.tokens)
+        held = self._kind if named and model not in network.tokens else None
         with network.gated(model, gate):
-            velocity = guided_velocity(network, *words, _GUIDANCE, model, hold_surroundings=holds)
+            velocity = guided_velocity(network, *words, _GUIDANCE, model, held=held)
             latent = euler(velocity, noise.to(network.device), _STEPS, self.shift, network)
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 

@@ -44,12 +44,6 @@ def sampling_gate(kind: Kind, trained: Gate) -> Gate:
     return "conditioning" if kind == "style" else "picture"
 
 
-def has_surroundings(kind: Kind, token_embeddings: bool) -> bool:
-    """Whether a base can be told from the concept, to be left around it (see `place`): a style is all over the picture, and input
-    embeddings are in what the host's base reads."""
-    return kind == "instance" and not token_embeddings
-
-
 @dataclass(frozen=True)
 class LoraWeights:
     """A LoRA over named Linears: change = alpha / rank * B @ A. This line is the only place where the scale is said."""
@@ -120,8 +114,10 @@ class Concept:
         return sampling_gate(self.kind, self.gate)
 
     @property
-    def has_surroundings(self) -> bool:
-        return has_surroundings(self.kind, bool(self.token_embeddings))
+    def held(self) -> Kind | None:
+        """How sampling leaves to the base model what is not the concept's (see `place`); None where input embeddings are in what the
+        host's base reads."""
+        return None if self.token_embeddings else self.kind
 
     @property
     def placeholder(self) -> Placeholder:

@@ -1,15 +1,18 @@
 """The concept's place in a picture, and sampling that leaves all around it to the base model.
 
-    v = v3 + m (v2 - v3)           of texts that name the concept
-    v = v3 + share m (v2 - v3)     of the others: the negative
-    v = v3                         while t is above LAYOUT
+    v = v3 + sum_i m_i (v_i - v3)           of texts that name concept i
+    v = v3 + share sum_i m_i (v_i - v3)     of the others: the negative
+    v = v3                                  while t is above LAYOUT
 
-m is 1 on the place where the two models differ most on this x_t, 0 elsewhere and soft at the edge: it is looked for anew in each step,
-as DiffEdit finds it (arXiv 2210.11427). It is eq. 13 with R_complete of eq. 10 as the direction and m as a lambda of its own at each place.
-What a LoRA shifts in all texts alike cancels in the guidance v(negative) + w (v(prompt) - v(negative)) as far as the negative has it too.
+v_i is the velocity with concept i alone. Of a thing m_i is 1 on the place where the two models differ most on this x_t, 0 elsewhere and
+soft at the edge: it is looked for anew in each step, as DiffEdit finds it (arXiv 2210.11427). A look is all over the picture: there m_i is
+LOOK_SHARE. It is eq. 13 with R_complete of eq. 10 as the direction and m as a lambda of its own at each place.
+What a LoRA shifts in all texts alike cancels in the guidance v(negative) + w (v(prompt) - v(negative)) as far as the negative has it too;
+a look, which is mostly that, is kept out of the negative by its gate, so guidance multiplies it.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +20,7 @@ from torch.nn.functional import avg_pool2d
 
 # chosen by PocketBench (benchmarks/pocketbench/README.md)
 NEGATIVE_SHARE = 0.75
+LOOK_SHARE = 0.6
 LAYOUT = 0.95  # of the way to noise: above it the picture is laid out, by the base model alone
 
 
@@ -25,37 +29,69 @@ def is_layout(t: Tensor) -> bool:
     return bool((t > LAYOUT).all())
 
 
-def place_of(
-    with_concept: Sequence[Tensor], base: Sequence[Tensor], names: Sequence[bool], within: Tensor | None = None
-) -> Tensor:
-    """m of one x_t, [batch, 1, height, width] from 0 to 1, from what the two models predict for each text of a step.
+@dataclass(frozen=True)
+class Held:
+    """What one concept makes of a step's texts: velocities, noises or clean pictures, [batch, channels, height, width] for each text."""
 
-    with_concept, base: [batch, channels, height, width] for each text, velocities, noises or clean pictures; `names`: which texts
-    name the concept, of which one must: the place is where they differ most. Where nothing differs there is none. `within`: likewise, above
-    0 where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
+    found: Sequence[Tensor | None]  # with it alone; None where the base's stays
+    names: Sequence[bool]  # which texts name it
+    place: Tensor | None = None  # m of a thing, [batch, 1, height, width]; None for a look
+
+    def change(self, base: Sequence[Tensor]) -> Tensor:
+        """How much it differs from the base at each place, [batch, height, width], in the texts that name it, of which one must."""
+        texts = zip(self.found, base, self.names, strict=True)
+        return sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
+
+    def share(self, text: int, like: Tensor, negative_share: float) -> Tensor:
+        """m of one text, [batch or 1, 1, height or 1, width or 1]."""
+        if self.place is None:
+            return like.new_full((1, 1, 1, 1), LOOK_SHARE)
+        return (self.place if self.names[text] else negative_share * self.place).to(like)
+
+
+def places_of(changes: Sequence[Tensor], within: Tensor | None = None) -> list[Tensor]:
+    """m of each of several things in one x_t, [batch, 1, height, width] from 0 to 1, from `Held.change` of each.
+
+    The place of one is where it changes most, and where nothing differs there is none. Of several each has the part of its place where
+    it changes more than the others, each measured by the most that it changes. `within`: likewise [batch, 1, height, width], above 0
+    where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
     """
-    texts = zip(with_concept, base, names, strict=True)
-    energy = sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
-    drawn = [None] * len(energy) if within is None else within[:, 0] > 0
-    return _smooth(torch.stack([where_most(*one) for one in zip(energy, drawn, strict=True)]))[:, None]
+    drawn = None if within is None else within[:, 0] > 0
+    found = [_place(change, drawn) for change in changes]
+    if len(found) < 2:
+        return found
+    relative = torch.stack([_relative(change, drawn) for change in changes])
+    strongest = relative.argmax(0)
+    return [m * _smooth((strongest == number).float())[:, None] for number, m in enumerate(found)]
 
 
-def kept_in_place(
-    with_concept: Sequence[Tensor],
-    base: Sequence[Tensor],
-    names: Sequence[bool],
-    place: Tensor | None = None,
-    negative_share: float = NEGATIVE_SHARE,
+def left_to_base(
+    base: Sequence[Tensor], concepts: Sequence[Held], negative_share: float = NEGATIVE_SHARE
 ) -> list[Tensor]:
-    """For each text of a step the concept's prediction in its place and the base's around it; arguments as in `place_of`.
+    """For each text of a step the concepts' predictions in their places and the base's around them."""
+    kept = []
+    for text, theirs in enumerate(base):
+        result = theirs
+        for one in concepts:
+            ours = one.found[text]
+            if ours is not None:
+                m = one.share(text, theirs, negative_share)
+                # the first by lerp, which is exact at both ends
+                result = torch.lerp(theirs, ours, m) if result is theirs else result + m * (ours - theirs)
+        kept.append(result)
+    return kept
 
-    One place for all texts, since guidance mixes them: `place`, or what `place_of` finds.
-    """
-    place = place_of(with_concept, base, names) if place is None else place
-    return [
-        torch.lerp(theirs, ours, (place if named else negative_share * place).to(ours))
-        for ours, theirs, named in zip(with_concept, base, names, strict=True)
-    ]
+
+def _place(change: Tensor, drawn: Tensor | None) -> Tensor:
+    masks = [None] * len(change) if drawn is None else drawn
+    return _smooth(torch.stack([where_most(*one) for one in zip(change, masks, strict=True)]))[:, None]
+
+
+def _relative(change: Tensor, drawn: Tensor | None) -> Tensor:
+    """[batch, height, width], 1 where it changes most."""
+    smooth = _smooth(change)
+    most = (smooth if drawn is None else smooth * drawn).amax((1, 2), keepdim=True)
+    return smooth / most.clamp_min(torch.finfo(smooth.dtype).tiny)
 
 
 def where_most(energy: Tensor, drawn: Tensor | None = None) -> Tensor:

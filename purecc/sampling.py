@@ -1,6 +1,7 @@
 """Sampling without a host: Euler steps along the learnt velocity, with classifier-free guidance."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from .encoding import TextBatch
 from .flow import sigmas
 from .forwards import Query, velocities
 from .network import BASE, AdaptedNetwork
-from .place import is_layout, kept_in_place
+from .place import Held, is_layout, left_to_base, places_of
+from .prompts import Kind
 
 Velocity = Callable[[Tensor, Tensor], Tensor]  # (x_t [batch, ...], t [batch]) -> v
 
@@ -24,25 +26,35 @@ def guided_velocity(
     *,
     strength: float = 1.0,
     embedding_strength: float = 1.0,
-    hold_surroundings: bool = False,
+    held: Kind | None = None,
 ) -> Velocity:
     """v(negative) + w (v(conditional) - v(negative)), both in one forward where the texts are of one length.
 
-    Strengths as in `AdaptedNetwork.velocity`. `hold_surroundings`: around the concept's place v is theta3's (see `place`), asked
-    in the same forward.
+    Strengths as in `AdaptedNetwork.velocity`. `held`: the kind of the concept, around whose place v is theta3's, or which changes the
+    picture by a share (see `place`); theta3 is asked in the same forward. None: it acts all over the picture.
     """
     texts = negative.as_negative_of(conditional), conditional
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        models = (model, BASE) if hold_surroundings else (model,)
-        if hold_surroundings and is_layout(t):
+        models = (model, BASE) if held else (model,)
+        if held and is_layout(t):
             models = (BASE,)
         asked = [Query(x_t, t, text, one) for one in models for text in texts]
         found = velocities(network, asked, strength=strength, embedding_strength=embedding_strength)
-        v_negative, v_conditional = kept_in_place(found[:2], found[2:], names=(False, True)) if found[2:] else found
+        if found[2:]:
+            found = _held(found[:2], found[2:], held)
+        v_negative, v_conditional = found
         return v_negative + guidance * (v_conditional - v_negative)
 
     return velocity
+
+
+def _held(ours: list[Tensor], base: list[Tensor], kind: Kind | None) -> list[Tensor]:
+    """Of the negative and of the text that names the concept."""
+    concept = Held(ours, names=(False, True))
+    if kind == "instance":
+        concept = replace(concept, place=places_of([concept.change(base)])[0])
+    return left_to_base(base, [concept])
 
 
 @torch.no_grad()

@@ -45,8 +45,8 @@ def is_current(path: Path, measured_by: str, changes: dict[str, Any] | None = No
         **case.settings,
     }  # a run's file leaves them out at these
     of_this_arm = all(asked[name] == value for name, value in told.items() if name in asked)
-    if "negative_share" in case.settings:  # told by those alone that were drawn with held surroundings
-        of_this_arm &= HELD_BY.items() <= case.settings.items()
+    if ARMS[case.arm].hold_surroundings:
+        of_this_arm &= HELD_BY[case.kind].items() <= case.settings.items()
     return case.protocol == measured_by and case.complete and of_this_arm
 
 

@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from purecc.concept import Gate
-from purecc.place import LAYOUT, NEGATIVE_SHARE
+from purecc.place import LAYOUT, LOOK_SHARE, NEGATIVE_SHARE
+from purecc.prompts import Kind
 from purecc.settings import PureSettings, TrainSettings, as_plain
 
 #: common to all arms. As many pictures as the paper's 400 steps of 2. Its learning rate is for a model 200 times as large; at
@@ -13,7 +14,10 @@ COMMON = {"steps": 200, "batch_size": 4, "learning_rate": 5e-4, "embedding_rate"
 OTHER_RATES = ("1e-3", "3e-4")  # an arm's name then ends in ", rate 1e-3"
 STRENGTHS = (0.6, 1.0, 1.4)
 #: how `purecc.place` holds, in the file of each case that was drawn so: one that was held otherwise is another arm's
-HELD_BY = {"negative_share": NEGATIVE_SHARE, "edge": "soft", "layout": LAYOUT}
+HELD_BY: dict[Kind, dict[str, Any]] = {
+    "instance": {"negative_share": NEGATIVE_SHARE, "edge": "soft", "layout": LAYOUT},
+    "style": {"look_share": LOOK_SHARE, "layout": LAYOUT},
+}
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Arm:
     masks: bool = True  # given with the references, where the arm's settings use them
     #: put on what was trained without one: training never shows it a text without the trigger. "by kind": `Concept.sampling_gate`
     sampling_gate: Gate | Literal["by kind"] | None = None
-    hold_surroundings: bool = False  # in sampling, see `purecc.place`; a style has none
+    hold_surroundings: bool = False  # in sampling, see `purecc.place`
 
     @property
     def pure_settings(self) -> PureSettings:

@@ -20,7 +20,7 @@ from purecc.fingerprint import transformer_fingerprint
 from purecc.network import BASE, AdaptedNetwork
 from purecc.pocket import specification as spec
 from purecc.pocket.model import Pocket, load_pocket
-from purecc.prompts import Placeholder
+from purecc.prompts import Kind, Placeholder
 from purecc.sampling import euler, guided_velocity
 from purecc.scenes import with_scenes
 from purecc.stages import ExtractorJob, PureJob
@@ -137,7 +137,7 @@ class Bench:
         words: Placeholder,
         model: str | None,
         strength: float,
-        hold_surroundings: bool = False,
+        held: Kind | None = None,
     ) -> Tensor:
         """Pictures [batch, 3, 128, 128] in [-1, 1]; the noise is a function of the seed alone."""
         encoder = PocketTextEncoder(self.pocket, TRIGGER, words)
@@ -159,7 +159,7 @@ class Bench:
                 model,
                 strength=strength,
                 embedding_strength=min(1.0, strength),
-                hold_surroundings=hold_surroundings,
+                held=held,
             )
             latent = euler(velocity, torch.stack(noise), self.drawing.steps, spec.SHIFT)
             pictures.append(self.pocket.vae.decode(self.scaling.to_autoencoder(latent)).sample)
@@ -219,7 +219,7 @@ class Bench:
         every, seeds, originals = self.originals(concept)
         network = self.network(concept, arm.tokens)
         network.add_concept(PURE, taught)
-        holds = arm.hold_surroundings and taught.has_surroundings
+        held = taught.held if arm.hold_surroundings else None
         rows: dict[str, list] = {}
         with_concept = [i for i, p in enumerate(every) if p.role == "concept"]
         kid: dict[str, float] = {}
@@ -228,7 +228,7 @@ class Bench:
             chosen = list(range(len(every))) if drifts else with_concept
             asked, noises, base = [every[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
             texts = [p.complete for p in asked]
-            drawn = self.draw(network, texts, noises, taught.placeholder, PURE, strength, holds)
+            drawn = self.draw(network, texts, noises, taught.placeholder, PURE, strength, held)
             columns: dict[str, list] = {
                 "role": [p.role for p in asked],
                 "prompt": [p.complete for p in asked],
@@ -251,7 +251,7 @@ class Bench:
             self.keep(concept, name, seed, strength, base, drawn)
         ends = self.ends(concept, originals[with_concept])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
-        settings |= HELD_BY if holds else {}
+        settings |= HELD_BY[held] if held else {}
         return Case(
             concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
             self.revision,

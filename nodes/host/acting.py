@@ -30,24 +30,25 @@ SILENT = "purecc_silent"  # numbers of concepts that do nothing in this call: th
 
 @dataclass(eq=False)
 class Places:
-    """The last place that was found in a sampling, and in which x_t: nodes that ask for a text apart get the same.
+    """The last places that were found in a sampling, and in which x_t: nodes that ask for a text apart get the same.
 
     `drawn`: the noise mask of an inpainting, [batch, channels, height, width].
     """
 
     drawn: Tensor | None = None
     x_t: Tensor | None = None
-    place: Tensor | None = None
+    places: dict[int, Tensor] = field(default_factory=dict)  # of concepts, [batch, 1, height, width] from 0 to 1
 
     def __deepcopy__(self, memo: dict) -> "Places":
         return self
 
-    def of(self, x_t: Tensor) -> Tensor | None:
-        """[batch, 1, height, width] from 0 to 1, or None where this x_t was not seen."""
+    def of(self, x_t: Tensor) -> dict[int, Tensor]:
+        """Those of this x_t, to be added to."""
         last = self.x_t
         alike = last is not None and (last.shape, last.device) == (x_t.shape, x_t.device)
-        seen = alike and torch.equal(last, x_t)
-        return self.place if seen else None
+        if not alike or not torch.equal(last, x_t):
+            self.x_t, self.places = x_t.clone(), {}
+        return self.places
 
     def drawn_in(self, x_t: Tensor) -> Tensor | None:
         """The noise mask, [batch, 1, height, width]; None without one, and for a part of the picture, as of tiles."""

@@ -37,8 +37,8 @@ def apply_concept(
     "rows" at the trigger's rows of the text stream only, so that all others
     are the base model's bit for bit. `embedding_strength` blends the layer-wise embeddings in at the trigger's rows. Both
     0: the base model, and the trigger reads as the class word. `span`: the part of a sampling in which it acts, of 0..1; input
-    embeddings act in all of it. `hold_surroundings`: around the concept's place the base model's picture stays (see holding.py),
-    where the concept has surroundings and a gate. Raises ValueError where the concept does not fit the MODEL or is on it already, and
+    embeddings act in all of it. `hold_surroundings`: what is not the concept's stays the base model's (see holding.py), where the
+    concept has a gate and no input embeddings. Raises ValueError where the concept does not fit the MODEL or is on it already, and
     for an empty span.
     """
     require_sd3(model)
@@ -59,7 +59,7 @@ def apply_concept(
     if warning:
         log.warning("PureCC: %s", warning)
 
-    holds = hold_surroundings and gate != "off" and concept.has_surroundings
+    holds = hold_surroundings and gate != "off" and concept.held is not None
     in_weights = gate == "off" and span == (0, 1)
     gated = row_loras(model, concept, strength, gate) if lora_acts and not in_weights else ()
     patched = model.clone()

@@ -1,45 +1,67 @@
-"""The surroundings of an applied concept left to the base model, while the host samples (see `purecc.place`).
+"""What is not an applied concept's left to the base model, while the host samples (see `purecc.place`).
 
 A wrapper around what the host predicts for a step's texts (its CALC_COND_BATCH), so that every guider and sampler has it: it asks
-twice, the second time with the concepts silent; once, silent, while the picture is laid out. Where no concept that holds acts, it asks once.
+with the concepts silent, and once more for each of them alone; once, silent, while the picture is laid out. Where no concept that holds
+acts, it asks once.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from ...purecc.place import is_layout, kept_in_place, place_of
-from .acting import NAMED, PLACES, SILENT
+from ...purecc.place import Held, is_layout, left_to_base, places_of
+from .acting import NAMED, PLACES, SILENT, Applied, Places
 from .marks import CONCEPTS, concepts_in
 
 
 def hold(
     executor: Any, model: Any, conds: list, x: Tensor, timestep: Tensor, model_options: dict[str, Any]
 ) -> list[Tensor]:
-    """The host's clean pictures for each of `conds`, [batch, channels, height, width]: around the concepts' place the base model's."""
+    """The host's clean pictures for each of `conds`, [batch, channels, height, width]: around the concepts' places the base model's."""
     options = model_options.get("transformer_options", {})
     asked_for = options.get(NAMED, frozenset())  # in this sampling
-    holding = {
+    holding: dict[int, Applied] = {
         number: one
         for number, one in options.get(CONCEPTS, {}).items()
         if one.holds and number in asked_for and one.acts(model.model_sampling, timestep)
     }
-    silent = {**model_options, "transformer_options": {**options, SILENT: frozenset(holding)}}
-    if holding and is_layout(timestep):
-        return executor(model, conds, x, timestep, silent)
-    found = executor(model, conds, x, timestep, model_options)
     if not holding:
-        return found
-    in_all_texts = any(one.gate == "picture" and one.row_loras for one in holding.values())
-    names = [not holding.keys().isdisjoint(concepts_in(text)) for text in conds]
-    changed = [text if named or in_all_texts else None for text, named in zip(conds, names, strict=True)]
-    base = executor(model, changed, x, timestep, silent)
-    base = [ours if text is None else theirs for ours, theirs, text in zip(found, base, changed, strict=True)]
-    places = options[PLACES]
-    place = places.of(x)
-    if place is None and any(names):
-        place = place_of(found, base, names, places.drawn_in(x))
-        places.x_t, places.place = x.clone(), place
-    elif place is None:  # a node asks for the negative alone, and first
-        place = place_of(found, base, [True] * len(conds), places.drawn_in(x))
-    return kept_in_place(found, base, names, place)
+        return executor(model, conds, x, timestep, model_options)
+
+    def predicted(texts: list, silent: set[int]) -> list[Tensor]:
+        quiet = {**model_options, "transformer_options": {**options, SILENT: frozenset(silent)}}
+        return executor(model, texts, x, timestep, quiet)
+
+    base = predicted(conds, set(holding))
+    if is_layout(timestep):
+        return base
+    named = [concepts_in(text) for text in conds]
+    concepts: dict[int, Held] = {}
+    for number, one in holding.items():
+        names = [number in numbers for numbers in named]
+        in_all_texts = one.gate == "picture" and one.row_loras
+        changed = [text if name or in_all_texts else None for text, name in zip(conds, names, strict=True)]
+        if any(text is not None for text in changed):
+            found = predicted(changed, holding.keys() - {number})
+            found = [None if text is None else ours for ours, text in zip(found, changed, strict=True)]
+            concepts[number] = Held(found, names)
+    return left_to_base(base, _in_places(concepts, holding, base, x, options[PLACES]))
+
+
+def _in_places(
+    concepts: dict[int, Held], holding: dict[int, Applied], base: list[Tensor], x: Tensor, places: Places
+) -> list[Held]:
+    """The things among them each with its place, which are looked for together where this x_t was not seen."""
+    things = {number: one for number, one in concepts.items() if holding[number].concept.held == "instance"}
+    known = places.of(x)
+    if not things.keys() <= known.keys():
+        # a node asks for the negative alone, and first: what changes in it is all there is
+        looked_at = [one if any(one.names) else replace(one, names=_asked(one)) for one in things.values()]
+        found = zip(things, places_of([one.change(base) for one in looked_at], places.drawn_in(x)), strict=True)
+        known |= {number: place for number, place in found if number not in known}
+    return [replace(one, place=known.get(number)) for number, one in concepts.items()]
+
+
+def _asked(one: Held) -> list[bool]:
+    return [found is not None for found in one.found]

@@ -29,6 +29,7 @@ CHECKS = {
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
     "of_holding": (
         "surroundings",
+        "a_look",
         "surroundings_of_two",
         "surroundings_whoever_asks",
         "inpainting",

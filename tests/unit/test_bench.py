@@ -245,7 +245,7 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         assert sum(role != "concept" for strength, role in asked if strength == 1.0) == 7
         assert not any(role != "concept" for strength, role in asked if strength == 0.5), "drift is read at 1 only"
         assert all((value == 0) == (arm != "LoRA") for value in case.kid.values())
-        assert (HELD_BY.items() <= case.settings.items()) == (arm == "LoRA, held")
+        assert (HELD_BY[case.kind].items() <= case.settings.items()) == (arm == "LoRA, held")
         backgrounds[arm] = whole.background
     assert len({0.0, *backgrounds.values()}) == 4, "what is drawn with held surroundings is another picture"
     text = report.write(results, tmp_path / "report.md", bench.protocol)

@@ -11,7 +11,7 @@ from bench_cases import case_with, many_cases
 
 from benchmarks.pocketbench import __main__ as command
 from benchmarks.pocketbench import plots, report, tables, worker
-from benchmarks.pocketbench.arms import ARMS, HELD_BY
+from benchmarks.pocketbench.arms import ARMS, HELD_BY, SHIPPED
 from benchmarks.pocketbench.case import WITNESSES, Case, Drawing
 from benchmarks.pocketbench.concepts import SMALL
 from benchmarks.pocketbench.hypotheses import COMPARISONS
@@ -92,10 +92,18 @@ def test_a_case_of_another_form_of_its_arm_is_measured_again(tmp_path: Path) -> 
     for changed in ({"learning_rate": 0.1}, {"background_anchor": 3.0}, {"method": "PureCC"}):
         replace(case, settings=case.settings | changed).save(tmp_path / "case.json")
         assert not command.is_current(tmp_path / "case.json", "protocol")
-    held = replace(case, settings=case.settings | HELD_BY)
-    for changed, current in (({}, True), ({"negative_share": 0.5}, False), ({"edge": "a rim"}, False)):
-        replace(held, settings=held.settings | changed).save(tmp_path / "case.json")
-        assert command.is_current(tmp_path / "case.json", "protocol") == current
+    arm = ARMS[SHIPPED]
+    for kind, of_kind in (("instance", {"negative_share": 0.5}), ("style", {"look_share": 1.0})):
+        settings = json.loads(json.dumps(arm.taught(case.seed, kind)))
+        ends = dict.fromkeys(WITNESSES[kind], [0.0, 0.0, 1.0])
+        held = replace(case, arm=SHIPPED, kind=kind, ends=ends, settings=settings | HELD_BY[kind])
+        for changed, current in (({}, True), (of_kind, False), ({"layout": 1.0}, False)):
+            replace(held, settings=held.settings | changed).save(tmp_path / "case.json")
+            assert command.is_current(tmp_path / "case.json", "protocol") == current
+        replace(held, settings=settings).save(tmp_path / "case.json")
+        assert not command.is_current(tmp_path / "case.json", "protocol"), (
+            "drawn otherwise, before there was such a thing"
+        )
 
 
 def test_an_arm_that_fails_leaves_the_others_their_turn(tmp_path: Path, monkeypatch) -> None:

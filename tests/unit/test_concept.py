@@ -14,7 +14,6 @@ from purecc.concept import (
     Concept,
     ConceptEmbeddings,
     LoraWeights,
-    has_surroundings,
     load_concept,
     save_concept,
 )
@@ -120,7 +119,7 @@ def test_the_gate_when_nobody_says_otherwise(kind: str, trained: str, expected: 
     assert concept(kind=kind, gate=trained).sampling_gate == expected
 
 
-def test_a_style_and_a_learnt_word_have_no_surroundings_to_hold() -> None:
-    assert has_surroundings("instance", token_embeddings=False)
-    assert not has_surroundings("style", token_embeddings=False)
-    assert not has_surroundings("instance", token_embeddings=True)
+def test_beside_a_learnt_word_there_is_no_base_to_leave_anything_to() -> None:
+    assert [concept(kind=kind).held for kind in ("instance", "style")] == ["instance", "style"]
+    word = {"clip_l": torch.zeros(1, 8)}
+    assert concept(token_embeddings=word).held is None

@@ -145,7 +145,7 @@ def test_a_validation_picture_counts(pocket_data: ConceptSet, dtype: torch.dtype
     told = estimate(adapted.transformer.config, Inputs.of(pocket_data, 2), TrainSettings(), None, dtype, "cpu")
     noise = torch.randn(1, *pocket_data.examples[0].latent.shape)
     with LiveBytes() as live:
-        euler(guided_velocity(adapted, *texts, 4.0, None, hold_surroundings=True), noise, 2, 3.0)
+        euler(guided_velocity(adapted, *texts, 4.0, None, held="instance"), noise, 2, 3.0)
     print(f"estimated {told.validation / 1e6:.2f} MB, measured {live.peak / 1e6:.2f} MB")
     assert told.validation == pytest.approx(live.peak, rel=0.1)
 

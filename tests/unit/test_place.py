@@ -1,4 +1,4 @@
-"""The concept's place in a picture, and what is left to the base model around it."""
+"""The concepts' places in a picture, and what is left to the base model around them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ from torch import Tensor
 
 from purecc.flow import sigmas
 from purecc.network import BASE, PURE
-from purecc.place import LAYOUT, kept_in_place, place_of, where_most
+from purecc.place import LAYOUT, LOOK_SHARE, NEGATIVE_SHARE, Held, left_to_base, places_of, where_most
 from purecc.sampling import guided_velocity
 
 SIDE = 32  # of the grids here: means are over 5 of it
+
+
+def place_of(with_concept: list[Tensor], base: list[Tensor], names: list[bool], within: Tensor | None = None) -> Tensor:
+    return places_of([Held(with_concept, names).change(base)], within)[0]
+
+
+def kept_in_place(
+    with_concept: list[Tensor], base: list[Tensor], names: list[bool], negative_share: float = NEGATIVE_SHARE
+) -> list[Tensor]:
+    """Of one thing."""
+    place = place_of(with_concept, base, names)
+    return left_to_base(base, [Held(with_concept, names, place)], negative_share)
 
 
 def _changed(base: Tensor, rows: slice, columns: slice, by: float) -> Tensor:
@@ -66,6 +78,42 @@ def test_one_place_for_all_texts_and_none_where_nothing_differs() -> None:
     assert torch.equal(unchanged[0], negative) and torch.equal(unchanged[1], prompt)
 
 
+def test_each_of_two_things_has_a_place_of_its_own() -> None:
+    """Also where the stronger one changes more in the other's place than that does itself, and where places overlap."""
+    base = noise(1, 4, SIDE, SIDE, seed=1)
+    one = _changed(_changed(base, slice(4, 16), slice(2, 14), 9.0), slice(4, 16), slice(18, 30), 2.0)
+    two = _changed(base, slice(4, 16), slice(14, 30), 1.0)
+    changes = [Held([with_it], [True]).change([base]) for with_it in (one, two)]
+    left, right = places_of(changes)
+    assert float(left[..., 8:12, 4:12].min()) == float(right[..., 8:12, 16:28].min()) == 1.0
+    assert float(left[..., 20:].max()) == float(right[..., :12].max()) == 0.0
+    assert float((left + right).max()) <= 1.0
+    texts = [Held([with_it], [True], place) for with_it, place in ((one, left), (two, right))]
+    (kept,) = left_to_base([base], texts)
+    torch.testing.assert_close(kept, base + left * (one - base) + right * (two - base), rtol=0, atol=1e-5)
+    (alone,) = places_of(changes[:1])
+    assert float(alone[..., 8:12, 4:12].min()) == 1.0
+    drawn = torch.zeros(1, 1, SIDE, SIDE)
+    drawn[..., 18:] = 1.0
+    left, right = places_of(changes, drawn)
+    assert float(left[..., 8:12, 21:28].max()) == 1.0, (
+        "in what is drawn it changes as much as the other, by its own measure"
+    )
+    assert torch.equal(left + right, (left + right).clamp_max(1))
+
+
+def test_a_look_is_a_share_of_its_change_all_over_the_picture() -> None:
+    negative, prompt = noise(1, 4, SIDE, SIDE, seed=1), noise(1, 4, SIDE, SIDE, seed=2)
+    look, thing = prompt + 1.0, _changed(prompt, slice(4, 12), slice(4, 12), 3.0)
+    kept = left_to_base([negative, prompt], [Held([None, look], [False, True])])
+    assert kept[0] is negative
+    torch.testing.assert_close(kept[1], prompt + LOOK_SHARE, rtol=0, atol=1e-5)
+    held = Held([None, thing], [False, True])
+    held = Held(held.found, held.names, places_of([held.change([negative, prompt])])[0])
+    both = left_to_base([negative, prompt], [held, Held([None, look], [False, True])])
+    torch.testing.assert_close(both[1], prompt + held.place * (thing - prompt) + LOOK_SHARE, rtol=0, atol=1e-5)
+
+
 def test_what_is_not_finite_is_not_hidden() -> None:
     base = noise(1, 4, SIDE, SIDE, seed=1)
     broken = _changed(base, slice(4, 12), slice(4, 12), float("nan"))
@@ -89,15 +137,28 @@ def test_sampling_holds_the_surroundings_at_the_bases_velocity() -> None:
     positive, negative = text("a [V] dog", count=2), text("", count=2)
     of = {model: [adapted.velocity(x_t, t, words, model) for words in (negative, positive)] for model in (PURE, BASE)}
     v_negative, v_positive = kept_in_place(of[PURE], of[BASE], [False, True])
-    held = guided_velocity(adapted, positive, negative, 4.0, PURE, hold_surroundings=True)(x_t, t)
+    held = guided_velocity(adapted, positive, negative, 4.0, PURE, held="instance")(x_t, t)
     torch.testing.assert_close(held, v_negative + 4 * (v_positive - v_negative), rtol=1e-4, atol=1e-4)
     base = guided_velocity(adapted, positive, negative, 4.0, BASE)(x_t, t)
     around = (v_positive == of[BASE][1]).all(1, keepdim=True).expand_as(base)
     assert 0 < int(around.sum()) < around.numel()
     torch.testing.assert_close(held[around], base[around], rtol=1e-4, atol=1e-4)
     assert float((held - base)[~around].detach().abs().max()) > 0.1
-    nothing = guided_velocity(adapted, positive, negative, 4.0, BASE, hold_surroundings=True)(x_t, t)
+    nothing = guided_velocity(adapted, positive, negative, 4.0, BASE, held="instance")(x_t, t)
     torch.testing.assert_close(nothing, base, rtol=1e-4, atol=1e-4)
+
+
+def test_sampling_takes_a_share_of_a_look() -> None:
+    adapted, t = network(), torch.tensor([0.3, 0.8])
+    adapted.add_concept(PURE, extractor())
+    x_t = noise(2, 4, 8, 8, seed=1)
+    positive, negative = text("a [V] dog", count=2), text("", count=2)
+    with adapted.gated(PURE, "conditioning"):
+        ours, base = (adapted.velocity(x_t, t, positive, model) for model in (PURE, BASE))
+        v_negative = adapted.velocity(x_t, t, negative, BASE)
+        held = guided_velocity(adapted, positive, negative, 4.0, PURE, held="style")(x_t, t)
+    wanted = v_negative + 4 * (torch.lerp(base, ours, LOOK_SHARE) - v_negative)
+    torch.testing.assert_close(held, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_base_lays_the_picture_out_alone() -> None:
@@ -105,7 +166,7 @@ def test_the_base_lays_the_picture_out_alone() -> None:
     adapted.add_concept(PURE, extractor())
     x_t = noise(2, 4, 8, 8, seed=1)
     positive, negative = text("a [V] dog", count=2), text("", count=2)
-    held = guided_velocity(adapted, positive, negative, 4.0, PURE, hold_surroundings=True)
+    held = guided_velocity(adapted, positive, negative, 4.0, PURE, held="instance")
     base = guided_velocity(adapted, positive, negative, 4.0, BASE)
     assert LAYOUT == 0.95 and int((sigmas(28, 3.0)[:-1] > LAYOUT).sum()) == 4  # as the help pages tell
     early, late = LAYOUT + 0.01, LAYOUT - 0.01

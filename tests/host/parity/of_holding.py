@@ -17,7 +17,7 @@ from purecc_pack.nodes.types import Advanced, TrainingData
 from purecc_pack.purecc.concept_set import build_concept_set
 from purecc_pack.purecc.encoding import TextBatch
 from purecc_pack.purecc.flow import LatentScaling
-from purecc_pack.purecc.place import LAYOUT, kept_in_place
+from purecc_pack.purecc.place import LAYOUT, LOOK_SHARE, Held, left_to_base, places_of
 from purecc_pack.purecc.sampling import euler, guided_velocity
 
 import nodes
@@ -25,6 +25,12 @@ import nodes
 
 def _seen(model, clip, prompt: str = PROMPT, batch: int = 2) -> Prediction:
     return predict(model, encode(clip, prompt), encode(clip, NEGATIVE), TIMES, batch=batch)
+
+
+def kept_in_place(ours: list, base: list, names: list[bool]) -> list[torch.Tensor]:
+    """Of one thing."""
+    held = Held(ours, names)
+    return left_to_base(base, [replace(held, place=places_of([held.change(base)])[0])])
 
 
 @check
@@ -68,29 +74,77 @@ def surroundings() -> Result:
     result.sentences[f"before its span: one forward ({before.batches})"] = before.batches == [2]
     off, knows_too = apply_concept(model, clip, concept, gate="off", hold_surroundings=True)
     result.sentences["the gate off is a plain LoRA"] = _seen(off, knows_too).batches == [4]
-    style, _ = apply_concept(model, clip, replace(concept, kind="style"), gate="picture", hold_surroundings=True)
-    result.sentences["a style has no surroundings"] = _seen(style, knows).batches == [4]
+    return result
+
+
+@check
+def a_look() -> Result:
+    """A style changes the picture by a share, in the texts where its gate lets it act; the base lays the picture out."""
+    result, (model, clip, _) = Result(), host()
+    concept = replace(random_concept(tokens=2), kind="style")
+    texts = encoded(NEGATIVE, concept), encoded(PROMPT, concept)
+    held, knows = apply_concept(model, clip, concept, gate="conditioning", hold_surroundings=True)
+    got, plain = _seen(held, knows), _seen(model, clip, PLAIN)
+    ours, base = (expected(one, got.x, texts[1]) for one in (concept, None))
+    result.figure("conditioning: the prompt's", got.positive, torch.lerp(base, ours, LOOK_SHARE), ours)
+    result.sentences["conditioning: the negative is the base's"] = torch.equal(got.negative, plain.negative)
+    held, knows = apply_concept(model, clip, concept, gate="picture", hold_surroundings=True)
+    got = _seen(held, knows)
+    ours, base = (expected(one, got.x, texts[0]) for one in (concept, None))
+    result.figure("picture: the negative's", got.negative, torch.lerp(base, ours, LOOK_SHARE), ours)
+    early = predict(held, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
+    base = predict(model, encode(knows, PROMPT), encode(knows, NEGATIVE), LAYOUT + 0.01)
+    result.sentences["while the picture is laid out: the base's"] = torch.equal(early.positive, base.positive)
+    free, knows = apply_concept(model, clip, concept, gate="conditioning")
+    result.figure("not held: all of it", _seen(free, knows).positive, expected(concept, got.x, texts[1]), base.positive)
     return result
 
 
 @check
 def surroundings_of_two() -> Result:
-    """Two concepts have one place if both hold; one that does not goes on acting in the surroundings too."""
+    """Each is asked alone and has a place of its own; one that does not hold acts beside each, and in the surroundings too."""
     result, (model, clip, _) = Result(), host()
     one, two = (scaled(random_concept(word, seed), 0.5) for word, seed in (("[V]", 5), ("<w>", 6)))
+    look = replace(two, kind="style")
     prompt = "a [V] and a <w> on the beach"
-    texts = encoded(NEGATIVE, one, two), encoded(prompt, one, two)
-    for holds, around in (((True, True), None), ((True, False), two), ((False, True), one)):
-        chain = apply_concept(model, clip, one, gate="picture", hold_surroundings=holds[0])
-        chain, knows = apply_concept(*chain, two, gate="picture", hold_surroundings=holds[1])
-        got = _seen(chain, knows, prompt)
-        ours = [expected(joined(one, two), got.x, text) for text in texts]
-        base = [expected(None, got.x, text) for text in texts]
-        if around:
-            silent = two.trigger if around is one else one.trigger
-            read = [encoded(text.replace(silent, "dog"), around) for text in (NEGATIVE, prompt)]
-            base = [expected(around, got.x, text) for text in read]
-        result.figure(f"hold: {holds}", got.positive, kept_in_place(ours, base, [False, True])[1], ours[1])
+    silent = {
+        concept.trigger: [text.replace(concept.trigger, "dog") for text in (NEGATIVE, prompt)] for concept in (one, two)
+    }
+    alone = {
+        concept.trigger: [encoded(text, concept) for text in silent[other.trigger]]
+        for concept, other in ((one, two), (two, one))
+    }
+
+    def applied(first, second, gates=("picture", "picture"), holds=(True, True)):
+        chain = apply_concept(model, clip, first, gate=gates[0], hold_surroundings=holds[0])
+        return apply_concept(*chain, second, gate=gates[1], hold_surroundings=holds[1])
+
+    got, free = (_seen(*applied(one, two, holds=(holds, holds)), prompt) for holds in (True, False))
+    plain = [expected(None, got.x, text) for text in (encoded(NEGATIVE, one, two), encoded(prompt, one, two))]
+    things = [Held([expected(c, got.x, text) for text in alone[c.trigger]], [False, True]) for c in (one, two)]
+    places = places_of([thing.change(plain) for thing in things])
+    things = [replace(thing, place=place) for thing, place in zip(things, places, strict=True)]
+    negative, positive = left_to_base(plain, things)
+    result.figure("two things, the prompt's", got.positive, positive, free.positive)
+    result.figure("two things, the negative's", got.negative, negative, free.negative)
+    shared = left_to_base(plain, [replace(thing, place=sum(places)) for thing in things])[1]
+    result.figure("two things, not in one place", got.positive, positive, shared)
+    result.sentences[f"the base, then each ({got.batches})"] = got.batches == [4, 4, 4]
+
+    got = _seen(*applied(one, look, ("picture", "conditioning")), prompt)
+    thing = replace(things[0], place=places_of([things[0].change(plain)])[0])
+    expected_ = left_to_base(plain, [thing, Held([None, things[1].found[1]], [False, True])])
+    result.figure("a thing in a look, the prompt's", got.positive, expected_[1], plain[1])
+    result.figure("a thing in a look, the negative's", got.negative, expected_[0], plain[0])
+    result.sentences[f"the look is not asked of the negative ({got.batches})"] = got.batches == [4, 4, 2]
+
+    for holds, around in (((True, False), two), ((False, True), one)):
+        got = _seen(*applied(one, two, holds=holds), prompt)
+        both = [
+            expected(joined(one, two), got.x, text) for text in (encoded(NEGATIVE, one, two), encoded(prompt, one, two))
+        ]
+        base = [expected(around, got.x, text) for text in alone[around.trigger]]
+        result.figure(f"hold: {holds}", got.positive, kept_in_place(both, base, [False, True])[1], both[1])
         result.sentences[f"hold: {holds}: two forwards ({got.batches})"] = got.batches == [4, 4]
     return result
 
@@ -134,10 +188,14 @@ def surroundings_whoever_asks() -> Result:
     weak, _ = apply_concept(model, clip, concept, 0.0, gate="picture", hold_surroundings=True)
     batches = predict(weak, positive, negative, TIMES).batches
     result.sentences[f"without its LoRA the negative is not asked for again ({batches})"] = batches == [2, 1]
-    seen, place = torch.ones(1, 16, 4, 4), torch.ones(1, 1, 4, 4)
-    last = Places(x_t=seen, place=place)
-    result.sentences["the place of the same x_t, of no other"] = last.of(seen) is place and last.of(2 * seen) is None
-    result.sentences["nor of one on another device"] = last.of(seen.to("meta")) is None
+    seen, places = torch.ones(1, 16, 4, 4), {1: torch.ones(1, 1, 4, 4)}
+    for case, other in (
+        ("of another x_t", 2 * seen),
+        ("on another device", seen.to("meta")),
+        ("of another size", seen[:, :8]),
+    ):
+        last = Places(x_t=seen, places=places)
+        result.sentences[f"the places of the same x_t, none {case}"] = last.of(seen) is places and last.of(other) == {}
     return result
 
 
@@ -146,16 +204,16 @@ def inpainting() -> Result:
     """The place is looked for in the noise mask; a part of the picture, as of tiles, has none."""
     result, (model, clip, _) = Result(), host()
     held, knows = apply_concept(model, clip, random_concept(), gate="picture", hold_surroundings=True)
-    asked, own = [], holding.place_of
+    asked, own = [], holding.places_of
     latent = {"samples": torch.zeros(2, 16, 16, 16), "noise_mask": torch.zeros(1, 128, 128)}
     latent["noise_mask"][..., :64] = 1
     texts = encode(knows, PROMPT), encode(knows, NEGATIVE)
     for drawn in (latent, {"samples": latent["samples"]}):
-        holding.place_of = lambda *args: asked.append(args[3]) or own(*args)
+        holding.places_of = lambda *args: asked.append(args[1]) or own(*args)
         try:
             nodes.KSampler().sample(held, 3, 3, 4.0, "euler", "normal", *texts, drawn)
         finally:
-            holding.place_of = own
+            holding.places_of = own
     masked, plain = [one for one in asked if one is not None], [one for one in asked if one is None]
     halves = [bool((one[..., :8] > 0).all()) and not bool((one[..., 8:] > 0).any()) for one in masked]
     result.sentences[f"each step that is not laid out ({len(masked)})"] = len(masked) == len(plain) > 0
@@ -167,7 +225,7 @@ def inpainting() -> Result:
 
 @check
 def training_previews() -> Result:
-    """The pictures of a training show a thing as Apply Concept comes, its surroundings held; a style, which has none, not."""
+    """The pictures of a training show a concept as Apply Concept comes, held as its kind is."""
     result, (_, clip, vae) = Result(), host()
     for kind in ("instance", "style"):
         concept = replace(random_concept(tokens=2), kind=kind)
@@ -184,10 +242,10 @@ def training_previews() -> Result:
             words = [TextBatch.of([one]) for one in (text, null)]
             start = noise(1, *data.examples[0].latent.shape, seed=3)
             pictures = {}
-            for holds in (True, False):
+            for held in ("instance", "style", None):
                 with network.gated("concept", concept.sampling_gate), torch.no_grad():
-                    velocity = guided_velocity(network, *words, 4.0, "concept", hold_surroundings=holds)
-                    pictures[holds] = session.decode_latents(vae, euler(velocity, start, 16, 3.0))
-        held = kind == "instance"
-        result.figure(f"{kind}: surroundings held: {held}", got, pictures[held], pictures[not held])
+                    velocity = guided_velocity(network, *words, 4.0, "concept", held=held)
+                    pictures[held] = session.decode_latents(vae, euler(velocity, start, 16, 3.0))
+        for other in pictures.keys() - {kind}:
+            result.figure(f"{kind}, not as {other}", got, pictures[kind], pictures[other])
     return result
