@@ -50,8 +50,9 @@ class ApplyConcept(io.ComfyNode):
                 io.Boolean.Input(
                     "hold_surroundings", default=True, optional=True,
                     tooltip="Around the concept the picture stays the base model's own: it lays the picture out alone, then in each step the place where "
-                    "the concept changes most is looked for, and all else is left to the base. Pictures with the trigger take nearly twice as long; others are not touched. "
-                    "Off: the concept acts all over the picture, as it always does with the gate off, as a style, and with token_embeddings.",
+                    "the concept changes most is looked for, and all else is left to the base. Of several each has a place of its own; a style changes the whole picture, by a part of what it would. "
+                    "Pictures with the trigger take nearly twice as long, with two concepts three times; others are not touched. "
+                    "Off: the concept acts all over the picture, as it always does with the gate off and with token_embeddings.",
                 ),
             ],
             outputs=[

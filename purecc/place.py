@@ -36,16 +36,17 @@ class Held:
     found: Sequence[Tensor | None]  # with it alone; None where the base's stays
     names: Sequence[bool]  # which texts name it
     place: Tensor | None = None  # m of a thing, [batch, 1, height, width]; None for a look
+    look_share: float = LOOK_SHARE  # m of a look
 
     def change(self, base: Sequence[Tensor]) -> Tensor:
         """How much it differs from the base at each place, [batch, height, width], in the texts that name it, of which one must."""
         texts = zip(self.found, base, self.names, strict=True)
         return sum((ours - theirs).float().square().mean(1) for ours, theirs, named in texts if named).sqrt()
 
-    def share(self, text: int, like: Tensor, negative_share: float) -> Tensor:
+    def m(self, text: int, like: Tensor, negative_share: float) -> Tensor:
         """m of one text, [batch or 1, 1, height or 1, width or 1]."""
         if self.place is None:
-            return like.new_full((1, 1, 1, 1), LOOK_SHARE)
+            return like.new_full((1, 1, 1, 1), self.look_share)
         return (self.place if self.names[text] else negative_share * self.place).to(like)
 
 
@@ -75,7 +76,7 @@ def left_to_base(
         for one in concepts:
             ours = one.found[text]
             if ours is not None:
-                m = one.share(text, theirs, negative_share)
+                m = one.m(text, theirs, negative_share)
                 # the first by lerp, which is exact at both ends
                 result = torch.lerp(theirs, ours, m) if result is theirs else result + m * (ours - theirs)
         kept.append(result)

@@ -55,7 +55,7 @@ def surroundings() -> Result:
     result.figure("conditioning: the prompt's", got.positive, kept_in_place([ours], [base], [True])[0], ours)
     plain = _seen(model, clip, PLAIN)
     result.sentences["conditioning: the negative is the base's"] = torch.equal(got.negative, plain.negative)
-    result.sentences[f"conditioning: the base reads the prompt alone ({got.batches})"] = got.batches == [4, 2]
+    result.sentences[f"conditioning: the concept is asked of the prompt alone ({got.batches})"] = got.batches == [4, 2]
 
     base = picture(model, encode(clip, PLAIN), encode(clip, NEGATIVE), batch=2)
     held, knows = apply_concept(model, clip, concept, gate="picture", hold_surroundings=True)

@@ -1,0 +1,165 @@
+"""Looks turned down in two ways, by the LoRA's strength and by the share of its change that sampling takes (`purecc.place`).
+
+    python -m benchmarks.looks_held [--out benchmarks/looks_held.json]
+
+Eight looks are taught as the nodes come, PocketBench's two of development and six more, and six pictures of each drawn in every way.
+Near: how near the pictures are to the base model's own pictures turned into the look, 1 is those, 0 as far as the base's. Layout: how far
+the thing has moved from where the base draws it, in pixels. Fidelity as PocketBench reads it, each witness within -1 and 1.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from purecc.encoding import PocketTextEncoder, TextBatch
+from purecc.files import save_json
+from purecc.forwards import Query, velocities
+from purecc.network import BASE, AdaptedNetwork
+from purecc.place import LAYOUT, Held, left_to_base
+from purecc.pocket import specification as spec
+from purecc.prompts import Placeholder
+from purecc.sampling import euler
+from purecc.training import PURE
+
+from .pocketbench import looks
+from .pocketbench.arms import ARMS, SHIPPED
+from .pocketbench.bench import Bench
+from .pocketbench.concepts import TRIGGER, BenchConcept, concept
+from .pocketbench.judge_data import to_pixels
+from .pocketbench.sheets import as_pictures
+from .pocketbench.witnesses import change
+
+_pixels, _image, _by_lightness = looks._pixels, looks._image, looks._by_lightness
+#: (strength of the LoRA, share of its change, time above which the base model draws alone)
+WAYS = (
+    (1.0, 1.0, 1.0), (0.8, 1.0, 1.0), (0.7, 1.0, 1.0), (0.6, 1.0, 1.0), (1.0, 1.0, LAYOUT), (0.8, 1.0, 0.9), (1.0, 0.8, 0.9),
+    (1.0, 0.7, LAYOUT), (1.0, 0.6, LAYOUT), (1.0, 0.5, LAYOUT), (1.0, 0.7, 1.0), (1.0, 0.6, 1.0), (1.0, 0.5, 1.0), (1.0, 0.6, 0.9),
+)  # fmt: skip
+
+
+def sepia(image: Image.Image) -> Image.Image:
+    return _image(_by_lightness(image, (40, 20, 5), (150, 100, 60), (250, 230, 190)))
+
+
+def chalk(image: Image.Image) -> Image.Image:
+    """Light outlines on a green board."""
+    edges = _pixels(image.convert("L").filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES))
+    edges[[0, -1]] = edges[:, [0, -1]] = 0
+    return _image(np.array([30, 60, 45.0]) + 0.25 * _pixels(image) + 4 * edges)
+
+
+def dusk(image: Image.Image) -> Image.Image:
+    """Violet shadows, orange light, darker below."""
+    down = np.linspace(0, 1, image.height)[:, None, None]
+    return _image(
+        0.5 * _pixels(image)
+        + 0.5 * _by_lightness(image, (20, 0, 60), (230, 90, 120), (255, 220, 160)) * (1.1 - 0.5 * down)
+    )
+
+
+def mosaic(image: Image.Image) -> Image.Image:
+    """Tiles of 8 pixels with light joints."""
+    tiles = image.resize((16, 16), Image.BOX).resize(image.size, Image.NEAREST)
+    joints = (np.arange(image.height) % 8 == 0)[:, None] | (np.arange(image.width) % 8 == 0)[None]
+    return _image(np.where(joints[..., None], 235, _pixels(tiles)))
+
+
+def halftone(image: Image.Image) -> Image.Image:
+    """Cream and blue, in dots of 6 pixels."""
+    light = np.asarray(image.convert("L"), dtype=np.float32)
+    y, x = np.mgrid[: image.height, : image.width]
+    dots = (np.sin(x * np.pi / 3) + np.sin(y * np.pi / 3)) * 32 + 128
+    return _image(np.where((light > dots)[..., None], np.array([250, 240, 215.0]), np.array([20, 60, 140.0])))
+
+
+def fog(image: Image.Image) -> Image.Image:
+    return _image(0.35 * _pixels(image.filter(ImageFilter.GaussianBlur(2))) + 0.65 * np.array([205, 210, 225.0]))
+
+
+FURTHER: dict[str, looks.Look] = {
+    "sepia": sepia, "chalk": chalk, "dusk": dusk, "mosaic": mosaic, "halftone": halftone, "fog": fog,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def drawn(bench: Bench, network: AdaptedNetwork, texts: list[str], seeds: list[int], way: tuple[float, ...]) -> Tensor:
+    """Pictures [batch, 3, 128, 128] in [-1, 1]; the negative is the base model's."""
+    strength, share, layout = way
+    encoder = PocketTextEncoder(bench.pocket, TRIGGER, Placeholder(1, "style"))
+    conditional = TextBatch.of([encoder.encode(text) for text in texts])
+    negative = TextBatch.of([encoder.encode("")] * len(texts))
+    side = spec.RESOLUTION // spec.DOWNSCALE
+    shape = (spec.LATENT_CHANNELS, side, side)
+    noise = torch.stack([torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        asked = [(conditional, BASE), (negative, BASE), (conditional, PURE)]
+        queries = [Query(x_t, t, *one) for one in (asked[:2] if bool((t > layout).all()) else asked)]
+        base, unguided, *ours = velocities(network, queries, strength=strength, embedding_strength=strength)
+        held = [Held([one], [True], look_share=share) for one in ours]
+        return unguided + spec.GUIDANCE * (left_to_base([base], held)[0] - unguided)
+
+    latent = euler(velocity, noise, bench.drawing.steps, spec.SHIFT)
+    return bench.pocket.vae.decode(bench.scaling.to_autoencoder(latent)).sample.clamp(-1, 1)
+
+
+def fidelity(bench: Bench, taught: BenchConcept, pictures: Tensor, ends: dict[str, list[float]]) -> float:
+    scores = bench.likeness(taught, pictures)
+    shares = [
+        min(1.0, max(-1.0, (float(scores[name].mean()) - max(low, other)) / (high - max(low, other))))
+        for name, (low, other, high) in ends.items()
+        if high - max(low, other) > 0.03
+    ]
+    return sum(shares) / len(shares)
+
+
+def measured(bench: Bench, name: str) -> list[dict[str, float]]:
+    """Of one look, for each of WAYS."""
+    taught = concept(name)
+    asked, seeds, originals = bench.originals(taught)
+    chosen = [i for i, prompt in enumerate(asked) if prompt.role == "concept"]
+    asked, seeds, originals = [asked[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
+    ends = bench.ends(taught, originals)
+    turned = to_pixels([looks.LOOKS["development"][name](picture) for picture in as_pictures(originals)])
+    network = bench.network(taught)
+    network.add_concept(PURE, bench.teach(taught, ARMS[SHIPPED], 0))
+    found = []
+    for way in WAYS:
+        pictures = drawn(bench, network, [prompt.complete for prompt in asked], seeds, way)
+        near = 1 - float((pictures - turned).abs().mean() / (originals - turned).abs().mean())
+        layout = change(bench.judges, originals, pictures).layout.nanmean()
+        told = {"fidelity": fidelity(bench, taught, pictures, ends), "near": near, "layout": float(layout)}
+        found.append({key: round(value, 3) for key, value in told.items()})
+        print(name, way, found[-1], flush=True)
+    return found
+
+
+def table(by_look: dict[str, list[dict[str, float]]]) -> str:
+    lines = ["| strength | share | the base alone above | fidelity | near | layout |", "|--:|--:|--:|--:|--:|--:|"]
+    for number, (strength, share, layout) in enumerate(WAYS):
+        rows = [found[number] for found in by_look.values()]
+        mean = {key: sum(row[key] for row in rows) / len(rows) for key in rows[0]}
+        lines.append(
+            f"| {strength:g} | {share:g} | {layout:g} | {mean['fidelity']:.2f} | {mean['near']:.2f} | {mean['layout']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("looks_held.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    looks.LOOKS["development"] |= FURTHER  # in this process: the bench's own concepts stay as they are
+    bench = Bench(Path(".local/looks_held"))
+    by_look = {name: measured(bench, name) for name in looks.LOOKS["development"]}
+    save_json(options.out, {"ways": WAYS, "base": bench.base, "looks": by_look})
+    print("\n" + table(by_look))
+
+
+if __name__ == "__main__":
+    main()
