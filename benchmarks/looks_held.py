@@ -1,10 +1,11 @@
-"""Looks turned down in two ways, by the LoRA's strength and by the share of its change that sampling takes (`purecc.place`).
+"""Looks turned down in two ways, by the strength of LoRA and embeddings and by the share of its change that sampling takes (`purecc.place`).
 
     python -m benchmarks.looks_held [--out benchmarks/looks_held.json]
 
 Eight looks are taught as the nodes come, PocketBench's two of development and six more, and six pictures of each drawn in every way.
 Near: how near the pictures are to the base model's own pictures turned into the look, 1 is those, 0 as far as the base's. Layout: how far
-the thing has moved from where the base draws it, in pixels. Fidelity as PocketBench reads it, each witness within -1 and 1.
+the thing has moved from where the base draws it, in pixels. Fidelity by PocketBench's witnesses; what else a picture might look like are
+the seven other looks.
 """
 
 import argparse
@@ -28,13 +29,13 @@ from purecc.training import PURE
 from .pocketbench import looks
 from .pocketbench.arms import ARMS, SHIPPED
 from .pocketbench.bench import Bench
-from .pocketbench.concepts import TRIGGER, BenchConcept, concept
+from .pocketbench.concepts import TRIGGER, concept
 from .pocketbench.judge_data import to_pixels
 from .pocketbench.sheets import as_pictures
 from .pocketbench.witnesses import change
 
 _pixels, _image, _by_lightness = looks._pixels, looks._image, looks._by_lightness
-#: (strength of the LoRA, share of its change, time above which the base model draws alone)
+#: (strength of LoRA and embeddings, share of its change, time above which the base model draws alone)
 WAYS = (
     (1.0, 1.0, 1.0), (0.8, 1.0, 1.0), (0.7, 1.0, 1.0), (0.6, 1.0, 1.0), (1.0, 1.0, LAYOUT), (0.8, 1.0, 0.9), (1.0, 0.8, 0.9),
     (1.0, 0.7, LAYOUT), (1.0, 0.6, LAYOUT), (1.0, 0.5, LAYOUT), (1.0, 0.7, 1.0), (1.0, 0.6, 1.0), (1.0, 0.5, 1.0), (1.0, 0.6, 0.9),
@@ -107,23 +108,12 @@ def drawn(bench: Bench, network: AdaptedNetwork, texts: list[str], seeds: list[i
     return bench.pocket.vae.decode(bench.scaling.to_autoencoder(latent)).sample.clamp(-1, 1)
 
 
-def fidelity(bench: Bench, taught: BenchConcept, pictures: Tensor, ends: dict[str, list[float]]) -> float:
-    scores = bench.likeness(taught, pictures)
-    shares = [
-        min(1.0, max(-1.0, (float(scores[name].mean()) - max(low, other)) / (high - max(low, other))))
-        for name, (low, other, high) in ends.items()
-        if high - max(low, other) > 0.03
-    ]
-    return sum(shares) / len(shares)
-
-
 def measured(bench: Bench, name: str) -> list[dict[str, float]]:
     """Of one look, for each of WAYS."""
     taught = concept(name)
     asked, seeds, originals = bench.originals(taught)
     chosen = [i for i, prompt in enumerate(asked) if prompt.role == "concept"]
     asked, seeds, originals = [asked[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
-    ends = bench.ends(taught, originals)
     turned = to_pixels([looks.LOOKS["development"][name](picture) for picture in as_pictures(originals)])
     network = bench.network(taught)
     network.add_concept(PURE, bench.teach(taught, ARMS[SHIPPED], 0))
@@ -132,7 +122,7 @@ def measured(bench: Bench, name: str) -> list[dict[str, float]]:
         pictures = drawn(bench, network, [prompt.complete for prompt in asked], seeds, way)
         near = 1 - float((pictures - turned).abs().mean() / (originals - turned).abs().mean())
         layout = change(bench.judges, originals, pictures).layout.nanmean()
-        told = {"fidelity": fidelity(bench, taught, pictures, ends), "near": near, "layout": float(layout)}
+        told = {"fidelity": bench.fidelity(taught, pictures, originals), "near": near, "layout": float(layout)}
         found.append({key: round(value, 3) for key, value in told.items()})
         print(name, way, found[-1], flush=True)
     return found

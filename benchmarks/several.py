@@ -5,8 +5,8 @@
 Four concepts of PocketBench's development set are taught by the nodes: three things and a look. A fifth training teaches the
 second thing on a model that carries the first as a plain LoRA. Then pictures are drawn with each alone, with another beside
 it on the same MODEL (not named in the prompt, or named), and held against PocketBench's witnesses: fidelity 0 is the base
-model, 1 the concept itself in new scenes; of two things each in its own half of the picture. Of a thing in a look besides how near it
-is to the picture of the thing alone turned into the look: 1 is that picture, 0 as far as without the look. Needs the ComfyUI that
+model in that scene, 1 the concept itself in new scenes; of two things each in its own half of the picture. Of a thing in a look besides how near it
+is to the same way's picture of the thing alone turned into the look: 1 is that picture, 0 as far as without the look. Needs the ComfyUI that
 `python run.py test` sets up.
 """
 
@@ -120,18 +120,6 @@ def write_references(folder: Path, one: BenchConcept) -> None:
         (folder / f"{i}.txt").write_text(shown.caption.replace("ohwx", TRIGGERS[one.name]), encoding="utf-8")
 
 
-def fidelity(bench: Bench, name: str, pictures: Tensor, floor: Tensor) -> float:
-    """The mean over the witnesses of (score - the base's) / (the concept's own in new scenes - the base's)."""
-    one = concept(name)
-    ends, scores = bench.ends(one, floor), bench.likeness(one, pictures)
-    shares = [
-        (float(scores[w].mean()) - max(low, other)) / (high - max(low, other))
-        for w, (low, other, high) in ends.items()
-        if high - max(low, other) > 0.03
-    ]
-    return round(sum(shares) / len(shares), 3)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200, help="of each stage")
@@ -154,7 +142,9 @@ def main() -> None:
         def row(what: str, name: str, form: str, pictures: Tensor, text: str, other_at: str = "") -> None:
             floor = floors[text]
             own = own_half(floor, pictures, [other_at] * PICTURES)
-            rows.append({"concept": name, "what": what, "form": form, "fidelity": fidelity(bench, name, own, floor)})
+            rows.append(
+                {"concept": name, "what": what, "form": form, "fidelity": bench.fidelity(concept(name), own, floor)}
+            )
             print(rows[-1], flush=True)
 
         for form in FORMS:

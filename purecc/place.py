@@ -21,6 +21,7 @@ from torch.nn.functional import avg_pool2d
 # chosen by PocketBench (benchmarks/pocketbench/README.md)
 NEGATIVE_SHARE = 0.75
 LOOK_SHARE = 0.6
+FAINT = 0.1  # of what another changes at most: a concept that hardly acts, as at a low strength
 LAYOUT = 0.95  # of the way to noise: above it the picture is laid out, by the base model alone
 
 
@@ -53,17 +54,21 @@ class Held:
 def places_of(changes: Sequence[Tensor], within: Tensor | None = None) -> list[Tensor]:
     """m of each of several things in one x_t, [batch, 1, height, width] from 0 to 1, from `Held.change` of each.
 
-    The place of one is where it changes most, and where nothing differs there is none. Of several each has the part of its place where
-    it changes more than the others, each measured by the most that it changes. `within`: likewise [batch, 1, height, width], above 0
-    where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
+    The place of one is where it changes most, and where nothing differs there is none. Where places of several overlap, that one has it
+    which changes more there, each by the most that it changes; one that is FAINT beside another takes nothing from it. `within`: likewise
+    [batch, 1, height, width], above 0 where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
     """
     drawn = None if within is None else within[:, 0] > 0
     found = [_place(change, drawn) for change in changes]
     if len(found) < 2:
         return found
-    relative = torch.stack([_relative(change, drawn) for change in changes])
-    strongest = relative.argmax(0)
-    return [m * _smooth((strongest == number).float())[:, None] for number, m in enumerate(found)]
+    smooth = torch.stack([_smooth(change) for change in changes])
+    most = (smooth if drawn is None else smooth * drawn).amax((2, 3), keepdim=True)
+    heard = most > FAINT * most.amax(0)
+    claims = smooth / most.clamp_min(torch.finfo(smooth.dtype).tiny) * heard * (torch.cat(found, 1).movedim(1, 0) > 0)
+    strongest, free = claims.argmax(0), claims.amax(0) == 0
+    wins = [(strongest == number) | free | ~heard[number] for number in range(len(found))]
+    return [m * _smooth(own.float())[:, None] for m, own in zip(found, wins, strict=True)]
 
 
 def left_to_base(
@@ -86,13 +91,6 @@ def left_to_base(
 def _place(change: Tensor, drawn: Tensor | None) -> Tensor:
     masks = [None] * len(change) if drawn is None else drawn
     return _smooth(torch.stack([where_most(*one) for one in zip(change, masks, strict=True)]))[:, None]
-
-
-def _relative(change: Tensor, drawn: Tensor | None) -> Tensor:
-    """[batch, height, width], 1 where it changes most."""
-    smooth = _smooth(change)
-    most = (smooth if drawn is None else smooth * drawn).amax((1, 2), keepdim=True)
-    return smooth / most.clamp_min(torch.finfo(smooth.dtype).tiny)
 
 
 def where_most(energy: Tensor, drawn: Tensor | None = None) -> Tensor:

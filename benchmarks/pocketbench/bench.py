@@ -213,6 +213,18 @@ class Bench:
             "template": template_likeness(pictures, sprite_of(concept)),
         }
 
+    def fidelity(self, concept: BenchConcept, pictures: Tensor, originals: Tensor) -> float:
+        """Of pictures in scenes of their own, of which `originals` are the base's: 0 is those, 1 the concept in new scenes.
+
+        The mean over the witnesses that can tell (span 0.03), each between -1 and 1.
+        """
+        floors, scores, shares = self.likeness(concept, originals), self.likeness(concept, pictures), []
+        for name, (_, other, high) in self.ends(concept, originals).items():
+            floor = max(float(floors[name].mean()), other)
+            if high - floor > 0.03:
+                shares.append(min(1.0, max(-1.0, (float(scores[name].mean()) - floor) / (high - floor))))
+        return round(sum(shares) / len(shares), 3)
+
     def measure(self, concept: BenchConcept, name: str, arm: Arm, seed: int, **changes: Any) -> Case:
         """Teaches, draws, measures."""
         taught = self.teach(concept, arm, seed, **changes)

@@ -55,12 +55,14 @@ def _in_places(
     """The things among them each with its place, which are looked for together where this x_t was not seen."""
     things = {number: one for number, one in concepts.items() if holding[number].concept.held == "instance"}
     known = places.of(x)
+    here: dict[int, Tensor] = {}
     if not things.keys() <= known.keys():
-        # a node asks for the negative alone, and first: what changes in it is all there is
+        # a node asks for the negative alone, and first: what changes in it is all there is, and no place for the prompt
         looked_at = [one if any(one.names) else replace(one, names=_asked(one)) for one in things.values()]
-        found = zip(things, places_of([one.change(base) for one in looked_at], places.drawn_in(x)), strict=True)
-        known |= {number: place for number, place in found if number not in known}
-    return [replace(one, place=known.get(number)) for number, one in concepts.items()]
+        here |= zip(things, places_of([one.change(base) for one in looked_at], places.drawn_in(x)), strict=True)
+        known |= {n: here[n] for n, one in things.items() if any(one.names) and n not in known}
+    here |= known
+    return [replace(one, place=here.get(number)) for number, one in concepts.items()]
 
 
 def _asked(one: Held) -> list[bool]:

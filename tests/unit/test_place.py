@@ -91,6 +91,7 @@ def test_each_of_two_things_has_a_place_of_its_own() -> None:
     texts = [Held([with_it], [True], place) for with_it, place in ((one, left), (two, right))]
     (kept,) = left_to_base([base], texts)
     torch.testing.assert_close(kept, base + left * (one - base) + right * (two - base), rtol=0, atol=1e-5)
+    assert float((left[0, 0, 9].diff().abs()).max()) <= 0.4, "no seam"
     (alone,) = places_of(changes[:1])
     assert float(alone[..., 8:12, 4:12].min()) == 1.0
     drawn = torch.zeros(1, 1, SIDE, SIDE)
@@ -100,6 +101,17 @@ def test_each_of_two_things_has_a_place_of_its_own() -> None:
         "in what is drawn it changes as much as the other, by its own measure"
     )
     assert torch.equal(left + right, (left + right).clamp_max(1))
+
+
+def test_a_concept_that_hardly_acts_takes_no_place_from_another() -> None:
+    base = noise(1, 4, SIDE, SIDE, seed=1)
+    acts, faint = _changed(base, slice(4, 20), slice(4, 20), 3.0), _changed(base, slice(4, 20), slice(12, 28), 0.2)
+    far = _changed(base, slice(4, 20), slice(26, 32), 3.0)
+    one, weak, elsewhere = (Held([with_it], [True]).change([base]) for with_it in (acts, faint, far))
+    (alone,), (beside, _) = places_of([one]), places_of([one, weak])
+    assert torch.equal(alone, beside)
+    torch.testing.assert_close(places_of([one, elsewhere])[0], alone)
+    assert float((places_of([one, 15 * weak])[0] - alone).min()) < -0.4
 
 
 def test_a_look_is_a_share_of_its_change_all_over_the_picture() -> None:
@@ -166,10 +178,11 @@ def test_the_base_lays_the_picture_out_alone() -> None:
     adapted.add_concept(PURE, extractor())
     x_t = noise(2, 4, 8, 8, seed=1)
     positive, negative = text("a [V] dog", count=2), text("", count=2)
-    held = guided_velocity(adapted, positive, negative, 4.0, PURE, held="instance")
     base = guided_velocity(adapted, positive, negative, 4.0, BASE)
     assert LAYOUT == 0.95 and int((sigmas(28, 3.0)[:-1] > LAYOUT).sum()) == 4  # as the help pages tell
     early, late = LAYOUT + 0.01, LAYOUT - 0.01
-    for times, alone in (((early, early), True), ((late, late), False), ((early, late), False)):
-        t = torch.tensor(times)
-        assert torch.equal(held(x_t, t), base(x_t, t)) == alone
+    for kind in ("instance", "style"):
+        held = guided_velocity(adapted, positive, negative, 4.0, PURE, held=kind)
+        for times, alone in (((early, early), True), ((late, late), False), ((early, late), False)):
+            t = torch.tensor(times)
+            assert torch.equal(held(x_t, t), base(x_t, t)) == alone

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import comfy.samplers
 import torch
-from common import Prediction, Result, check, encode, host, noise, picture, predict, random_concept
+from common import LATENT, Prediction, Result, check, encode, host, noise, picture, predict, random_concept
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, adapted, encoded, expected, joined, scaled
 from purecc_pack.nodes.follow import Validation
 from purecc_pack.nodes.host import holding, session
@@ -131,6 +131,20 @@ def surroundings_of_two() -> Result:
     result.figure("two things, not in one place", got.positive, positive, shared)
     result.sentences[f"the base, then each ({got.batches})"] = got.batches == [4, 4, 4]
 
+    chain, knows = applied(one, two)
+    got = predict(chain, encode(knows, "a [V] on the beach"), encode(knows, "a <w> in snow"), TIMES, batch=2)
+    read = ("a <w> in snow", "a [V] on the beach")
+    plain_ = [expected(None, got.x, text) for text in (encoded(text, one, two) for text in read)]
+    held = []
+    for concept, other, names in ((one, two, [False, True]), (two, one, [True, False])):
+        words = [encoded(text.replace(other.trigger, "dog"), concept) for text in read]
+        held.append(Held([expected(concept, got.x, text) for text in words], names))
+    of_each = places_of([each.change(plain_) for each in held])
+    crossed = left_to_base(plain_, [replace(each, place=place) for each, place in zip(held, of_each, strict=True)])
+    named = left_to_base(plain_, [Held(e.found, [True, True], place) for e, place in zip(held, of_each, strict=True)])
+    result.figure("the negative names the other, the prompt's", got.positive, crossed[1], named[1])
+    result.figure("the negative names the other, the negative's", got.negative, crossed[0], named[0])
+
     got = _seen(*applied(one, look, ("picture", "conditioning")), prompt)
     thing = replace(things[0], place=places_of([things[0].change(plain)])[0])
     expected_ = left_to_base(plain, [thing, Held([None, things[1].found[1]], [False, True])])
@@ -149,6 +163,28 @@ def surroundings_of_two() -> Result:
     return result
 
 
+class _Apart(comfy.samplers.CFGGuider):
+    """Asks for the negative alone, and first."""
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):  # noqa: B006
+        self.seen = {}
+        for name in ("negative", "positive"):
+            texts = [self.conds[name]]
+            (found,) = comfy.samplers.calc_cond_batch(self.inner_model, texts, x, timestep, model_options)
+            self.seen[name] = (x - found) / timestep.flatten()[0]
+        return found
+
+
+def _negative_first(model, positive: list, negative: list) -> dict[str, torch.Tensor]:
+    """The velocities at TIMES."""
+    guider = _Apart(model)
+    guider.set_conds(positive, negative)
+    x = noise(1, *LATENT, seed=1)
+    probe = lambda model_fn, x, sigmas, extra_args=None, **_: model_fn(x, sigmas[0].expand(len(x)), **extra_args)  # noqa: E731
+    guider.sample(x, torch.zeros_like(x), comfy.samplers.KSAMPLER(probe), torch.tensor([TIMES, 0.0]))
+    return guider.seen
+
+
 @check
 def surroundings_whoever_asks() -> Result:
     """A text that names the concept is told from one that does not, also where the host copies it or a node asks for it apart."""
@@ -156,6 +192,7 @@ def surroundings_whoever_asks() -> Result:
     concept = random_concept(tokens=2)
     held, knows = apply_concept(model, clip, concept, gate="picture", hold_surroundings=True)
     positive, negative = encode(knows, PROMPT), encode(knows, NEGATIVE)
+    encoded_both = encoded(NEGATIVE, concept), encoded(PROMPT, concept)
     plain = predict(held, positive, negative, TIMES)
     free = predict(apply_concept(model, clip, concept, gate="picture")[0], positive, negative, TIMES)
 
@@ -177,6 +214,15 @@ def surroundings_whoever_asks() -> Result:
     predict(asking, positive, negative, TIMES)
     result.figure("asked for apart, the prompt's", apart["cond"], plain.positive, free.positive)
     result.figure("asked for apart, the negative's", apart["uncond"], plain.negative, free.negative)
+
+    first = _negative_first(held, positive, negative)
+    ours, base = ([expected(one, plain.x, text) for text in encoded_both] for one in (concept, None))
+    alone = kept_in_place(ours, base, [False, True])
+    by_itself = left_to_base(
+        base[:1], [Held(ours[:1], [False], places_of([Held(ours[:1], [True]).change(base[:1])])[0])]
+    )
+    result.figure("the negative first, by what changes in it", first["negative"], by_itself[0], alone[0])
+    result.figure("then the prompt, by what changes in that", first["positive"], alone[1], ours[1])
 
     both = predict(held, positive, encode(knows, "a [V] in snow"), TIMES)
     texts = encoded("a [V] in snow", concept), encoded(PROMPT, concept)
