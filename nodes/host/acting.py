@@ -66,7 +66,7 @@ class Applied:
     row_loras: tuple[RowLora, ...]  # none where the LoRA is a weight patch
     gate: Gate = "conditioning"  # of the row_loras
     span: tuple[float, float] = (0.0, 1.0)  # of the sampling, in which it acts: from its start to its end
-    holds: bool = False  # the surroundings, see holding.py
+    holds: bool = False  # leaves the rest to the base model, see holding.py
     _vectors: dict[int, Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
