@@ -110,7 +110,9 @@ def test_a_concept_that_hardly_acts_takes_no_place_from_another() -> None:
     one, weak, elsewhere = (Held([with_it], [True]).change([base]) for with_it in (acts, faint, far))
     (alone,), (beside, _) = places_of([one]), places_of([one, weak])
     assert torch.equal(alone, beside)
-    torch.testing.assert_close(places_of([one, elsewhere])[0], alone)
+    for first, second in ((one, elsewhere), (elsewhere, one)):
+        both = [place for pair in ([first], [second]) for place in places_of(pair)]
+        torch.testing.assert_close(places_of([first, second]), both)
     assert float((places_of([one, 15 * weak])[0] - alone).min()) < -0.4
 
 
