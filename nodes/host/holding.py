@@ -1,4 +1,4 @@
-"""What is not an applied concept's left to the base model, while the host samples (see `purecc.place`).
+"""All but the applied concepts is left to the base model while the host samples (see `purecc.place`).
 
 A wrapper around what the host predicts for a step's texts (its CALC_COND_BATCH), so that every guider and sampler has it: it asks
 with the concepts silent, and once more for each of them alone; once, silent, while the picture is laid out. Where no concept that holds
