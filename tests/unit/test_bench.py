@@ -248,6 +248,13 @@ def test_a_case_from_teaching_to_the_report(tmp_path: Path) -> None:
         assert (HELD_BY[case.kind].items() <= case.settings.items()) == (arm == "LoRA, held")
         backgrounds[arm] = whole.background
     assert len({0.0, *backgrounds.values()}) == 4, "what is drawn with held surroundings is another picture"
+    own = to_pixels([reference.picture for reference in taught.held_out(concept, 1)])
+    _, _, originals = bench.originals(concept)
+    assert (
+        bench.fidelity(concept, originals[:6], originals[:6]) <= 0 < 0.8 < bench.fidelity(concept, own, originals[:6])
+    )
+    nearer = torch.cat([own[:2], originals[:4]])
+    assert abs(bench.fidelity(concept, nearer, nearer)) < 1e-3, "0 is the base of these very scenes"
     text = report.write(results, tmp_path / "report.md", bench.protocol)
     assert "PureCC, picture" in text and (tmp_path / "report instance, background.svg").read_text().startswith("<svg")
     assert "nan" not in text.split("### At nine tenths")[0]
