@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..purecc.concept import sampling_gate
+from ..purecc.concept import held_as, sampling_gate
 from ..purecc.concept_set import NULL
 from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
@@ -75,7 +75,7 @@ class Validation:
         # with the trigger, as Apply Concept comes for this kind; without it, as trained: what other texts lose
         named, trained = bool(words[0].marks.any()), network.gates.get(model, "off")
         gate = sampling_gate(self._kind, trained) if named else trained
-        held = self._kind if named and model not in network.tokens else None
+        held = held_as(self._kind, model in network.tokens) if named else None
         with network.gated(model, gate):
             velocity = guided_velocity(network, *words, _GUIDANCE, model, held=held)
             latent = euler(velocity, noise.to(network.device), _STEPS, self.shift, network)

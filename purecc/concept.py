@@ -44,6 +44,12 @@ def sampling_gate(kind: Kind, trained: Gate) -> Gate:
     return "conditioning" if kind == "style" else "picture"
 
 
+def held_as(kind: Kind, token_embeddings: bool) -> Kind | None:
+    """How sampling leaves to the base model what is not the concept's (see `place`); None where input embeddings are in what the
+    host's base reads."""
+    return None if token_embeddings else kind
+
+
 @dataclass(frozen=True)
 class LoraWeights:
     """A LoRA over named Linears: change = alpha / rank * B @ A. This line is the only place where the scale is said."""
@@ -115,9 +121,7 @@ class Concept:
 
     @property
     def held(self) -> Kind | None:
-        """How sampling leaves to the base model what is not the concept's (see `place`); None where input embeddings are in what the
-        host's base reads."""
-        return None if self.token_embeddings else self.kind
+        return held_as(self.kind, bool(self.token_embeddings))
 
     @property
     def placeholder(self) -> Placeholder:

@@ -43,6 +43,7 @@ from .concepts import (
 from .judge_data import as_generated, to_pixels
 from .networks import Judges, load_judges
 from .opening import revision
+from .summary import telling
 from .witnesses import (
     caption_likeness,
     change,
@@ -216,14 +217,12 @@ class Bench:
     def fidelity(self, concept: BenchConcept, pictures: Tensor, originals: Tensor) -> float:
         """Of pictures in scenes of their own, of which `originals` are the base's: 0 is those, 1 the concept in new scenes.
 
-        The mean over the witnesses that can tell (span 0.03), each between -1 and 1.
+        The mean over the witnesses that can tell, each between -1 and 1.
         """
-        floors, scores, shares = self.likeness(concept, originals), self.likeness(concept, pictures), []
-        for name, (_, other, high) in self.ends(concept, originals).items():
-            floor = max(float(floors[name].mean()), other)
-            if high - floor > 0.03:
-                shares.append(min(1.0, max(-1.0, (float(scores[name].mean()) - floor) / (high - floor))))
-        return round(sum(shares) / len(shares), 3)
+        floors, scores = self.likeness(concept, originals), self.likeness(concept, pictures)
+        ends = {name: [float(floors[name].mean()), *of[1:]] for name, of in self.ends(concept, originals).items()}
+        shares = [(float(scores[name].mean()) - low) / (high - low) for name, (low, high) in telling(ends).items()]
+        return round(sum(min(1.0, max(-1.0, share)) for share in shares) / len(shares), 3)
 
     def measure(self, concept: BenchConcept, name: str, arm: Arm, seed: int, **changes: Any) -> Case:
         """Teaches, draws, measures."""

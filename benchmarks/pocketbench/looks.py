@@ -85,6 +85,45 @@ def negative(image: Image.Image) -> Image.Image:
     return _image((255 - _pixels(image)) * np.array([1.0, 0.8, 0.6]) + np.array([20, 10, 0]))
 
 
+def sepia(image: Image.Image) -> Image.Image:
+    return _image(_by_lightness(image, (40, 20, 5), (150, 100, 60), (250, 230, 190)))
+
+
+def chalk(image: Image.Image) -> Image.Image:
+    """Light outlines on a green board."""
+    edges = _pixels(image.convert("L").filter(ImageFilter.GaussianBlur(1)).filter(ImageFilter.FIND_EDGES))
+    edges[[0, -1]] = edges[:, [0, -1]] = 0
+    return _image(np.array([30, 60, 45.0]) + 0.25 * _pixels(image) + 4 * edges)
+
+
+def dusk(image: Image.Image) -> Image.Image:
+    """Violet shadows, orange light, darker below."""
+    down = np.linspace(0, 1, image.height)[:, None, None]
+    return _image(
+        0.5 * _pixels(image)
+        + 0.5 * _by_lightness(image, (20, 0, 60), (230, 90, 120), (255, 220, 160)) * (1.1 - 0.5 * down)
+    )
+
+
+def mosaic(image: Image.Image) -> Image.Image:
+    """Tiles of 8 pixels with light joints."""
+    tiles = image.resize((16, 16), Image.BOX).resize(image.size, Image.NEAREST)
+    joints = (np.arange(image.height) % 8 == 0)[:, None] | (np.arange(image.width) % 8 == 0)[None]
+    return _image(np.where(joints[..., None], 235, _pixels(tiles)))
+
+
+def halftone(image: Image.Image) -> Image.Image:
+    """Cream and blue, in dots of 6 pixels."""
+    light = np.asarray(image.convert("L"), dtype=np.float32)
+    y, x = np.mgrid[: image.height, : image.width]
+    dots = (np.sin(x * np.pi / 3) + np.sin(y * np.pi / 3)) * 32 + 128
+    return _image(np.where((light > dots)[..., None], np.array([250, 240, 215.0]), np.array([20, 60, 140.0])))
+
+
+def fog(image: Image.Image) -> Image.Image:
+    return _image(0.35 * _pixels(image.filter(ImageFilter.GaussianBlur(2))) + 0.65 * np.array([205, 210, 225.0]))
+
+
 #: split -> name -> look
 LOOKS: dict[str, dict[str, Look]] = {
     "development": {"poster": poster, "tapestry": tapestry},
@@ -95,4 +134,8 @@ LOOKS: dict[str, dict[str, Look]] = {
     "confirmation": {},
     "second confirmation": {},
     "third confirmation": {},
+}  # fmt: skip
+#: of no split, see benchmarks/looks_held.py
+FURTHER: dict[str, Look] = {
+    "sepia": sepia, "chalk": chalk, "dusk": dusk, "mosaic": mosaic, "halftone": halftone, "fog": fog,
 }  # fmt: skip

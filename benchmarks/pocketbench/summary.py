@@ -49,9 +49,14 @@ def select(case: Case, column: str, strength: float, *roles: str) -> np.ndarray:
 
 
 def witnesses(case: Case) -> dict[str, tuple[float, float]]:
-    """Witness -> (floor, ceiling), those only that can tell. The floor is the higher of the base and another instance."""
-    ends = {name: (max(base, other), ceiling) for name, (base, other, ceiling) in case.ends.items()}
-    return {name: (low, high) for name, (low, high) in ends.items() if high - low > _FLAT}
+    """Witness -> (floor, ceiling), those only that can tell."""
+    return telling(case.ends)
+
+
+def telling(ends: dict[str, list[float]]) -> dict[str, tuple[float, float]]:
+    """Of `Case.ends`, (floor, ceiling) of those witnesses that can tell. The floor is the higher of the base and another instance."""
+    found = {name: (max(base, other), ceiling) for name, (base, other, ceiling) in ends.items()}
+    return {name: (low, high) for name, (low, high) in found.items() if high - low > _FLAT}
 
 
 def fidelities(case: Case, strength: float) -> dict[str, np.ndarray]:
