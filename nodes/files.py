@@ -44,7 +44,7 @@ class LoadConcept(io.ComfyNode):
             node_id="PureCCLoadConcept",
             display_name="Load Concept",
             category=CATEGORY,
-            description="Reads a concept from models/purecc, or the example that comes with the pack.",
+            description="Reads a concept from models/purecc, or an example that comes with the pack.",
             inputs=[io.Combo.Input("name", options=session.concept_files(), tooltip="A file that Save Concept wrote.")],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept."),

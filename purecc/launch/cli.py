@@ -101,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
         "pictures",
         parents=[common, host],
         allow_abbrev=False,
-        help="for developers: make thumbnails, the README's pictures and the bundled concept anew",
+        help="for developers: make thumbnails, the README's pictures and the bundled concepts anew",
     )
     pictures.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     # The tiers are not declared: argparse hands on what it does not know in order, so `-k name` stays together.

@@ -1,6 +1,6 @@
 """Pictures: all that the repository shows or ships as made by its workflows, made anew on the real host.
 
-    python run.py pictures [01 02 03 04 turning]
+    python run.py pictures [01 02 03 04 05 turning]
 
 The workflows run on the launcher's own ComfyUI, what they save is kept in `.local/pictures/<part>`, and
 workflows/builder/compose.py then writes thumbnails, the README's pictures and its table from there.
@@ -23,8 +23,11 @@ from purecc.launch.server import Server
 from purecc.launch.workflow import WorkflowError, to_prompt
 
 Prompt = dict[str, dict]
-PARTS = ("01", "02", "03", "04", "turning")
-BUNDLED_CONCEPT = "example pink poodle.safetensors"  # in workflows/concepts
+PARTS = ("01", "02", "03", "04", "05", "turning")
+#: part -> the concept that it makes for workflows/concepts
+BUNDLED_CONCEPTS = {"01": "example pink poodle.safetensors", "05": "example orange rose.safetensors"}
+#: what workflow 01's Concept Set has for the second one
+SECOND = {"folder": "example: orange rose", "trigger": "[W]", "class_word": "flower"}
 
 GUIDED = 0.5  # eta where lambda is turned: at 0 it has no effect
 
@@ -80,13 +83,29 @@ def make_part(part: str, layout: Layout, server: Server, kept: Path) -> None:
     if part == "turning":
         make_turned(layout, server, kept / part)
         return
+    if part == "05":  # its second concept is taught by workflow 01's nodes
+        bundle(part, layout, _run(server, taught_by_01(to_prompt_of(layout.project, "01", server), SECOND)))
     outputs = _run(server, to_prompt_of(layout.project, part, server))
     keep(outputs, kept / part)
     if part == "01":
-        concept = next((content for _, name, content in outputs.files if name.endswith(".safetensors")), None)
-        if concept is None:
-            raise LaunchError("Workflow 01 made no concept file.")
-        write_bytes(layout.project / "workflows" / "concepts" / BUNDLED_CONCEPT, concept)
+        bundle(part, layout, outputs)
+
+
+def bundle(part: str, layout: Layout, outputs: Outputs) -> None:
+    """The concept that a run saved becomes one that comes with the pack."""
+    concept = next((content for _, name, content in outputs.files if name.endswith(".safetensors")), None)
+    if concept is None:
+        raise LaunchError("Workflow 01 made no concept file.")
+    write_bytes(layout.project / "workflows" / "concepts" / BUNDLED_CONCEPTS[part], concept)
+
+
+def taught_by_01(whole: Prompt, data: dict[str, str]) -> Prompt:
+    """Workflow 01 up to Save Concept, with other pictures and words."""
+    prompt = ancestors(whole, [n for n, node in whole.items() if node["class_type"] == "PureCCSaveConcept"])
+    for node in prompt.values():
+        node["inputs"] |= data if node["class_type"] == "PureCCConceptSet" else {}
+        node["inputs"] |= {"name": "second concept"} if node["class_type"] == "PureCCSaveConcept" else {}
+    return prompt
 
 
 def make_turned(layout: Layout, server: Server, folder: Path) -> None:

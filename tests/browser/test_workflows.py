@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from controls import run_button
 from PIL import Image
@@ -144,19 +146,51 @@ def test_02_runs_as_it_is_on_the_bundled_concept(page: Page, server: Server, scr
     page.wait_for_timeout(500)
     page.screenshot(path=str(screenshots / "workflow_02_run.png"))
     # With the gate on, a prompt without the trigger gives the base model's picture, bit for bit.
-    saved = page.evaluate(
-        "() => Object.fromEntries(app.graph.nodes.filter(n => n.type === 'SaveImage')"
-        ".map(n => [n.widgets[0].value, app.nodeOutputs[n.id].images]))"
-    )
-    pixels = {
-        name: [server.client.view(**{k: i[k] for k in ("filename", "subfolder", "type")}) for i in images]
-        for name, images in saved.items()
-    }
-    pixels = {name: [idat(png) for png in pngs] for name, pngs in pixels.items()}
+    pixels = {name: [idat(png) for png in pngs] for name, pngs in saved_files(page, server).items()}
     assert pixels["purecc/02_without_customised"] == pixels["purecc/02_without_original"]
     assert all(
         a != b for a, b in zip(pixels["purecc/02_with_customised"], pixels["purecc/02_with_original"], strict=True)
     )
+
+
+def test_05_draws_both_concepts_each_in_its_own_colours(page: Page, server: Server, screenshots: Path) -> None:
+    page.set_viewport_size({"width": 2400, "height": 1500})
+    open_workflow(page, read(load_workflow(PROJECT, "05")))
+    press_run_and_wait(page)
+    page.wait_for_timeout(500)
+    page.screenshot(path=str(screenshots / "workflow_05_run.png"))
+    ((png,),) = saved_files(page, server).values()
+    sheet = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
+    base, held, loras = (sheet[top : top + 128, -4 * 132 :] for top in (4, 136, 268))  # the grid's gap is 4
+    rose, poodle = blue_of_what_changed(base, held)
+    assert rose + 50 < poodle  # orange, pink
+    rose, poodle = blue_of_what_changed(base, loras)
+    assert abs(rose - poodle) < 50  # the two LoRAs run into one another
+
+
+def blue_of_what_changed(base: np.ndarray, drawn: np.ndarray) -> list[float]:
+    """Of four pictures in a row, 132 pixels each: the mean blue of what changed much, in the left halves and in the right ones."""
+    halves = [
+        np.concatenate([row[:, x + left : x + left + 64] for row in (drawn, base) for x in range(0, 4 * 132, 132)])
+        for left in (0, 64)
+    ]
+    found = []
+    for both in halves:
+        here, there = np.split(both, 2)
+        found.append(float(here[np.abs(here - there).mean(2) > 50][:, 2].mean()))
+    return found
+
+
+def saved_files(page: Page, server: Server) -> dict[str, list[bytes]]:
+    """What each Save Image node saved, by the prefix of its file names."""
+    saved = page.evaluate(
+        "() => Object.fromEntries(app.graph.nodes.filter(n => n.type === 'SaveImage')"
+        ".map(n => [n.widgets[0].value, app.nodeOutputs[n.id].images]))"
+    )
+    return {
+        name: [server.client.view(**{k: i[k] for k in ("filename", "subfolder", "type")}) for i in images]
+        for name, images in saved.items()
+    }
 
 
 def idat(png: bytes) -> bytes:

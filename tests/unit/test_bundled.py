@@ -10,7 +10,7 @@ from PIL import Image
 from purecc.concept import load_concept
 from purecc.fingerprint import transformer_fingerprint
 from purecc.launch.layout import PROJECT
-from purecc.launch.pictures import BUNDLED_CONCEPT, weights_digest
+from purecc.launch.pictures import BUNDLED_CONCEPTS, weights_digest
 from purecc.pocket.model import load_pocket
 
 WORKFLOWS = PROJECT / "workflows"
@@ -19,12 +19,13 @@ NOT_RUN_HERE = "03_"  # its thumbnail is a drawing of the graph: the model is to
 DRAWN = [p for p in sorted(WORKFLOWS.rglob("*.jpg")) if not p.name.startswith(NOT_RUN_HERE)]
 
 
-def test_the_bundled_concept_belongs_to_the_bundled_weights() -> None:
-    concept = load_concept(WORKFLOWS / "concepts" / BUNDLED_CONCEPT)
+@pytest.mark.parametrize(("file", "trigger"), list(zip(BUNDLED_CONCEPTS.values(), ("[V]", "[W]"), strict=True)))
+def test_a_bundled_concept_belongs_to_the_bundled_weights(file: str, trigger: str) -> None:
+    concept = load_concept(WORKFLOWS / "concepts" / file)
     weights = transformer_fingerprint(load_pocket().transformer)
-    assert concept.role == "concept" and concept.trigger == "[V]"
+    assert concept.role == "concept" and concept.trigger == trigger
     assert concept.base == weights, (
-        f"{BUNDLED_CONCEPT} was trained on other weights ({concept.base}) than those in purecc/pocket/weights ({weights}). "
+        f"{file} was trained on other weights ({concept.base}) than those in purecc/pocket/weights ({weights}). "
         + REMEDY
     )
 

@@ -83,10 +83,11 @@ def graph(kept: Path) -> Image.Image:
 
 
 def grid(kept: Path) -> Image.Image:
-    return Image.open(kept / "04_grid_01.png").convert("RGB")
+    """What Picture Grid drew."""
+    return Image.open(kept / f"{kept.name}_grid_01.png").convert("RGB")
 
 
-THUMBNAILS = {"01": whole_job, "02": loaded, "03": graph, "04": grid}
+THUMBNAILS = {"01": whole_job, "02": loaded, "03": graph, "04": grid, "05": grid}
 
 
 def turned(kept: Path) -> None:
