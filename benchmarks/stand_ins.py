@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, 
 
 from purecc.batches import Batch, Scene
 from purecc.encoding import TextBatch
+from purecc.lora import ActingLora
 from purecc.network import AdaptedNetwork
 
 
@@ -77,8 +78,8 @@ class ByPeft(AdaptedNetwork):
             layer.enable_adapters(True)
             layer.set_adapter([name])
 
-    def _change(self, is_text: bool) -> Callable[..., None]:
-        return lambda *_: None
+    def _lora(self, *_: object) -> list[ActingLora]:
+        return []  # peft's acts
 
     def _narrow_norms(self) -> None:
         pass
@@ -174,8 +175,13 @@ def _attention_backward(gradient: torch.Size, q: torch.Size, k: torch.Size, v: t
     return sdpa_backward_flop_count(gradient, q, k, v)
 
 
-# attention on a CPU, which PyTorch's counter does not know
-_ON_CPU = {
+def _product(_: torch.Size, a: torch.Size, b: torch.Size, *__: Any, **___: Any) -> int:
+    return 2 * a[0] * a[1] * b[1]
+
+
+# attention on a CPU and products in place, which PyTorch's counter does not know
+_UNKNOWN = {
+    torch.ops.aten.addmm_: _product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -183,7 +189,7 @@ _ON_CPU = {
 
 def flops_of(work: Callable[[], object]) -> int:
     """FLOPs of products, convolutions and attention, those computed again among them."""
-    with FlopCounterMode(display=False, custom_mapping=_ON_CPU) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_UNKNOWN) as counter:
         work()
     return counter.get_total_flops()
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
-from .lora import ActingLora, changed
+from .lora import ActingLora, Scale, changed, narrowed
 from .norms import narrow_norms
 from .targets import in_text_stream
 from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
@@ -246,7 +246,7 @@ class AdaptedNetwork:
                 parameter.requires_grad_(value)
             if module not in self._layers:
                 self._layers[module] = layer
-                layer.register_forward_hook(self._change(in_text_stream(module)))
+                layer.register_forward_hook(self._change(module, in_text_stream(module)))
         for parameter in self.lora_parameters(name):
             # peft takes the base's dtype and device: it may be in float8, or in main memory
             parameter.data = parameter.data.to(self.device, torch.float32)
@@ -264,12 +264,15 @@ class AdaptedNetwork:
         opened = {"off": own, "picture": theirs.shows}.get(gate, (theirs.marks > 0).any(1))
         if model not in self._unit or strength == 0 or not bool(opened.any()):
             return []
-        scale = strength * self._unit[model]
+        matrices = narrowed({module: (a, b) for module, a, b in self._matrices(model)}, self.dtype)
+        scale: Scale = strength * self._unit[model]
         if gate == "rows":
-            return [ActingLora(model, 0.0, scale * (self._marks_here(text, own) > 0)[..., None].float())]
-        if not bool(opened.all()):
-            scale = scale * self._choice(opened)[:, None, None].float()
-        return [ActingLora(model, scale, scale)]
+            at_marks = scale * (self._marks_here(text, own) > 0)[..., None].float()
+            return [ActingLora(matrices, 0.0, at_marks, slice(None))]
+        samples = _run(opened)
+        if samples is None or (torch.is_grad_enabled() and samples != slice(None)):
+            scale, samples = scale * self._choice(opened)[:, None, None].float(), slice(None)
+        return [ActingLora(matrices, scale, scale, samples)]
 
     def _marks_here(self, text: TextBatch, own: Tensor) -> Tensor:
         """Marks on the device, of the `own` samples alone, [batch, rows]."""
@@ -285,10 +288,10 @@ class AdaptedNetwork:
             self._choices[key] = samples.to(self.device)
         return self._choices[key]
 
-    def _change(self, is_text: bool):
+    def _change(self, module: str, is_text: bool):
         def change(layer: BaseTunerLayer, args: tuple, out: Tensor) -> Tensor:
             for lora in self._loras:
-                out = changed(out, args[0], layer, lora.model, lora.in_text if is_text else lora.in_pictures)
+                out = changed(out, args[0], module, lora, lora.in_text if is_text else lora.in_pictures)
             return out
 
         return change
@@ -311,6 +314,14 @@ class AdaptedNetwork:
             return args, {**kwargs, "encoder_hidden_states": stream, "joint_attention_kwargs": options}
 
         return act
+
+
+def _run(chosen: Tensor) -> slice | None:
+    """[batch] bool on the CPU, of which some are: those as a slice, where they follow one another."""
+    if bool(chosen.all()):
+        return slice(None)
+    first, count = int(chosen.int().argmax()), int(chosen.sum())
+    return slice(first, first + count) if bool(chosen[first : first + count].all()) else None
 
 
 def _samples(model: str | None | Sequence[str | None], count: int) -> dict[str, Tensor]:
