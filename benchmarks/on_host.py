@@ -40,6 +40,7 @@ from tests.host.sd3_files import (
     SINGLE_FILE,
     T5_XXL,
     VAE,
+    Kind,
     clip_shapes,
     prefixed,
     random_values,
@@ -56,13 +57,12 @@ EVERY = 0.25  # seconds between two looks at the device
 SETTLED = 3.0  # seconds after ComfyUI was asked to let go
 
 
-def checkpoint(size: str, device: str) -> dict[str, Tensor]:
-    """A single file with text encoders and VAE; random values, made on `device`."""
-    kind = SD35_MEDIUM if size == "real" else REDUCED["SD3.5 Medium"]
+def checkpoint(kind: Kind, t5: bool, device: str) -> dict[str, Tensor]:
+    """A single file with text encoders, with T5 or without, and VAE; random values, made on `device`."""
     values = prefixed(random_values(shapes(kind), device=device), SINGLE_FILE)
     values |= prefixed(random_values(vae_shapes(), device=device), VAE)
     encoders = {name: random_values(clip_shapes(*of), torch.float16, device) for name, of in CLIPS.items()}
-    if size == "real":
+    if t5:
         encoders["t5xxl"] = scaled_float8(random_values(t5_shapes(**T5_XXL), device=device))
     for name, own in encoders.items():
         values |= prefixed(own, f"text_encoders.{name}.transformer.")
@@ -188,7 +188,9 @@ def main() -> None:
         shutil.copytree(layout.project / "workflows" / "pictures" / "pink poodle", base / "input" / "my pictures")
         file = next(node for node in workflow["nodes"] if node["type"] == "CheckpointLoaderSimple")["widgets_values"][0]
         (base / "models" / "checkpoints").mkdir(parents=True)
-        save_file(checkpoint(size, "cuda" if cuda else "cpu"), base / "models" / "checkpoints" / file)
+        real = size == "real"
+        kind = SD35_MEDIUM if real else REDUCED["SD3.5 Medium"]
+        save_file(checkpoint(kind, real, "cuda" if cuda else "cpu"), base / "models" / "checkpoints" / file)
         torch.cuda.empty_cache()
         with Server(layout, base, "gpu" if cuda else "cpu", extra=("--disable-cuda-malloc",)) as server:
             prompt = to_prompt(workflow, server.client.object_info())

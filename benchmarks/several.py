@@ -11,20 +11,18 @@ is to the same way's picture of the thing alone turned into the look: 1 is that 
 """
 
 import argparse
-import io
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmarks.pocketbench.bench import Bench
-from benchmarks.pocketbench.concepts import BenchConcept, concept, references
+from benchmarks.pocketbench.concepts import concept
 from benchmarks.pocketbench.judge_data import to_pixels
 from benchmarks.pocketbench.looks import LOOKS
 from benchmarks.pocketbench.sheets import as_pictures, broken, save_jpeg
 from benchmarks.pocketbench.witnesses import own_half
+from benchmarks.through_host import TRAINING, Graph, saved_pictures, write_references
 from purecc.files import save_json
 from purecc.grid import draw_grid
 from purecc.launch.install import make_base
@@ -51,28 +49,13 @@ BOTH = {
 HALVES = ("on the right", "on the left")  # where the other thing of a pair stands
 #: how a concept is drawn -> gate and hold_surroundings of Apply Concept
 FORMS = {"gate off": ("off", False), "as trained, not held": ("as trained", False), "as trained": ("as trained", True)}
-TRAINING = {"batch_size": 4, "learning_rate": 5e-4, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
-
-
-@dataclass
-class Graph:
-    """An API prompt; an output is [node, slot]."""
-
-    nodes: dict[str, dict] = field(default_factory=dict)
-
-    def add(self, class_type: str, **inputs: object) -> str:
-        self.nodes[str(len(self.nodes))] = {"class_type": class_type, "inputs": inputs}
-        return str(len(self.nodes) - 1)
 
 
 def teach(g: Graph, pocket: str, model: list, name: str, steps: int) -> list:
     """The concept of a name, taught by both stages on `model`; its output."""
     one = concept(name)
-    data = g.add(
-        "PureCCConceptSet", clip=[pocket, 1], vae=[pocket, 2], folder=name, trigger=TRIGGERS[name], class_word=one.class_word,
-        kind=one.kind, captions="", resolution=128, tokens=1, shape="buckets", flip=False, texts="captions",
-    )  # fmt: skip
-    settings = {**TRAINING, "steps": steps, "model": model, "data": [data, 0]}
+    data = g.concept_set(pocket, one, TRIGGERS[name])
+    settings = {**TRAINING, "steps": steps, "model": model, "data": data}
     extractor = g.add("PureCCTrainExtractor", embeddings="replace", **settings)
     pure = g.add(
         "PureCCPureLearning", extractor=[extractor, 0], method="PureCC", **ON_FACE, fixed_lambda=0.0, original="frozen base", **settings
@@ -94,30 +77,10 @@ class Host:
         gate, holds = FORMS[form]
         for name, on_top in carried:
             taught = teach(g, pocket, model if on_top else [pocket, 0], name, self.steps)
-            applied = g.add(
-                "PureCCApplyConcept", model=model, clip=clip, concept=taught, strength=1.0, embedding_strength=1.0, gate=gate,
-                start_percent=0.0, end_percent=1.0, hold_surroundings=holds,
-            )  # fmt: skip
+            applied = g.apply(model, clip, taught, 1.0, gate, holds)
             model, clip = [applied, 0], [applied, 1]
-        latent = g.add("EmptySD3LatentImage", width=128, height=128, batch_size=PICTURES)
-        texts = [[g.add("CLIPTextEncode", clip=clip, text=words), 0] for words in (text, "")]
-        sampled = g.add(
-            "KSampler", model=model, positive=texts[0], negative=texts[1], latent_image=[latent, 0], seed=SEED, steps=28, cfg=4.0,
-            sampler_name="euler", scheduler="normal", denoise=1.0,
-        )  # fmt: skip
-        saved = g.add(
-            "SaveImage", images=[g.add("VAEDecode", samples=[sampled, 0], vae=[pocket, 2]), 0], filename_prefix="s/p"
-        )
-        images = self.server.client.run(g.nodes)["outputs"][saved]["images"]
-        files = [self.server.client.view(image["filename"], image["subfolder"]) for image in images]
-        return to_pixels([Image.open(io.BytesIO(file)).convert("RGB") for file in files])
-
-
-def write_references(folder: Path, one: BenchConcept) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, shown in enumerate(references(one)):
-        shown.picture.save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text(shown.caption.replace("ohwx", TRIGGERS[one.name]), encoding="utf-8")
+        saved = g.draw(model, clip, [pocket, 2], text, PICTURES, SEED, "s/p")
+        return saved_pictures(self.server.client, self.server.client.run(g.nodes)["outputs"], saved)
 
 
 def main() -> None:

@@ -240,25 +240,10 @@ class Bench:
             asked, noises, base = [every[i] for i in chosen], [seeds[i] for i in chosen], originals[chosen]
             texts = [p.complete for p in asked]
             drawn = self.draw(network, texts, noises, taught.placeholder, PURE, strength, held)
-            columns: dict[str, list] = {
-                "role": [p.role for p in asked],
-                "prompt": [p.complete for p in asked],
-                "noise": noises,
-                "strength": [strength] * len(asked),
-            }
-            beside = [p.beside for p in asked]
-            figures = self.likeness(concept, own_half(base, drawn, beside))
-            figures |= vars(change(self.judges, base, drawn, beside))
-            base_texts = [p.base for p in asked]
-            figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)
-            figures["clip_t_base"] = caption_likeness(self.judges, base, base_texts)
-            columns |= {key: [_rounded(v) for v in values] for key, values in figures.items()}
-            for key, values in columns.items():
+            for key, values in self.read(concept, asked, noises, strength, base, drawn).items():
                 rows.setdefault(key, []).extend(values)
             if drifts:
-                without = [i for i, p in enumerate(asked) if p.role != "concept"]
-                distance = kernel_distance(self.judges, base[without], drawn[without], paired=True)
-                kid[f"{strength:g}"] = round(distance, 6)
+                kid[f"{strength:g}"] = self.kid(asked, base, drawn)
             self.keep(concept, name, seed, strength, base, drawn)
         ends = self.ends(concept, originals[with_concept])
         settings = {k: v for k, v in taught.settings.items() if k not in ("base", "data", "extractor")}
@@ -267,6 +252,34 @@ class Bench:
             concept.name, concept.kind, name, seed, settings, self.base, self.protocol, taught.summary, ends, rows, kid,
             self.revision,
         )  # fmt: skip
+
+    def read(
+        self,
+        concept: BenchConcept,
+        asked: list[Prompt],
+        noises: list[int],
+        strength: float,
+        base: Tensor,
+        drawn: Tensor,
+    ) -> dict[str, list]:
+        """`Case.rows` of pictures: what was asked for, and every figure, one entry a picture. `base`: the base model's of the same noise."""
+        beside, base_texts = [p.beside for p in asked], [p.base for p in asked]
+        figures = self.likeness(concept, own_half(base, drawn, beside))
+        figures |= vars(change(self.judges, base, drawn, beside))
+        figures["clip_t"] = caption_likeness(self.judges, drawn, base_texts)
+        figures["clip_t_base"] = caption_likeness(self.judges, base, base_texts)
+        columns: dict[str, list] = {
+            "role": [p.role for p in asked],
+            "prompt": [p.complete for p in asked],
+            "noise": noises,
+            "strength": [strength] * len(asked),
+        }
+        return columns | {key: [_rounded(v) for v in values] for key, values in figures.items()}
+
+    def kid(self, asked: list[Prompt], base: Tensor, drawn: Tensor) -> float:
+        """KID to the base's pictures, of those without the concept."""
+        without = [i for i, p in enumerate(asked) if p.role != "concept"]
+        return round(kernel_distance(self.judges, base[without], drawn[without], paired=True), 6)
 
     def keep(self, concept, name, seed, strength, originals, drawn) -> None:
         """A sheet for eyes: the base's pictures above the arm's."""
