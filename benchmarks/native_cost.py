@@ -26,7 +26,6 @@ from purecc.launch.install import make_base
 from purecc.launch.layout import PROJECT, choose_layout
 from purecc.launch.server import Server
 from purecc.memory import in_words
-from purecc.presets import ON_FACE
 from tests.host.sd3_files import SD35_MEDIUM, Kind
 
 FILE, FOLDER = "random.safetensors", "five pictures"
@@ -39,16 +38,10 @@ Arm = Callable[[Graph, str, int, int, dict], str]
 
 
 def train_lora(checkpointing: bool) -> Arm:
-    """ComfyUI's Train LoRA; all else as it comes, but for the batch."""
+    """ComfyUI's own."""
 
     def arm(g: Graph, loaded: str, pixels: int, steps: int, defaults: dict) -> str:
-        data = g.add("LoadImageTextDataSetFromFolder", folder=FOLDER)
-        made = g.add("MakeTrainingDataset", images=[data, 0], texts=[data, 1], vae=[loaded, 2], clip=[loaded, 1])
-        node = g.add(
-            "TrainLoraNode", model=[loaded, 0], latents=[made, 0], positive=[made, 1], batch_size=2, grad_accumulation_steps=1, steps=steps,
-            learning_rate=5e-4, rank=8, optimizer="AdamW", loss_function="MSE", seed=0, training_dtype="bf16", lora_dtype="bf16",
-            algorithm="LoRA", gradient_checkpointing=checkpointing, existing_lora="[None]",
-        )  # fmt: skip
+        node = g.train_lora(loaded, FOLDER, batch_size=2, steps=steps, gradient_checkpointing=checkpointing)
         g.add("SaveLoRA", lora=[node, 1], prefix="loras/native")
         return node
 
@@ -56,18 +49,14 @@ def train_lora(checkpointing: bool) -> Arm:
 
 
 def pure_learning(method: str, checkpointing: bool) -> Arm:
-    anchors = ON_FACE if method == "PureCC" else {**ON_FACE, "background_anchor": 0.0, "scene_anchor": 0.0}
+    """This pack's, without an extractor."""
 
     def arm(g: Graph, loaded: str, pixels: int, steps: int, defaults: dict) -> str:
-        data = g.add(
-            "PureCCConceptSet", clip=[loaded, 1], vae=[loaded, 2], folder=FOLDER, trigger="ohwx", class_word="dog", kind="instance", captions="",
-            resolution=pixels, tokens=1, shape="buckets", flip=False, texts="captions",
-        )  # fmt: skip
+        data = g.concept_set(loaded, FOLDER, "dog", resolution=pixels)
         few = {"validation_every": NEVER, "class_steps": 2}  # scenes are drawn before the steps
         settings = g.add("PureCCSettings", **defaults | few | {"checkpointing": checkpointing})
-        node = g.add(
-            "PureCCPureLearning", model=[loaded, 0], data=[data, 0], settings=[settings, 0], method=method, **anchors, fixed_lambda=0.0,
-            original="frozen base", steps=steps, batch_size=2, learning_rate=1e-4, embedding_rate=5e-3, rank=4,
+        node = g.pure_learning(
+            loaded, data, method, settings=[settings, 0], steps=steps, batch_size=2, learning_rate=1e-4, embedding_rate=5e-3, rank=4,
             seed=int(checkpointing),  # with one seed the runs are the same, and the second would be returned at once
         )  # fmt: skip
         g.add("PureCCSaveConcept", concept=[node, 0], name="ours")
@@ -100,6 +89,7 @@ def of_settings(client: Client) -> dict:
 
 
 def cost(arm: Arm, base: Path, pixels: int, steps: int, cuda: bool) -> dict:
+    """Seconds of one training in a server of its own, and on a GPU what it held."""
     layout = choose_layout()
     with Server(layout, base, "gpu" if cuda else "cpu") as server:
         g = Graph()

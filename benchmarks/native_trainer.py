@@ -33,7 +33,6 @@ from purecc.launch.install import make_base
 from purecc.launch.layout import choose_layout
 from purecc.launch.progress import Progress
 from purecc.launch.server import Server
-from purecc.presets import ON_FACE
 
 CONCEPTS = ("poodle", "unicorn", "taxi", "house-with-garden", "mushroom", "rose")
 STRENGTHS, NOISES = (0.6, 1.0, 1.4), 2
@@ -52,30 +51,18 @@ COLUMNS: dict[str, Callable[[Summary], float]] = {
 
 #: a graph's model and clip for a strength
 Applied = Callable[[float], tuple[list, list]]
+#: adds a training of so many steps to a graph: the Pocket Model's node -> the training's node, and what it taught
+Arm = Callable[[Graph, str, BenchConcept, int], tuple[str, Applied]]
 
 
-def train_lora(g: Graph, pocket: str, one: BenchConcept, steps: int, rate: float) -> str:
-    """ComfyUI's Train LoRA."""
-    data = g.add("LoadImageTextDataSetFromFolder", folder=f"{one.name}, with the trigger")
-    made = g.add("MakeTrainingDataset", images=[data, 0], texts=[data, 1], vae=[pocket, 2], clip=[pocket, 1])
-    return g.add(
-        "TrainLoraNode", model=[pocket, 0], latents=[made, 0], positive=[made, 1], batch_size=TRAINING["batch_size"],
-        grad_accumulation_steps=1, steps=steps, learning_rate=rate, rank=8, optimizer="AdamW", loss_function="MSE", seed=0,
-        training_dtype="bf16", lora_dtype="bf16", algorithm="LoRA", gradient_checkpointing=False, existing_lora="[None]",
-    )  # fmt: skip
+def native(rate: float) -> Arm:
+    """ComfyUI's Train LoRA at a rate."""
 
-
-def pure_learning(g: Graph, pocket: str, one: BenchConcept, steps: int, method: str) -> str:
-    anchors = ON_FACE if method == "PureCC" else {**ON_FACE, "background_anchor": 0.0, "scene_anchor": 0.0}
-    return g.add(
-        "PureCCPureLearning", model=[pocket, 0], data=g.concept_set(pocket, one), method=method, **anchors, fixed_lambda=0.0,
-        original="frozen base", **TRAINING, steps=steps,
-    )  # fmt: skip
-
-
-def native(rate: float) -> Callable[[Graph, str, BenchConcept, int], tuple[str, Applied]]:
     def arm(g: Graph, pocket: str, one: BenchConcept, steps: int) -> tuple[str, Applied]:
-        trained = train_lora(g, pocket, one, steps, rate)
+        trained = g.train_lora(
+            pocket, f"{one.name}, with the trigger", batch_size=TRAINING["batch_size"], steps=steps, learning_rate=rate,
+            gradient_checkpointing=False,
+        )  # fmt: skip
 
         def applied(strength: float) -> tuple[list, list]:
             loaded = g.add("LoraModelLoader", model=[pocket, 0], lora=[trained, 1], strength_model=strength)
@@ -86,9 +73,12 @@ def native(rate: float) -> Callable[[Graph, str, BenchConcept, int], tuple[str, 
     return arm
 
 
-def pack(method: str, gate: str, holds: bool) -> Callable[[Graph, str, BenchConcept, int], tuple[str, Applied]]:
+def pack(method: str, gate: str, holds: bool) -> Arm:
+    """Pure Learning at the pocket's rate, and how Apply Concept draws it."""
+
     def arm(g: Graph, pocket: str, one: BenchConcept, steps: int) -> tuple[str, Applied]:
-        trained = pure_learning(g, pocket, one, steps, method)
+        data = g.concept_set(pocket, one.name, one.class_word)
+        trained = g.pure_learning(pocket, data, method, **TRAINING, steps=steps)
 
         def applied(strength: float) -> tuple[list, list]:
             made = g.apply([pocket, 0], [pocket, 1], [trained, 0], strength, gate, holds)
@@ -99,8 +89,8 @@ def pack(method: str, gate: str, holds: bool) -> Callable[[Graph, str, BenchConc
     return arm
 
 
-#: trainer -> arm -> what makes it: the training node, and the concept at a strength
-ARMS = {
+#: by trainer
+ARMS: dict[str, dict[str, Arm]] = {
     "native": {
         "ComfyUI's Train LoRA": native(5e-4),
         "ComfyUI's Train LoRA, rate 1e-3": native(1e-3),
@@ -126,7 +116,7 @@ def every(one: BenchConcept, strength: float) -> list[Prompt]:
     return [p for p in prompts(one) if p.role == "concept" or strength == 1]
 
 
-def draw(server: Server, one: BenchConcept, arm: Callable | None, steps: int) -> Drawn:
+def draw(server: Server, one: BenchConcept, arm: Arm | None, steps: int) -> Drawn:
     """arm None: the base model, of the base texts, at strength 1."""
     g, found = Graph(), Drawn()
     pocket = g.add("PureCCPocketModel")
@@ -147,6 +137,7 @@ def draw(server: Server, one: BenchConcept, arm: Callable | None, steps: int) ->
 
 
 def measured(bench: Bench, one: BenchConcept, name: str, base: Drawn, drawn: Drawn) -> Case:
+    """As PocketBench's case; its column "noise" has the number of each picture, for a batch has one seed."""
     asked = [p for p in prompts(one) for _ in range(NOISES)]
     of_concept = [i for i, p in enumerate(asked) if p.role == "concept"]
     rows: dict[str, list] = {}
@@ -163,6 +154,7 @@ def measured(bench: Bench, one: BenchConcept, name: str, base: Drawn, drawn: Dra
 
 
 def prepare(base: Path, ones: list[BenchConcept]) -> None:
+    """A base folder of ComfyUI with the references of each, twice: Train LoRA's captions have the trigger."""
     make_base(base, choose_layout().project)
     for one in ones:
         write_references(base / "input" / one.name, one)
@@ -201,6 +193,7 @@ def sheet(one: BenchConcept, work: Path) -> Image.Image:
 
 
 def report(cases: Cases) -> str:
+    """The arms at strength 1, then at equal likeness."""
     rows = []
     for arm, of_arm in cases.items():
         figures = [mean_over_concepts(of_arm, lambda c, f=of: f(summarise(c))) for of in COLUMNS.values()]

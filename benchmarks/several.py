@@ -54,7 +54,7 @@ FORMS = {"gate off": ("off", False), "as trained, not held": ("as trained", Fals
 def teach(g: Graph, pocket: str, model: list, name: str, steps: int) -> list:
     """The concept of a name, taught by both stages on `model`; its output."""
     one = concept(name)
-    data = g.concept_set(pocket, one, TRIGGERS[name])
+    data = g.concept_set(pocket, name, one.class_word, one.kind, TRIGGERS[name])
     settings = {**TRAINING, "steps": steps, "model": model, "data": data}
     extractor = g.add("PureCCTrainExtractor", embeddings="replace", **settings)
     pure = g.add(

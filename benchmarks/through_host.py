@@ -11,6 +11,8 @@ from benchmarks.pocketbench.concepts import TRIGGER, BenchConcept, references
 from benchmarks.pocketbench.judge_data import to_pixels
 from purecc.launch.client import Client
 from purecc.pocket import specification as spec
+from purecc.presets import ON_FACE
+from purecc.prompts import Kind
 
 #: one concept's training at the pocket's rate and length, as PocketBench has it
 TRAINING = {"batch_size": 4, "learning_rate": 5e-4, "embedding_rate": 5e-3, "rank": 4, "seed": 0}
@@ -26,15 +28,39 @@ class Graph:
         self.nodes[str(len(self.nodes))] = {"class_type": class_type, "inputs": inputs}
         return str(len(self.nodes) - 1)
 
-    def concept_set(self, pocket: str, one: BenchConcept, trigger: str = TRIGGER) -> list:
-        """The references that `write_references` left; its output."""
+    def concept_set(
+        self, loaded: str, folder: str, class_word: str, kind: Kind = "instance", trigger: str = TRIGGER, resolution: int = spec.RESOLUTION
+    ) -> list:  # fmt: skip
+        """The data of a folder of the input folder."""
         data = self.add(
-            "PureCCConceptSet", clip=[pocket, 1], vae=[pocket, 2], folder=one.name, trigger=trigger, class_word=one.class_word,
-            kind=one.kind, captions="", resolution=spec.RESOLUTION, tokens=1, shape="buckets", flip=False, texts="captions",
+            "PureCCConceptSet", clip=[loaded, 1], vae=[loaded, 2], folder=folder, trigger=trigger, class_word=class_word, kind=kind,
+            captions="", resolution=resolution, tokens=1, shape="buckets", flip=False, texts="captions",
         )  # fmt: skip
         return [data, 0]
 
+    def train_lora(self, loaded: str, folder: str, **changed: object) -> str:
+        """ComfyUI's own trainer on a folder of the input folder; all that is not `changed` is as its node comes. `loaded`: MODEL, CLIP, VAE."""
+        data = self.add("LoadImageTextDataSetFromFolder", folder=folder)
+        made = self.add("MakeTrainingDataset", images=[data, 0], texts=[data, 1], vae=[loaded, 2], clip=[loaded, 1])
+        as_it_comes = {
+            "batch_size": 1, "grad_accumulation_steps": 1, "steps": 16, "learning_rate": 5e-4, "rank": 8, "optimizer": "AdamW",
+            "loss_function": "MSE", "seed": 0, "training_dtype": "bf16", "lora_dtype": "bf16", "algorithm": "LoRA",
+            "gradient_checkpointing": True, "existing_lora": "[None]",
+        }  # fmt: skip
+        return self.add(
+            "TrainLoraNode", model=[loaded, 0], latents=[made, 0], positive=[made, 1], **as_it_comes | changed
+        )
+
+    def pure_learning(self, loaded: str, data: list, method: str, **training: object) -> str:
+        """Without an extractor; with the method LoRA a plain one."""
+        anchors = ON_FACE if method == "PureCC" else {**ON_FACE, "background_anchor": 0.0, "scene_anchor": 0.0}
+        return self.add(
+            "PureCCPureLearning", model=[loaded, 0], data=data, method=method, **anchors, fixed_lambda=0.0, original="frozen base",
+            **training,
+        )  # fmt: skip
+
     def apply(self, model: list, clip: list, concept: list, strength: float, gate: str, holds: bool) -> str:
+        """The node Apply Concept; above a strength of 1 the embeddings act as trained."""
         return self.add(
             "PureCCApplyConcept", model=model, clip=clip, concept=concept, strength=strength, embedding_strength=min(1.0, strength),
             gate=gate, start_percent=0.0, end_percent=1.0, hold_surroundings=holds,

@@ -24,24 +24,23 @@ class ActingLora:
     matrices: Matrices  # in the dtype of the forward
     in_pictures: Scale
     in_text: Scale
-    samples: slice  # the only ones that it changes
+    samples: slice  # the only ones that it changes; with a gradient all
 
 
 def changed(out: Tensor, x: Tensor, module: str, lora: ActingLora, scale: Scale) -> Tensor:
     """out + B A x * scale, in the dtype of `out`; `out` where there is no LoRA here. Both [batch, rows, channels], adaLN's without rows.
 
-    Without a gradient it is added in place, to what nobody else has read yet.
+    Without a gradient it is added in place, to what nobody else has read yet, and rounded once: in bfloat16 not bit for bit what it is with one.
     """
     if module not in lora.matrices or (isinstance(scale, float) and scale == 0):
         return out
     a, b = lora.matrices[module]
     part, read = (out, x) if lora.samples == slice(None) else (out[lora.samples], x[lora.samples])
-    inner = F.linear(read.to(out.dtype), a.to(out.dtype))
+    inner = F.linear(read.to(out.dtype), a)
     if isinstance(scale, Tensor):
         inner = (inner * scale.flatten(inner.ndim - 1)).to(out.dtype)  # adaLN's inputs have no rows
     elif scale != 1 and torch.is_grad_enabled():
         inner = inner * scale
-    b = b.to(out.dtype)
     if torch.is_grad_enabled():
         return out + F.linear(inner, b)
     alpha = scale if isinstance(scale, float) else 1.0

@@ -103,8 +103,10 @@ def taught_by_01(whole: Prompt, data: dict[str, str]) -> Prompt:
     """Workflow 01 up to Save Concept, with other pictures and words."""
     prompt = ancestors(whole, [n for n, node in whole.items() if node["class_type"] == "PureCCSaveConcept"])
     for node in prompt.values():
-        node["inputs"] |= data if node["class_type"] == "PureCCConceptSet" else {}
-        node["inputs"] |= {"name": "second concept"} if node["class_type"] == "PureCCSaveConcept" else {}
+        if node["class_type"] == "PureCCConceptSet":
+            node["inputs"] |= data
+        if node["class_type"] == "PureCCSaveConcept":
+            node["inputs"]["name"] = "second concept"  # the first one's file stays
     return prompt
 
 
