@@ -139,12 +139,16 @@ def test_01_runs_from_the_button_to_its_pictures(page: Page, server: Server, scr
     assert (server.base / "models" / "purecc" / "pink poodle.safetensors").is_file()
 
 
-def test_02_runs_as_it_is_on_the_bundled_concept(page: Page, server: Server, screenshots: Path) -> None:
+def run_as_it_is(page: Page, number: str, screenshots: Path) -> None:
     page.set_viewport_size({"width": 2400, "height": 1500})
-    open_workflow(page, read(load_workflow(PROJECT, "02")))
+    open_workflow(page, read(load_workflow(PROJECT, number)))
     press_run_and_wait(page)
     page.wait_for_timeout(500)
-    page.screenshot(path=str(screenshots / "workflow_02_run.png"))
+    page.screenshot(path=str(screenshots / f"workflow_{number}_run.png"))
+
+
+def test_02_runs_as_it_is_on_the_bundled_concept(page: Page, server: Server, screenshots: Path) -> None:
+    run_as_it_is(page, "02", screenshots)
     # With the gate on, a prompt without the trigger gives the base model's picture, bit for bit.
     pixels = {name: [idat(png) for png in pngs] for name, pngs in saved_files(page, server).items()}
     assert pixels["purecc/02_without_customised"] == pixels["purecc/02_without_original"]
@@ -154,11 +158,7 @@ def test_02_runs_as_it_is_on_the_bundled_concept(page: Page, server: Server, scr
 
 
 def test_05_draws_both_concepts_each_in_its_own_colours(page: Page, server: Server, screenshots: Path) -> None:
-    page.set_viewport_size({"width": 2400, "height": 1500})
-    open_workflow(page, read(load_workflow(PROJECT, "05")))
-    press_run_and_wait(page)
-    page.wait_for_timeout(500)
-    page.screenshot(path=str(screenshots / "workflow_05_run.png"))
+    run_as_it_is(page, "05", screenshots)
     ((png,),) = saved_files(page, server).values()
     sheet = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), dtype=float)
     base, held, loras = (sheet[top : top + 128, -4 * 132 :] for top in (4, 136, 268))  # the grid's gap is 4

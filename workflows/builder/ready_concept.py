@@ -1,9 +1,11 @@
 """02 and 04: a concept that is there already, beside the base model, and at several strengths."""
 
+from purecc.launch.pictures import BUNDLED_CONCEPTS
+
 from .branch import HEIGHT, Sampling, keep, sample
 from .graph import Graph, Node
 
-CONCEPT = "example pink poodle.safetensors"  # in workflows/concepts
+CONCEPT = BUNDLED_CONCEPTS["01"]
 SEED, STEPS, CFG, COUNT, SIZE = 7, 28, 4.0, 4, 128
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 PROMPT = "a big [V] dog in the middle in the snow"

@@ -1,11 +1,13 @@
 """05: two concepts in one prompt, as Apply Concept comes and as two plain LoRAs."""
 
+from purecc.launch.pictures import BUNDLED_CONCEPTS
+
 from .branch import HEIGHT, Sampling, sample
 from .graph import Graph, Node
+from .ready_concept import CFG, COUNT, SEED, SIZE, STEPS
 from .ready_concept import CONCEPT as DOG
 
-FLOWER = "example orange rose.safetensors"  # in workflows/concepts
-SEED, STEPS, CFG, COUNT, SIZE = 7, 28, 4.0, 4, 128
+FLOWER = BUNDLED_CONCEPTS["05"]
 PROMPT = "a [W] flower on the left and a [V] dog on the right on the beach"
 
 
