@@ -67,7 +67,7 @@ class Applied:
     gate: Gate = "conditioning"  # of the row_loras
     span: tuple[float, float] = (0.0, 1.0)  # of the sampling, in which it acts: from its start to its end
     holds: bool = False  # leaves the rest to the base model, see holding.py
-    _vectors: dict[int, Moved] = field(default_factory=dict)
+    _vectors: dict[tuple[int, ...], Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
         return self  # the host's clone() deep-copies model_options; nothing in here changes
@@ -80,11 +80,12 @@ class Applied:
         begun = start == 0 or level <= sampling.percent_to_sigma(start)
         return begun and (end == 1 or sampling.percent_to_sigma(end) <= level)
 
-    def vector(self, slot: int, block: int, like: Tensor) -> Tensor:
-        """The embedding of a slot for a block, [width], on the device and in the dtype of the text stream."""
-        if slot not in self._vectors:
-            self._vectors[slot] = Moved(self.concept.embeddings.slot(slot))
-        return self._vectors[slot].like(like)[block]
+    def vectors(self, slots: tuple[int, ...]) -> Moved:
+        """The embeddings of slots, [blocks, slots, width]."""
+        if slots not in self._vectors:
+            own = self.concept.embeddings
+            self._vectors[slots] = Moved(torch.stack([own.slot(slot) for slot in slots], 1))
+        return self._vectors[slots]
 
 
 @dataclass(frozen=True)
@@ -92,20 +93,18 @@ class _Place:
     """Where one concept's embeddings go in this call."""
 
     applied: Applied
-    batch: Tensor  # [n] indices of the marked rows
+    batch: Tensor  # [n] indices of the marked rows, on the device
     row: Tensor  # [n]
-    slots: list[int]  # [n]
+    slots: tuple[int, ...]  # [n]
 
-    def act(self, block: int, stream: Tensor) -> None:
-        """Writes into the text stream [batch, rows, width] what joint block `block` is to read."""
-        held = stream[self.batch, self.row]
-        vectors = torch.stack([self.applied.vector(slot, block, stream) for slot in self.slots])
-        strength = self.applied.embedding_strength
+    def act(self, block: int, stream: Tensor) -> Tensor:
+        """What joint block `block` is to read in place of the text stream [batch, rows, width]."""
+        acted, strength = self.applied.vectors(self.slots).like(stream)[block], self.applied.embedding_strength
         if self.applied.concept.embeddings.mode == "offset":
-            acted = held + strength * vectors
-        else:  # lerp is exact at both ends
-            acted = torch.lerp(held, vectors, strength)
-        stream[self.batch, self.row] = acted
+            acted = stream[self.batch, self.row] + strength * acted
+        elif strength != 1:  # lerp is exact at both ends
+            acted = torch.lerp(stream[self.batch, self.row], acted, strength)
+        return stream.index_put((self.batch, self.row), acted)
 
 
 def act(
@@ -120,7 +119,7 @@ def act(
 ) -> Tensor:
     """The wrapper around one call of the model (the host's APPLY_MODEL); `x` [batch, ...], `c_crossattn` [batch, rows, width]."""
     options = transformer_options or {}
-    marks = marks_of(c_crossattn, conditioning.pop(MAP, None))
+    marks = marks_of(c_crossattn, conditioning.pop(MAP, None)).cpu()
     go_on = lambda options: executor(x, t, c_concat, c_crossattn, control, options, **conditioning)  # noqa: E731
     named = options.get(NAMED, frozenset())
     sampling = executor.class_obj.model_sampling
@@ -134,7 +133,6 @@ def act(
     ]
     if not marks.any() and not in_whole_picture:
         return go_on(options)
-    marks = marks.to(x.device)
     held = [one for one in _held(marks, carried) if one in acting.values()]
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
@@ -143,10 +141,10 @@ def act(
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for one in dict.fromkeys([*held, *in_whole_picture]):
             here = (marks > 0) & (concept_of(marks) == one.concept.uid)
-            where = Where.of(here | (one in in_whole_picture), one.gate)
+            where = Where.of(here | (one in in_whole_picture), one.gate, x.device)
             for lora in one.row_loras:
                 stack.callback(network.get_submodule(lora.module).register_forward_hook(lora.hook(where)).remove)
-        return go_on(_with_embeddings(options, marks, held, len(network.joint_blocks)))
+        return go_on(_with_embeddings(options, marks, held, len(network.joint_blocks), x.device))
 
 
 def _held(marks: Tensor, carried: dict[int, Applied]) -> list[Applied]:
@@ -161,7 +159,7 @@ def _held(marks: Tensor, carried: dict[int, Applied]) -> list[Applied]:
     return [carried[number] for number in numbers]
 
 
-def _with_embeddings(options: dict, marks: Tensor, applied: list[Applied], blocks: int) -> dict:
+def _with_embeddings(options: dict, marks: Tensor, applied: list[Applied], blocks: int, device: torch.device) -> dict:
     """transformer_options with each joint block patched, around whatever other nodes put there.
 
     Patched for the call only, so that a node behind ours cannot take the host's one place for a block from us.
@@ -173,7 +171,8 @@ def _with_embeddings(options: dict, marks: Tensor, applied: list[Applied], block
             if one.concept.embeddings.t5 is None:
                 here &= slot_of(marks) < T5_SLOT  # T5's rows keep the class word
             batch, row = here.nonzero(as_tuple=True)
-            places.append(_Place(one, batch, row, slot_of(marks[batch, row]).tolist()))
+            slots = tuple(slot_of(marks[batch, row]).tolist())
+            places.append(_Place(one, batch.to(device), row.to(device), slots))
     if not places:
         return options
     replaced = options.get("patches_replace", {})
@@ -187,9 +186,9 @@ def _block_patch(block: int, places: list[_Place], other: Callable | None) -> Ca
     """The host's patch of one joint block: `other` is another node's patch of it."""
 
     def patch(args: dict, extra: dict) -> dict:
-        stream = args["txt"].clone()
+        stream = args["txt"]
         for place in places:
-            place.act(block, stream)
+            stream = place.act(block, stream)
         args = {**args, "txt": stream}
         return other(args, extra) if other else extra["original_block"](args)
 

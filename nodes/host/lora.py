@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
 import comfy.lora
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
@@ -30,40 +32,63 @@ class Moved:
 class Where:
     """Places in what a Linear reads, [batch, rows, width]."""
 
-    indices: tuple[Tensor, ...]  # (samples [n],) or (samples [n], text rows [n])
+    runs: tuple[slice, ...]  # of samples that follow one another; with the gate "rows" none
+    rows: Tensor | None  # with the gate "rows": indices into [batch * rows], on the device
     shape: tuple[int, ...]  # that the indexed axes must have
 
     @staticmethod
-    def of(here: Tensor, gate: Gate) -> Where:
-        """`here` [batch, rows] bool, the trigger's text rows: these with the gate "rows", else the samples that have some."""
+    def of(here: Tensor, gate: Gate, device: torch.device) -> Where:
+        """`here` [batch, rows] bool on the CPU, the trigger's text rows: these with the gate "rows", else the samples that have some."""
         if gate == "rows":
-            return Where(here.nonzero(as_tuple=True), tuple(here.shape))
-        return Where((here.any(-1).nonzero().flatten(),), (len(here),))
+            return Where((), here.flatten().nonzero().flatten().to(device), tuple(here.shape))
+        flags, at, runs = here.any(-1).tolist(), 0, []
+        for chosen, run in groupby(flags):
+            start, at = at, at + len(list(run))
+            runs += [slice(start, at)] if chosen else []
+        return Where(tuple(runs), None, (len(flags),))
+
+    def flat(self, x: Tensor) -> list[slice | Tensor]:
+        """The same in x [batch, ..., width] with all but its last axis flattened. Raises RuntimeError where its axes are others."""
+        got = tuple(x.shape[: len(self.shape)])
+        if got != self.shape:
+            raise RuntimeError(
+                f"Another node changed the batch or the text inside the model ({self.shape} to {got}), so PureCC cannot "
+                'tell where the trigger is. Set the gate of Apply Concept to "off".'
+            )
+        if self.rows is not None:
+            return [self.rows]
+        each = x[0, ..., 0].numel()
+        return [slice(run.start * each, run.stop * each) for run in self.runs]
 
 
 @dataclass(frozen=True)
 class RowLora:
-    """One LoRA module that acts in a forward hook of the host's Linear, in some pictures or text rows."""
+    """A LoRA that acts in a forward hook of one of the host's Linears, in some pictures or text rows.
+
+    q, k and v are parts of one Linear. Few kernels: on a fast GPU it is their number that takes the time.
+    """
 
     module: str  # the host's Linear, below its diffusion_model
-    start: int  # its outputs [start, start + length): q, k and v are parts of one Linear
-    length: int
-    a: Moved  # [rank, in]
-    b: Moved  # [length, rank], times alpha / rank and strength
+    a: Moved  # [ranks, in]: those of the parts, one below the other
+    parts: tuple[tuple[int, Moved], ...]  # where outputs begin; B [outputs, rank] times alpha / rank and strength
 
     def hook(self, where: Where):
         """A forward hook that adds the LoRA's change there."""
 
-        def add(linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x = args[0]
-            got = tuple(x.shape[: len(where.shape)])
-            if got != where.shape:
-                raise RuntimeError(
-                    f"Another node changed the batch or the text inside the model ({where.shape} to {got}), so PureCC cannot "
-                    'tell where the trigger is. Set the gate of Apply Concept to "off".'
-                )
-            change = x[where.indices] @ self.a.like(x).T @ self.b.like(x).T
-            output[(*where.indices, ..., slice(self.start, self.start + self.length))] += change.to(output.dtype)
+        def add(linear: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            x, flat = args[0], output.flatten(0, -2)  # a copy where the output does not lie together
+            for rows in where.flat(x):
+                inner = x.flatten(0, -2)[rows].to(output.dtype) @ self.a.like(output).T
+                rank = 0
+                for start, moved in self.parts:
+                    b = moved.like(output)
+                    part, read = flat[:, start : start + len(b)], inner[:, rank : rank + b.shape[1]]
+                    rank += b.shape[1]
+                    if isinstance(rows, slice):
+                        part[rows].addmm_(read, b.T)
+                    else:
+                        part.index_add_(0, rows, read @ b.T)
+            return flat.view(output.shape)
 
         return add
 
@@ -85,23 +110,29 @@ def row_loras(model: ModelPatcher, concept: Concept, strength: float, gate: Gate
 
     Raises ValueError where any module does not fit, or none would act.
     """
-    made = []
+    found: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
     for module, place in lora_places(model, concept).items():
         if gate == "rows" and not in_text_stream(module):
             continue
         key, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
-        a, b = concept.lora.matrices[module]
         if change is not None:
             raise ValueError(f'{module} cannot be gated: its weight lies otherwise in ComfyUI. Set the gate to "off".')
-        start = part[1] if part else 0
         name = key[len(PREFIX) :].removesuffix(".weight")
-        made.append(RowLora(name, start, len(b), Moved(a.float()), Moved(b.float() * concept.lora.scale * strength)))
-    if not made:
+        found.setdefault(name, []).append((part[1] if part else 0, *concept.lora.matrices[module]))
+    if not found:
         raise ValueError(
             f'The LoRA of "{concept.trigger} {concept.class_word}" is in the picture stream only, so with the gate "rows" it '
             'would do nothing. Set the gate to "picture".'
         )
-    return tuple(made)
+    scale = concept.lora.scale * strength
+    return tuple(
+        RowLora(
+            name,
+            Moved(torch.cat([a.float() for _, a, _ in parts])),
+            tuple((start, Moved(b.float() * scale)) for start, _, b in parts),
+        )
+        for name, parts in found.items()
+    )
 
 
 def lora_places(model: ModelPatcher, concept: Concept) -> dict[str, str | tuple]:

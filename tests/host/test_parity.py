@@ -25,7 +25,14 @@ CHECKS = {
         "token_training_beside_another",
         "token_export",
     ),
-    "of_gates": ("gate_rows", "gate_picture", "gate_choices", "gate_beside_a_lora"),
+    "of_gates": (
+        "gate_rows",
+        "gate_picture",
+        "gate_in_a_linear",
+        "gate_in_few_kernels",
+        "gate_choices",
+        "gate_beside_a_lora",
+    ),
     "of_guider": ("guider_without_lambda", "guider_integrates_v_purecc", "guider_beside_concepts_and_messages"),
     "of_holding": (
         "surroundings",

@@ -42,7 +42,7 @@ def quantised_layers() -> dict:
     here = torch.ones(1, 90, dtype=torch.bool)
     network = model.model.diffusion_model
     handles = [
-        network.get_submodule(one.module).register_forward_hook(one.hook(lora.Where.of(here, "picture")))
+        network.get_submodule(one.module).register_forward_hook(one.hook(lora.Where.of(here, "picture", here.device)))
         for one in rows
     ]
     gated = predicted(model)

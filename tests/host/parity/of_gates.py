@@ -8,12 +8,15 @@ from pathlib import Path
 
 import folder_paths
 import torch
-from common import Result, check, encode, host, picture, predict, random_concept, rel
+from common import Result, check, encode, host, noise, picture, predict, random_concept, rel
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected, joined, scaled
 from purecc_pack.nodes.host.apply import apply_concept, gate_of
+from purecc_pack.nodes.host.lora import Moved, RowLora, Where
+from purecc_pack.nodes.host.marks import CONCEPTS
 from purecc_pack.purecc.concept import LoraWeights, save_concept
 
 import nodes
+from benchmarks.counted import Kernels
 
 
 @check
@@ -75,6 +78,68 @@ def gate_picture() -> Result:
     result.sentences[f"one forward ({got.batches})"] = got.batches == [4]
     again = picture(gated, encode(marking, PLAIN), encode(marking, NEGATIVE), batch=2)
     result.sentences["afterwards, without the trigger: the base's picture"] = torch.equal(again, base)
+    return result
+
+
+@check
+def gate_in_a_linear() -> Result:
+    """The LoRA on parts of one Linear's outputs: at chosen samples, apart or together, and at rows; whatever way the output lies."""
+    result, x, own = Result(), noise(5, 3, 6), noise(12, 6, seed=2)
+    first, last = ((noise(rank, 6, seed=rank), noise(4, rank, seed=10 + rank)) for rank in (2, 3))
+    lora = RowLora("qkv", Moved(torch.cat([first[0], last[0]])), ((0, Moved(first[1])), (8, Moved(last[1]))))
+    change = torch.zeros(5, 3, 12)
+    change[..., :4], change[..., 8:] = (x @ a.T @ b.T for a, b in (first, last))
+    layers = {
+        "as a Linear has it": lambda out: out.clone(),
+        "within a wider one": lambda out: torch.cat([out, out], -1)[..., :12],
+        "transposed": lambda out: out.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+    }
+    here = torch.zeros(5, 3, dtype=torch.bool)
+    here[[0, 1, 1, 3], [2, 0, 1, 1]] = True
+    for gate in ("conditioning", "rows"):
+        where = Where.of(here, gate, x.device)
+        places = here if gate == "rows" else here.any(-1, keepdim=True).expand(-1, 3)
+        for case, lies in layers.items():
+            out = x @ own.T
+            got, expected = lora.hook(where)(None, (x,), lies(out)), out + change * places[..., None]
+            result.figure(f"{gate}, {case}", got, expected, out)
+            result.sentences[f"{gate}, {case}: elsewhere nothing, bit for bit"] = torch.equal(
+                got[~places], out[~places]
+            )
+    without_rows = x[:, 0], (x @ own.T)[:, 0]  # as adaLN's
+    got = lora.hook(Where.of(here, "conditioning", x.device))(None, without_rows[:1], without_rows[1].clone())
+    chosen = here.any(-1)[:, None]
+    result.figure("without rows", got, without_rows[1] + change[:, 0] * chosen, without_rows[1])
+    result.raises(
+        "another batch", "Another node changed", lambda: lora.hook(Where.of(here[:4], "rows", x.device))(None, (x,), x)
+    )
+    return result
+
+
+@check
+def gate_in_few_kernels() -> Result:
+    """One operation for each Linear that has a LoRA, one for each part of its outputs, one for each block's embeddings."""
+    result, (model, clip, _) = Result(), host()
+    concept = random_concept()
+
+    def operations(gate: str) -> int:
+        patched, marking = apply_concept(model, clip, concept, gate=gate)
+        texts, counts = (encode(marking, PROMPT), encode(marking, NEGATIVE)), []
+        picture(patched, *texts, steps=1)  # puts weights and matrices where they are to be
+        for steps in (2, 4):
+            with Kernels() as counting:
+                picture(patched, *texts, steps=steps)
+            counts.append(counting.count)
+        return (counts[1] - counts[0]) // 2
+
+    (carried,) = (
+        apply_concept(model, clip, concept, gate="picture")[0].model_options["transformer_options"][CONCEPTS].values()
+    )
+    parts = sum(len(one.parts) for one in carried.row_loras)
+    added = operations("conditioning") - operations("off")  # whose LoRA is in the weights
+    result.sentences[f"{added} operations a step for {len(carried.row_loras)} Linears with {parts} parts"] = (
+        parts < added <= len(carried.row_loras) + parts
+    )
     return result
 
 

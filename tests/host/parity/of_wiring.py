@@ -101,7 +101,9 @@ def packed_weights() -> Result:
     try:
         applied, _ = apply_concept(model, clip, concept, gate="picture")
         (carried,) = applied.model_options["transformer_options"][CONCEPTS].values()
-        result.sentences["all of the LoRA"] = len(carried.row_loras) == len(concept.lora.matrices)
+        result.sentences["all of the LoRA"] = sum(len(one.parts) for one in carried.row_loras) == len(
+            concept.lora.matrices
+        )
         result.sentences["which base it is cannot be told"] = base_warning(model, concept) == ""
         result.raises("to train on them", "packed", lambda: convert.to_diffusers(model))
     finally:
