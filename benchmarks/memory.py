@@ -16,7 +16,7 @@ from functools import cache
 
 import torch
 
-from purecc.memory import Estimate, Inputs, estimate, in_words
+from purecc.memory import Estimate, Inputs, estimate, in_words, is_out_of_memory
 from purecc.presets import SHIPPED
 from purecc.savings import LADDER, Plan, Room, plan, turned_on
 from purecc.settings import MEMORIES, PureSettings, TrainSettings
@@ -153,7 +153,9 @@ def on_this_gpu(size: Size, row: Row, rate: float) -> str:
         torch.cuda.set_per_process_memory_fraction(1.0)  # to count under checkpointing takes more
         flops = rung.flops()
         return f"{found} {seconds:.3f} | {flops / 1e12:.1f} | {flops / seconds / rate:.0%} | {'yes' if rung.recorder.on else 'no'} |"
-    except torch.cuda.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return f"{in_words(expected)} | does not fit |"
     finally:
         rung.release()

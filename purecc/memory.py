@@ -280,3 +280,9 @@ def _learnt(
     in_training = 4 * values  # weights, gradients and two moments
     guide = 0 if pure is None or not pure.is_pure else values
     return _WIDE * (in_training + (in_training if pure and pure.method == "merged stage" else guide))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU ran out of memory; what the driver finds out late comes as an error of its own."""
+    late = isinstance(error, getattr(torch, "AcceleratorError", ())) and "out of memory" in str(error)
+    return late or isinstance(error, torch.cuda.OutOfMemoryError)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .batches import Batch
 from .encoding import TextBatch
+from .memory import is_out_of_memory
 from .network import AdaptedNetwork
 from .settings import TrainSettings
 from .terms import Objective
@@ -117,7 +118,9 @@ class Recorder:
         gradients = [None if parameter.grad is None else parameter.grad.clone() for parameter in self.parameters]
         try:
             return self._descend(batch)
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             reason = str(error)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient

@@ -184,12 +184,6 @@ def free_for_training() -> None:
     comfy.model_management.soft_empty_cache()
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU ran out of memory; what the driver finds out late comes as an error of its own."""
-    late = isinstance(error, getattr(torch, "AcceleratorError", ())) and "out of memory" in str(error)
-    return late or isinstance(error, torch.cuda.OutOfMemoryError)
-
-
 def watch_peak(device: torch.device) -> int:
     """From here on `peak` tells the most that was allocated. Bytes that are now; 0 where no allocator counts them."""
     if device.type != "cuda":

@@ -17,7 +17,7 @@ from ...purecc.concept_set import ConceptSet
 from ...purecc.encoding import TextEncoder
 from ...purecc.flow import LatentScaling
 from ...purecc.frozen import Storage
-from ...purecc.memory import Estimate, Inputs, estimate, in_words
+from ...purecc.memory import Estimate, Inputs, estimate, in_words, is_out_of_memory
 from ...purecc.network import AdaptedNetwork
 from ...purecc.recorded import records_on
 from ...purecc.runs import Run
@@ -130,7 +130,7 @@ def prepared(
         network.token_encoder = token_encoder
         yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
     except Exception as error:
-        if not session.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         with suppress(RuntimeError):  # of a driver that fails on
             session.free_for_training()  # the host does so at its own error alone

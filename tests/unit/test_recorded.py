@@ -183,19 +183,22 @@ def test_a_recorded_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> 
     assert same(stopped.concept, whole.concept)
 
 
+LACKING = torch.cuda.OutOfMemoryError("CUDA out of memory"), torch.AcceleratorError("CUDA error: out of memory")
+
+
+@pytest.mark.parametrize("error", LACKING, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_step_that_lacks_memory_beside_recordings_is_done_again_without(monkeypatch, accumulate: int) -> None:
+def test_a_step_that_lacks_memory_beside_recordings_is_done_again_without(monkeypatch, accumulate: int, error) -> None:
     """Its gradient is added once, to what was there; without recordings the error is passed on."""
     job, settings = prepared(PureSettings(), SETTINGS), replace(SETTINGS, accumulate=accumulate)
     batch, parameters = batch_of(job), learned(job.network)
     recorder = Recorder(job.objective(), job.network, settings, parameters)
-    right, lacking, reset = Objective.descend, [True], []
+    right, lacking, reset = Objective.descend, [error], []
 
     def descend(self, *of):
         measured = right(self, *of)
         if lacking:
-            lacking.clear()
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            raise lacking.pop()
         return measured
 
     def begin() -> None:
@@ -213,9 +216,13 @@ def test_a_step_that_lacks_memory_beside_recordings_is_done_again_without(monkey
     recorder._unrecorded(batch)
     assert reset and not recorder.on and not recorder._recordings
     assert all(torch.equal(p.grad, gradient) for p, gradient in zip(parameters, wanted, strict=True))
-    lacking.append(True)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
+    lacking.append(error)
+    with pytest.raises(type(error)):
         recorder._unrecorded(batch)
+    recorder._recordings, lacking[:] = {("another form",): SimpleNamespace(graph=graph)}, [RuntimeError("another")]
+    with pytest.raises(RuntimeError, match="another"):
+        recorder._unrecorded(batch)
+    assert recorder._recordings
 
 
 @ON_GPU

@@ -17,6 +17,7 @@ from PIL import Image
 from purecc_pack.nodes.export import ImportLora
 from purecc_pack.nodes.files import LoadConcept
 from purecc_pack.nodes.host import loras, session, training
+from purecc_pack.purecc.memory import is_out_of_memory
 from server import PromptServer
 
 from benchmarks.live_bytes import LiveBytes
@@ -73,7 +74,7 @@ def session_of_training() -> Result:
         result.sentences["cancel raised nothing"] = False
     session.free_for_training()
     errors = torch.AcceleratorError("CUDA error: out of memory"), torch.AcceleratorError("CUDA error: unknown")
-    result.sentences["out of memory, told late"] = [session.is_out_of_memory(one) for one in errors] == [True, False]
+    result.sentences["out of memory, told late"] = [is_out_of_memory(one) for one in errors] == [True, False]
     result.sentences["no model of the host is left loaded"] = not comfy.model_management.current_loaded_models
     return result
 
