@@ -233,11 +233,17 @@ def check_prompts(
     if any(MAP in one.get("model_conds", ()) for one in texts):
         for one in texts:  # a map for all, or the host draws apart what the base draws together
             if "cross_attn" in one and MAP not in one.get("model_conds", {}):
-                none = torch.zeros(one["cross_attn"].shape[:2], dtype=torch.int64)
+                none = torch.zeros(one["cross_attn"].shape[:2], dtype=torch.int64, device=one["cross_attn"].device)
                 one["model_conds"] = {**one.get("model_conds", {}), MAP: comfy.conds.CONDRegular(none)}
-    drawn = None if denoise_mask is None else comfy.utils.reshape_mask(denoise_mask, noise.shape)
-    options |= {NAMED: frozenset(named), PLACES: Places(drawn)}
+    options |= {NAMED: frozenset(named), PLACES: Places(_drawn(denoise_mask, noise))}
     try:
         return executor(noise, latent, sampler, sigmas, denoise_mask, *args, **kwargs)
     finally:
         del options[NAMED], options[PLACES]
+
+
+def _drawn(mask: Tensor | None, noise: Tensor) -> Tensor | None:
+    """An inpainting's mask in the shape of the noise, in which newer hosts give it."""
+    if mask is None or mask.shape == noise.shape:
+        return mask
+    return comfy.utils.reshape_mask(mask, noise.shape)

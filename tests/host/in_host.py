@@ -9,6 +9,7 @@ In the script: `comfy`, `nodes`, `folder_paths`, ... are the host's, on the CPU,
 
 import asyncio
 import importlib.util
+import inspect
 import runpy
 import sys
 from pathlib import Path
@@ -25,7 +26,14 @@ def become_host(comfyui: str, base: str) -> None:
     args.base_directory = base
     args.database_url = "sqlite:///:memory:"
     importlib.import_module("utils.extra_config")  # as main.py does, before anything brings another `utils`
-    importlib.import_module("server").PromptServer(asyncio.new_event_loop())
+    make_server(importlib.import_module("server").PromptServer, args)
+
+
+def make_server(server: type, args: object) -> None:
+    """Newer hosts give it their manager of assets too."""
+    asks = "asset_manager" in inspect.signature(server).parameters
+    assets = [importlib.import_module("app.assets.manager").NoAssets(args)] if asks else []
+    server(asyncio.new_event_loop(), *assets)
 
 
 def import_pack() -> None:

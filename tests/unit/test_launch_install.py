@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,23 @@ def test_a_users_python_is_not_installed_into_but_told_what_it_lacks(
     monkeypatch.setattr(install, "NEEDED_MODULES", ("json", "no_such_module_here"))
     layout = Layout(tmp_path, users_python=Path(sys.executable))
     with pytest.raises(LaunchError, match="lacks no_such_module_here(?s:.*)-m pip install no_such_module_here"):
+        install._check_users_python(layout, tests=False, browser=False)
+
+
+@pytest.mark.parametrize(
+    ("requirements", "missing"),
+    [("torch\nno_such_extra>=1.2 # why\n", "no_such_extra"), ("no_such_extra_2\n#no_such_extra\n", None), (None, None)],
+    ids=["named", "not named", "no list"],
+)
+def test_some_modules_are_asked_for_by_a_comfyui_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requirements: str | None, missing: str | None
+) -> None:
+    monkeypatch.setattr(install, "NEEDED_MODULES", ("json",))
+    monkeypatch.setattr(install, "SOMETIMES_NEEDED", ("no_such_extra",))
+    if requirements is not None:
+        (tmp_path / "requirements.txt").write_text(requirements)
+    layout = Layout(tmp_path, users_comfyui=tmp_path, users_python=Path(sys.executable))
+    with pytest.raises(LaunchError, match=f"lacks {missing}\\.") if missing else nullcontext():
         install._check_users_python(layout, tests=False, browser=False)
 
 

@@ -10,7 +10,7 @@ from common import LATENT, Prediction, Result, check, encode, host, noise, pictu
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, adapted, encoded, expected, joined, scaled
 from purecc_pack.nodes.follow import Validation
 from purecc_pack.nodes.host import holding, session
-from purecc_pack.nodes.host.acting import Places
+from purecc_pack.nodes.host.acting import Places, _drawn
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.text import HostTextEncoder
 from purecc_pack.nodes.types import Advanced, TrainingData
@@ -264,6 +264,10 @@ def inpainting() -> Result:
     halves = [bool((one[..., :8] > 0).all()) and not bool((one[..., 8:] > 0).any()) for one in masked]
     result.sentences[f"each step that is not laid out ({len(masked)})"] = len(masked) == len(plain) > 0
     result.sentences["the half that is drawn"] = all(halves) and masked[0].shape == (2, 1, 16, 16)
+    of_each = torch.zeros(2, 16, 16, 16)
+    of_each[0, ..., :8], of_each[1, ..., 8:] = 1, 1
+    for name, mask in (("of each picture", of_each[:, :1]), ("as newer hosts give it", of_each)):
+        result.sentences[f"masks {name}"] = torch.equal(_drawn(mask, torch.zeros(2, 16, 16, 16)), of_each)
     places = Places(torch.ones(1, 16, 16, 16))
     result.sentences["of a tile nothing is known"] = places.drawn_in(torch.zeros(1, 16, 8, 8)) is None
     return result
