@@ -73,9 +73,9 @@ class ConceptSet:
             raise ValueError(f'The concept set does not hold the text "{text}". Make it again with Concept Set.')
         return TextBatch.of([self.encoded[text]] * count, device)
 
-    def with_texts_on(self, device: torch.device | str) -> "ConceptSet":
-        """The same with its encoded texts on a device: a batch then takes them from there. Their marks stay on the CPU."""
-        there = lambda text: replace(text, rows=text.rows.to(device), pooled=text.pooled.to(device))  # noqa: E731
+    def with_texts_on(self, device: torch.device | str, dtype: torch.dtype) -> "ConceptSet":
+        """The same with its encoded texts on a device, as a network reads them: a batch then takes them from there. Their marks stay on the CPU."""
+        there = lambda text: replace(text, rows=text.rows.to(device, dtype), pooled=text.pooled.to(device, dtype))  # noqa: E731
         return replace(self, encoded={name: there(text) for name, text in self.encoded.items()})
 
     def null(self, count: int, device: torch.device | str = "cpu") -> TextBatch:

@@ -42,7 +42,7 @@ class Inputs:
 
     tokens: int  # of the picture stream
     rows: int  # of the text stream
-    texts: int = 0  # bytes of all texts
+    texts: int = 0  # bytes of all texts, in float32
 
     @staticmethod
     def of(data: ConceptSet, patch: int) -> "Inputs":
@@ -63,7 +63,7 @@ class Estimate:
     step: int  # the most that a step, or a forward outside of steps, holds beside these; adaLN's tabulated outputs too
     validation: int  # the same of a validation picture, its decoding aside
     host: int = 0  # main memory: adaLN's layers and their outputs to come, blocks that wait there
-    texts: int = 0  # all of them, which are on the device where steps are recorded; `peak` has them not
+    texts: int = 0  # all of them, which are on a GPU that has room for more than a step; `peak` has them not
 
     @property
     def peak(self) -> int:
@@ -113,7 +113,7 @@ def estimate(
         ),
         validation=int(4 * layout.forward() + frozen.widened + frozen.outputs),
         host=frozen.host,
-        texts=inputs.texts,
+        texts=inputs.texts * dtype.itemsize // _WIDE,
     )
 
 

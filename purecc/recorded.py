@@ -57,7 +57,9 @@ class Recorder:
         self.objective, self.network, self.parameters = objective, network, list(parameters)
         self.share, self.accumulates = 1 / settings.accumulate, settings.accumulate > 1
         self.apart = settings.scenes_apart
-        self.on = records_on(network.device) and network.token_encoder is None and settings.can_record
+        # beside a step, which `savings.plan` sees to
+        self.has_room = network.device.type == "cuda" and network.token_encoder is None and settings.can_record
+        self.on = self.has_room and records_on(network.device)
         self._recordings: dict[tuple, _Recording | None] = {}  # None: a form that was seen once
         self._pool: Any = None  # of memory; one recording runs at a time
 

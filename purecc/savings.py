@@ -106,11 +106,11 @@ def plan(
             f". A run that was begun with its base {_KINDS[least[0].frozen_weights]} waits in its folder: it needs {in_words(least[1].peak)}. "
             "To go on with it, stop this one and free as much"
         )
-    if room.records and chosen.can_record and needed.step:
-        if room.holds_more(needed):
-            line += f". There is room to record steps ({in_words(_recorded(needed).peak)} in use): less time, the same result to rounding"
-        else:
+    if room.is_gpu and chosen.can_record and needed.step:
+        if not room.holds_more(needed):
             chosen = replace(chosen, record_steps=False)
+        elif room.records:
+            line += f". There is room to record steps ({in_words(_recorded(needed).peak)} in use): less time, the same result to rounding"
     return Plan(chosen, needed, line)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .batches import draw_batch
+from .batches import Batch, draw_batch
 from .class_pictures import ClassPictures
 from .concept_set import ConceptSet
 from .early_stop import EarlyStop, validation_loss
@@ -89,9 +89,13 @@ def train(
             stop.look(step, loss, learned)
 
     recorder = Recorder(objective, network, settings, learned)
-    if recorder.on:  # there is room, and the device would wait for the texts of each step
-        data = data.with_texts_on(network.device)
-    saved = done
+    if recorder.has_room:  # a fast device would wait for the texts of each step
+        data = data.with_texts_on(network.device, network.dtype)
+
+    def draw(number: int) -> Batch:
+        return draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
+
+    saved, ahead = done, None
     look(done)  # where the step was done, but what came after it was cut off
     try:
         for step in range(done + 1, settings.steps + 1):
@@ -100,9 +104,11 @@ def train(
             start = time.perf_counter()
             found = []
             for number in range((step - 1) * settings.accumulate + 1, step * settings.accumulate + 1):
-                batch = draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
-                found.append(recorder.descend(batch))
+                found.append(recorder.descend(ahead or draw(number)))
+                ahead = None
             norms = [nn.utils.clip_grad_norm_(of_model.all, settings.max_grad_norm) for of_model in parameters.values()]
+            if recorder.has_room and step < settings.steps:
+                ahead = draw(step * settings.accumulate + 1)  # while the device computes
             measured, gradient = _fetch(found, norms)
             _require_finite(measured["loss"], "loss", step, settings)
             _require_finite(gradient, "gradient", step, settings)

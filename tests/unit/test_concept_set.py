@@ -61,10 +61,11 @@ def test_batches_stack_the_texts_in_order_and_null_repeats_the_empty_text() -> N
 
 def test_texts_on_a_device_leave_their_marks_behind() -> None:
     data = concept_set(("a [V] dog", "a [V] dog on the beach"))
-    there = data.with_texts_on("meta")
+    there = data.with_texts_on("meta", torch.bfloat16)
     assert there.encoded.keys() == data.encoded.keys()
     for name, one in there.encoded.items():
         assert one.rows.is_meta and one.pooled.is_meta and torch.equal(one.marks, data.encoded[name].marks)
+        assert one.rows.dtype == one.pooled.dtype == torch.bfloat16
     assert not any(one.rows.is_meta for one in data.encoded.values())
 
 

@@ -66,7 +66,9 @@ def test_steps_are_recorded_where_there_is_room_for_a_step_twice_and_for_the_dri
     assert not plan(of, TrainSettings(), keeps).settings.record_steps
     for settings in (TrainSettings(record_steps=False), TrainSettings(checkpointing=True)):
         assert "to record" not in on(64e9, settings).line
-    assert "to record" not in on(64e9, TrainSettings(), records=False).line
+    for free, has_room in ((1.01 * enough, True), (0.99 * enough, False)):  # by an allocator that cannot record
+        found = on(free, TrainSettings(), records=False)
+        assert "to record" not in found.line and found.settings.can_record is has_room
 
 
 def test_texts_wait_on_the_device_where_steps_are_recorded_if_there_is_room_for_them_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,13 +21,20 @@ from tiny import (
     noise,
     pure_job,
     run,
+    same,
     text,
     transformer,
 )
 
-from purecc.network import BASE, EXTRACTOR, PURE
+from purecc import training
+from purecc.batches import Batch
+from purecc.concept_set import ConceptSet
+from purecc.flow import LatentScaling
+from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
+from purecc.recorded import Recorder
 from purecc.schedules import rate_factor
-from purecc.settings import PureSettings
+from purecc.settings import PureSettings, TrainSettings
+from purecc.stages import PureJob
 from purecc.training import freeze_all_but
 
 
@@ -46,6 +54,43 @@ def test_one_step_is_adamw_on_the_clipped_gradient(tmp_path: Path) -> None:
     for made, expected in zip(job.network.lora_parameters(PURE), lora, strict=True):
         torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(job.network.embeddings[PURE].clip, embeddings[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_where_there_is_room_batches_are_drawn_ahead_and_texts_wait_as_they_are_read(
+    tmp_path, monkeypatch, dtype
+) -> None:
+    """Each once and in its order, a step ahead at most; the same result bit for bit, also where the run was stopped."""
+    settings, right, drawn = replace(SETTINGS, steps=4, accumulate=2), training.draw_batch, []
+
+    def draw(data: ConceptSet, settings: TrainSettings, scaling: LatentScaling, number: int, *others) -> Batch:
+        drawn.append((number, {text.rows.dtype for text in data.encoded.values()}))
+        return right(data, settings, scaling, number, *others)
+
+    def job(folder: str) -> PureJob:
+        base = AdaptedNetwork(transformer().to(dtype))
+        return pure_job(tmp_path / folder, PureSettings(), settings, adapted=base)
+
+    monkeypatch.setattr(training, "draw_batch", draw)
+    plain = job("plain")
+    run(plain)
+    assert drawn == [(number, {torch.float32}) for number in range(1, 9)]
+
+    class WithRoom(Recorder):
+        def __init__(self, *of):
+            super().__init__(*of)
+            self.has_room = True
+
+    monkeypatch.setattr(training, "Recorder", WithRoom)
+    for stopped_after in (1, None):
+        drawn.clear()
+        with closing(iter(again := job("ahead"))) as records:
+            for record in records:
+                assert drawn[-1][0] == min(2 * record.step + 1, 8)
+                if record.step == stopped_after:
+                    break
+    assert drawn == [(number, {dtype}) for number in range(3, 9)]
+    assert same(again.concept, plain.concept)
 
 
 def test_training_leaves_base_and_extractor_bit_for_bit(finished) -> None:
