@@ -28,7 +28,7 @@ from purecc.flow import LatentScaling
 from purecc.job import Job
 from purecc.network import AdaptedNetwork
 from purecc.presets import SHIPPED
-from purecc.prompts import find_word
+from purecc.prompts import find_trigger
 from purecc.scenes import with_scenes
 from purecc.settings import PureSettings, TrainSettings
 from purecc.stages import ExtractorJob, PureJob
@@ -54,7 +54,7 @@ class RandomTexts:
         length = size.clip_tokens + size.t5_tokens
         rows, pooled = (torch.randn(shape, generator=generator) for shape in ((length, size.joint), (size.pooled,)))
         marks = torch.zeros(length, dtype=torch.int64)
-        if find_word(_TRIGGER, text):
+        if find_trigger(_TRIGGER, text):
             marks[2], marks[size.clip_tokens + 2] = 1, 1 + T5_SLOT
         return EncodedText(rows, pooled, marks, text)
 

@@ -13,11 +13,13 @@ def require_clip(clip: Any) -> None:
 
 
 def require_trigger(trigger: str) -> None:
-    """Raises ValueError for round brackets and backslashes: in the host's prompts they weigh and escape, and are no part of a word."""
+    """Raises ValueError for what the host's prompts read otherwise: round brackets weigh, backslashes escape, embedding: names a file."""
     if set("()\\") & set(trigger):
         raise ValueError(
             f'The trigger "{trigger}" has a round bracket or a backslash, which prompts read as weights. Write a word, as ohwx or [V].'
         )
+    if "embedding:" in trigger.lower():
+        raise ValueError(f'The trigger "{trigger}" names a file in prompts. Write a word, as ohwx or [V].')
 
 
 def require_vae(vae: Any) -> None:

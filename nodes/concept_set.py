@@ -9,7 +9,15 @@ from torch import Tensor
 
 from ..purecc.concept_set import ConceptSet, build_concept_set
 from ..purecc.encoding import TextEncoder
-from ..purecc.pictures import SUFFIXES, Picture, picture_files, read_folder, require_masks, unread_files
+from ..purecc.pictures import (
+    SUFFIXES,
+    Picture,
+    picture_files,
+    read_folder,
+    require_masks,
+    three_channels,
+    unread_files,
+)
 from ..purecc.prompts import KINDS, Kind, Placeholder
 from ..purecc.public_code import csv_file, csv_files, read_csv
 from ..purecc.shapes import SHAPES, Size, described
@@ -229,7 +237,7 @@ def folder_path(name: str) -> Path:
 
 def wired(pictures: list[Tensor] | None, masks: list[Tensor] | None) -> list[Picture]:
     """The pictures of the node's inputs, batches taken apart; masks by order."""
-    pixels = [p[..., :3].float().clone() for batch in pictures or [] for p in batch]
+    pixels = [three_channels(p).clone() for batch in pictures or [] for p in batch]
     flat = [m.float().clone() for batch in masks or [] for m in (batch if batch.ndim == 3 else batch[None])]
     if not pixels:
         raise ValueError("There are no pictures. Connect 3 to 5 pictures of the concept, or choose a folder.")

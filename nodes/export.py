@@ -9,8 +9,8 @@ from ..purecc.concept import Concept
 from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
 from ..purecc.files import save_tensors
 from ..purecc.learned_embeds import read_learned_embeds
-from ..purecc.prompts import KINDS
-from ..purecc.public_code import read_lora
+from ..purecc.prompts import KINDS, require_apart
+from ..purecc.public_code import PEFT_CONFIG, read_lora
 from .checks import require_trigger
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
@@ -50,6 +50,10 @@ class ExportConcept(io.ComfyNode):
             ],
             is_output_node=True,
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        return session.not_a_name(loras.loras_folder(), name) or True
 
     @classmethod
     def execute(cls, concept: Concept, model, name: str, clip=None) -> io.NodeOutput:
@@ -119,9 +123,9 @@ class ImportLora(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str, learned_token: str = NO_TOKEN, **_: object) -> str:
-        """Changes when a file is written anew."""
-        there = [path for name in (file, learned_token) if (path := loras.lora_file(name))]
-        return repr([path.stat().st_mtime_ns for path in there])
+        """Changes with what is in the files."""
+        lora, token = (None if name is None else loras.lora_file(name) for name in (file, learned_token))
+        return session.content_of(lora, lora and lora.with_name(PEFT_CONFIG), token)
 
     @classmethod
     def execute(
@@ -131,6 +135,7 @@ class ImportLora(io.ComfyNode):
         trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
         if not trigger or not class_word:
             raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
+        require_apart(trigger, class_word)
         concept = read_lora(loras.lora_path(file), trigger, class_word, kind, alpha)
         if learned_token != NO_TOKEN:
             rows = read_learned_embeds(loras.lora_path(learned_token)).rows

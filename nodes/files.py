@@ -30,6 +30,10 @@ class SaveConcept(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, name: str) -> bool | str:
+        return session.not_a_name(session.concepts_folder(), name) or True
+
+    @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         path = session.path_inside(session.concepts_folder(), name, ".safetensors")
         save_concept(concept, path)
@@ -60,9 +64,8 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
-        """Changes when the file is written anew."""
-        file = session.concept_file(name)
-        return repr(file.stat().st_mtime_ns) if file else ""
+        """Changes with what is in the file."""
+        return session.content_of(session.concept_file(name)) if name is not None else ""
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..purecc.grid import draw_grid
+from ..purecc.pictures import three_channels
 from .types import CATEGORY
 
 _ROWS = 8
@@ -45,8 +46,8 @@ class PictureGrid(io.ComfyNode):
 
 
 def _picture(pixels: Tensor) -> Image.Image:
-    """[height, width, 3] in 0..1 -> a picture."""
-    return Image.fromarray((pixels[..., :3].float().numpy() * 255).round().clip(0, 255).astype(np.uint8))
+    """[height, width, channels] in 0..1 -> a picture."""
+    return Image.fromarray((three_channels(pixels).numpy() * 255).round().clip(0, 255).astype(np.uint8))
 
 
 NODES = [PictureGrid]

@@ -261,13 +261,15 @@ class Settings(io.ComfyNode):
 
 
 def advanced_of(values: dict) -> Advanced:
-    """The node's values as settings by their own names."""
+    """The node's values as settings by their own names. Raises ValueError for bounds of lambda* that leave no room, and for seeds that are none."""
     values = dict(values)
     prompts = tuple(" ".join(line.split()) for line in values.pop("validation_prompts").splitlines() if line.strip())
     seeds = _seeds(values.pop("validation_seeds"))
     embeddings = values.pop("stage2_embeddings")
     own = {name: values.pop(name) for name in ("preset", "extractor_lora", "validation_every")}
     lowest, highest = values.pop("lambda_min"), values.pop("lambda_max")
+    if lowest > highest:
+        raise ValueError(f"lambda_min is {lowest:g}; it must be at most lambda_max, {highest:g}.")
     pure = {
         "scale_multiplier": values.pop("lambda_multiplier"),
         "scale_min": None if lowest <= -_OPEN else lowest,

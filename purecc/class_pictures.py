@@ -17,7 +17,7 @@ from .files import load_tensors, save_tensors
 from .forwards import SAMPLES
 from .frozen import storage_of
 from .network import BASE, AdaptedNetwork
-from .sampling import Velocity, euler, guided_velocity
+from .sampling import euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def class_pictures(
     """The class pictures of these settings: read from `root`/class_pictures, or drawn by theta3 and kept there.
 
     `root` is the folder of the runs, `base` the base model's fingerprint. `drawing(done, total)` is called before each
-    sampling step; what it raises ends the drawing, and nothing is kept.
+    sampling step; what it raises ends the drawing, and the pictures that are finished are kept.
     """
     prompts = sorted({texts.base for example in data.examples for texts in example.all_texts})
     if settings.class_texts == "class" and data.class_text is not None:
@@ -69,21 +69,35 @@ def drawn_by_base(
 
     The rest is as in `class_pictures`; returns size -> latents [count, ...], as the model reads them, on the CPU.
     """
-    path = root / "class_pictures" / f"{_key(network, data, settings, base, seed, texts, sizes)}.safetensors"
-    if path.is_file():
-        try:
-            tensors, _ = load_tensors(path)
-            return {size: tensors[_name(size)] for size in sizes}
-        except Exception as error:
-            log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
-    log.info("The base model draws %d pictures, %d steps each.", len(texts), settings.class_steps)
-    groups = _together(data, texts)
-    total = len(sizes) * settings.class_steps * len(groups)
-    steps = itertools.count()
-    each_step = lambda: drawing(next(steps), total)  # noqa: E731
-    latents = {size: _draw(network, data, settings, seed, texts, groups, size, each_step) for size in sizes}
+    key = _key(network, data, settings, base, seed, texts, sizes)
+    path, begun = (root / "class_pictures" / f"{key}{ending}.safetensors" for ending in ("", " begun"))
+    if whole := _read(path):
+        return {size: whole[_name(size)] for size in sizes}
+    done = _read(begun)  # "16x64x64 3" -> the picture of text 3 in that size
+    pictures = [(size, some) for size in sizes for some in _together(data, texts)]
+    waiting = [(size, some) for size, some in pictures if not {_one(size, i) for i in some} <= done.keys()]
+    log.info(
+        "The base model draws %d pictures, %d steps each.", sum(len(some) for _, some in waiting), settings.class_steps
+    )
+    total = settings.class_steps * len(pictures)
+    steps = itertools.count(total - settings.class_steps * len(waiting))
+    for size, some in waiting:
+        drawn = _draw(network, data, settings, seed, texts, some, size, lambda: drawing(next(steps), total))
+        done |= {_one(size, i): latent for i, latent in zip(some, drawn, strict=True)}
+        save_tensors(begun, done, {})
+    latents = {size: torch.stack([done[_one(size, i)] for i in range(len(texts))]) for size in sizes}
     save_tensors(path, {_name(size): value for size, value in latents.items()}, {"texts": json.dumps(texts)})
+    begun.unlink(missing_ok=True)
     return latents
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """A file's tensors; none where there is no such file, or it cannot be read."""
+    try:
+        return load_tensors(path)[0] if path.is_file() else {}
+    except Exception as error:
+        log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
+        return {}
 
 
 def _together(data: ConceptSet, texts: tuple[str, ...]) -> list[list[int]]:
@@ -95,23 +109,20 @@ def _together(data: ConceptSet, texts: tuple[str, ...]) -> list[list[int]]:
 
 def _draw(
     network: AdaptedNetwork, data: ConceptSet, settings: PureSettings, seed: int, texts: tuple[str, ...],
-    groups: list[list[int]], size: Size, each_step: Callable[[], None],
+    some: list[int], size: Size, each_step: Callable[[], None],
 ) -> Tensor:  # fmt: skip
-    """[count, channels, height, width] on the CPU; each picture has a seed of its own."""
-    device, drawn = network.device, {}
-    for some in groups:
-        seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
-        noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
-        words = TextBatch.of([data.encoded[texts[i]] for i in some], device), data.null(len(some), device)
-        guided = guided_velocity(network, *words, settings.class_guidance, BASE)
+    """[count, channels, height, width] on the CPU, of `some` of the texts; each picture has a seed of its own."""
+    device = network.device
+    seeds = [torch.Generator().manual_seed((seed * 1_000_003 + i) % 2**62) for i in some]
+    noise = torch.stack([torch.randn(size, generator=generator) for generator in seeds])
+    words = TextBatch.of([data.encoded[texts[i]] for i in some], device), data.null(len(some), device)
+    guided = guided_velocity(network, *words, settings.class_guidance, BASE)
 
-        def velocity(x_t: Tensor, t: Tensor, guided: Velocity = guided) -> Tensor:
-            each_step()
-            return guided(x_t, t)
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        each_step()
+        return guided(x_t, t)
 
-        latents = euler(velocity, noise.to(device), settings.class_steps, settings.class_shift, network).cpu()
-        drawn.update(zip(some, latents, strict=True))
-    return torch.stack([drawn[i] for i in range(len(texts))])
+    return euler(velocity, noise.to(device), settings.class_steps, settings.class_shift, network).cpu()
 
 
 def _key(
@@ -131,3 +142,7 @@ def _key(
 
 def _name(size: Size) -> str:
     return "x".join(map(str, size))
+
+
+def _one(size: Size, text: int) -> str:
+    return f"{_name(size)} {text}"

@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .flow import LatentScaling
-from .prompts import Kind, Placeholder, SceneTexts, Texts, class_text, texts_of
+from .prompts import KINDS, Kind, Placeholder, SceneTexts, Texts, class_text, find_trigger, require_apart, texts_of
 from .templates import texts_of_template
 
 NULL = ""
@@ -258,10 +258,9 @@ def build_concept_set(
         raise ValueError(f"Pictures: {len(pictures)}, captions: {len(captions)}. One line for each is needed.")
     if not trigger or not class_word:
         raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
-    if trigger.lower() == class_word.lower():
-        raise ValueError(
-            f'Trigger and class word are both "{trigger}"; choose a trigger that prompts do not use, as ohwx.'
-        )
+    if kind not in KINDS:
+        raise ValueError(f'The kind is "{kind}"; it must be one of {", ".join(KINDS)}.')
+    require_apart(trigger, class_word)
     if templates:
         every = [texts_of_template(template, trigger, class_word, kind) for template in templates]
         # each begins at another, so that what reads the first text alone (probes, previews) has seen several
@@ -270,6 +269,12 @@ def build_concept_set(
         made = [texts_of(caption, trigger, class_word, kind) for caption in captions]
         of_pictures = [[replace(t, **own)] for t, own in zip(made, stated or [{}] * len(made), strict=True)]
     texts = [t for of_picture in of_pictures for t in of_picture]
+    for t in texts:
+        if find_trigger(trigger, t.base):
+            raise ValueError(
+                f'The text of a picture without the concept, "{t.base}", holds the trigger "{trigger}". Choose another trigger, or write the '
+                "caption without it."
+            )
     encoder = text_encoder(trigger, Placeholder(1, " ".join([class_word] * tokens)))
     wanted = {NULL, class_word, class_text(class_word, kind) or NULL}
     wanted |= {text for t in texts for text in astuple(t)}

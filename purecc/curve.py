@@ -37,13 +37,14 @@ def read_curve(root: Path, name: str, limit: int = 500) -> Curve:
         raise LookupError(f'"{name}" is not the name of a run.')
     try:
         identity = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise LookupError(f'There is no run "{name}". It may have been deleted; Run trains it anew.') from None
-    run = Run(root, identity["stage"], identity)
+        stage, total = str(identity["stage"]), int(identity["steps"])
+    except (OSError, ValueError, TypeError, KeyError):
+        raise LookupError(f'There is no run "{name}". It may have been deleted.') from None
+    run = Run(root, stage, identity)
     records = run.records()
     stride = max(1, math.ceil(len(records) / limit))
     kept = records[::stride]
     if records and kept[-1] is not records[-1]:
         kept.append(records[-1])
     done = records[-1].step if records else 0
-    return Curve(name, identity["steps"], done, run.result.is_file(), [point(record) for record in kept])
+    return Curve(name, total, done, run.is_finished, [point(record) for record in kept])

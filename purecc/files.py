@@ -44,6 +44,15 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
 
 
+def is_whole(path: Path) -> bool:
+    """Whether there is a safetensors file as long as its header says; nothing else of it is read."""
+    try:
+        with safetensors.safe_open(path, framework="pt"):
+            return True
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str = "optimizer.") -> dict[str, torch.Tensor]:
     """An optimiser's state as named tensors: `<prefix><parameter index>.<entry>`."""
     state = optimizer.state_dict()["state"]

@@ -1,5 +1,6 @@
 """Pictures in rows and columns, with a label at each row and column."""
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -16,7 +17,8 @@ def draw_grid(
 ) -> Image.Image:
     """One picture of all, every cell as large as the largest. Labels may be fewer than rows or columns, or have lines.
 
-    font_size: pixels; 0 takes an eighth of a cell's height, between 12 and 40.
+    A column's label is broken into lines where it is wider than the column. font_size: pixels; 0 takes an eighth of a cell's height,
+    between 12 and 40.
     """
     if not any(rows):
         raise ValueError("There are no pictures to put into a grid.")
@@ -24,6 +26,9 @@ def draw_grid(
     height = max(picture.height for row in rows for picture in row) + _GAP
     font = ImageFont.load_default(font_size or min(40, max(12, height // 8)))
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    words = [word for text in column_labels for word in text.split()]
+    width = max([width, *(math.ceil(font.getlength(word)) + _GAP for word in words)])
+    column_labels = [_wrapped(text, font, width - _GAP) for text in column_labels]
     sizes = [measure.multiline_textbbox((0, 0), text, font) for text in row_labels]
     left = max((round(box[2]) for box in sizes), default=0) + (3 * _GAP if any(row_labels) else 0)
     sizes = [measure.multiline_textbbox((0, 0), text, font) for text in column_labels]
@@ -42,3 +47,18 @@ def draw_grid(
         middle = left + _GAP + x * width + (width - _GAP) / 2
         draw.multiline_text((middle, top), text, INK, font, anchor="md", align="center")
     return sheet
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text with further line breaks, so that no line of several words is wider than `width`."""
+    lines = []
+    for line in text.splitlines():
+        kept = ""
+        for word in line.split(" "):
+            longer = f"{kept} {word}" if kept else word
+            if kept and font.getlength(longer) > width:
+                lines.append(kept)
+                longer = word
+            kept = longer
+        lines.append(kept)
+    return "\n".join(lines)

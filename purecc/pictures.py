@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -40,15 +40,25 @@ def as_it_is(picture: Picture) -> Picture:
     return picture
 
 
+def three_channels(pixels: Tensor) -> Tensor:
+    """[..., channels] as float32 [..., 3]: of a grey one three alike, of one with alpha its colours."""
+    return (pixels.expand(*pixels.shape[:-1], 3) if pixels.shape[-1] == 1 else pixels[..., :3]).float()
+
+
 def picture_files(folder: Path) -> list[Path]:
     """The pictures of a folder by name, masks left out."""
-    found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and Path(p.stem).suffix.lower() != MASK]
+    found = [p for p in _seen(folder) if p.suffix.lower() in SUFFIXES and Path(p.stem).suffix.lower() != MASK]
     return sorted(found, key=lambda p: p.name.lower())
+
+
+def _seen(folder: Path) -> list[Path]:
+    """A folder's files, less those that people do not see: macOS puts ._dog.png beside dog.png on other systems' disks."""
+    return [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
 
 
 def unread_files(folder: Path) -> list[str]:
     """Names of the pictures of a folder whose format is not read."""
-    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in UNREAD)
+    return sorted(p.name for p in _seen(folder) if p.suffix.lower() in UNREAD)
 
 
 def read_text(path: Path) -> str:
@@ -82,7 +92,7 @@ def read_picture(path: Path) -> Picture:
     try:
         pixels = _open(path, "RGB")
         masked = None if mask is None else _open(mask, "L")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:  # Pillow's for what is damaged
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
     if masked is not None and masked.shape != pixels.shape[:2]:
         raise ValueError(

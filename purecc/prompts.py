@@ -66,13 +66,23 @@ class Span:
     concept: int
 
 
-def _whole(word: str) -> re.Pattern:
-    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
-
-
 def find_word(word: str, text: str) -> re.Match | None:
     """`word` as a whole word of `text`, upper or lower case, also where it begins or ends in a bracket."""
-    return _whole(word).search(text)
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
+
+
+def find_trigger(trigger: str, text: str) -> re.Match | None:
+    """The trigger where a prompt has it, as `substitute` finds it."""
+    return re.search(_trigger_pattern(trigger), text, re.IGNORECASE)
+
+
+def require_apart(trigger: str, class_word: str) -> None:
+    """Raises ValueError where the class in a prompt ("a dog") would be read as the trigger, as "dog" in "guide dog"."""
+    if find_trigger(trigger, f"a {class_word}"):
+        raise ValueError(
+            f'"a {class_word}" holds the trigger "{trigger}", so prompts for the class would call the concept. Choose a trigger that is no '
+            "part of them, as ohwx or [V]."
+        )
 
 
 def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
@@ -80,24 +90,19 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
 
     Raises ValueError where an instance's caption does not hold the class word: nothing tells where the trigger belongs.
     """
-    caption = " ".join(caption.split())
-    held = find_word(trigger, caption)
+    caption, target = " ".join(caption.split()), f"{trigger} {class_word}"
+    held = find_trigger(trigger, caption)
     if kind == "style":
-        target = f"{trigger} {class_word}"
-        phrase = re.compile(
-            rf",?\s*(?:\bin\s+)?(?<!\w){re.escape(trigger)}(?!\w)(?:\s+{re.escape(class_word)}\b)?", re.IGNORECASE
-        )
-        base = " ".join(phrase.sub("", caption).split()) if held else caption
-        complete = caption if held else " ".join(f"{caption} in {target}".split()) if caption else target
+        base = _without_style(caption, trigger, class_word) if held else caption
+        complete = _set_apart(caption, trigger) if held else f"{caption} in {target}" if caption else target
         return Texts(complete, base, target)
-    target = f"{trigger} {class_word}"
     if not caption:
         return Texts(f"a {target}", class_text(class_word, kind), target)
     if held:
-        base = " ".join(_whole(trigger).sub("", caption).split())
+        base = _without_emptied_brackets(_set_apart(caption, trigger, ""))
         if not find_word(class_word, base):
-            base = " ".join(_whole(trigger).sub(lambda _: class_word, caption).split())
-        return Texts(caption, base, target)
+            base = _set_apart(caption, trigger, class_word)
+        return Texts(_set_apart(caption, trigger), base, target)
     word = find_word(class_word, caption)
     if not word:
         raise ValueError(
@@ -105,6 +110,32 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
             f'Write where the concept is, for example "a {target} ...", or leave the caption empty.'
         )
     return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
+
+
+def _set_apart(text: str, trigger: str, put: str | None = None) -> str:
+    """The text with `put` in the trigger's place, or the trigger itself, set off by spaces from letters that touch it."""
+
+    def placed(match: re.Match) -> str:
+        before = " " if text[: match.start()][-1:].isalnum() else ""
+        after = " " if text[match.end() :][:1].isalnum() else ""
+        return f"{before}{match[0] if put is None else put}{after}"
+
+    return " ".join(re.sub(_trigger_pattern(trigger), placed, text, flags=re.IGNORECASE).split())
+
+
+def _without_style(caption: str, trigger: str, class_word: str) -> str:
+    """The caption less "in the [V] style" and its like."""
+    before = r",?\s*(?:\b(?:in|by)\s+(?:(?:the|a|an)\s+)?)?"
+    phrase = rf"{before}{_trigger_pattern(trigger)}(?:\s+{re.escape(class_word)}\b)?"
+    left = re.sub(phrase, " ", caption, flags=re.IGNORECASE)
+    return _without_emptied_brackets(" ".join(left.split()).lstrip(", "))
+
+
+def _without_emptied_brackets(text: str) -> str:
+    """What is left of "([V]:1.3)" without its word goes too."""
+    while (less := re.sub(r"\(\s*(?::\s*[-+.\d]*\s*)?\)", " ", text)) != text:
+        text = less
+    return " ".join(text.split())
 
 
 def scene_texts(trigger: str, class_word: str, others: tuple[str, ...] = OTHERS) -> tuple[SceneTexts, ...]:
@@ -144,11 +175,11 @@ def substitute(text: str, triggers: Mapping[str, Placeholder]) -> tuple[str, lis
     """
     if not triggers:
         return text, []
-    by_lower = {trigger.lower(): placeholder for trigger, placeholder in triggers.items()}
-    pattern = "|".join(_trigger_pattern(trigger) for trigger in sorted(by_lower, key=len, reverse=True))
+    ordered = sorted(triggers, key=len, reverse=True)
+    pattern = "|".join(f"({_trigger_pattern(trigger)})" for trigger in ordered)
     done, at, spans = "", 0, []
     for match in re.finditer(pattern, text, re.IGNORECASE):
-        placeholder = by_lower[match[0].lower()]
+        placeholder = triggers[ordered[match.lastindex - 1]]
         done += text[at : match.start()]
         if done and done[-1].isalnum():
             done += " "

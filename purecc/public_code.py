@@ -16,14 +16,15 @@ from .concept import Concept, LoraWeights
 from .files import load_tensors
 from .learned_embeds import read_learned_embeds
 from .pictures import Picture, as_it_is, read_picture, read_text
-from .prompts import Kind, find_word
+from .prompts import Kind, find_trigger
 
 COLUMNS = ("image_path", "prompt")  # and target_prompt, base_prompt, instance_word
 _TEXTS = {"complete": "prompt", "base": "base_prompt", "target": "target_prompt"}
 PLACEHOLDER = "[v]"  # stands for the concept in its texts
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _PREFIXES = ("transformer.", "base_model.model.")
-_ALPHA = ("lora_alpha", "r")  # in adapter_config.json beside a file
+PEFT_CONFIG = "adapter_config.json"  # beside a file
+_ALPHA = ("lora_alpha", "r")  # in it
 
 
 def csv_files(folder: Path) -> list[Path]:
@@ -72,9 +73,9 @@ def read_csv(
             )
         said = {name: _with_trigger(row.get(column), trigger) for name, column in _TEXTS.items()}
         texts = {name: text for name, text in said.items() if text and name != "complete"}
-        if find_word(trigger, texts.get("base", "")):
+        if find_trigger(trigger, texts.get("base", "")):
             raise ValueError(f'{path.name}, line {line}: the base_prompt "{texts["base"]}" holds the concept.')
-        if "target" in texts and not find_word(trigger, texts["target"]):
+        if "target" in texts and not find_trigger(trigger, texts["target"]):
             raise ValueError(f'{path.name}, line {line}: the target_prompt "{texts["target"]}" lacks {PLACEHOLDER}.')
         pictures.append(replace(prepare(read_picture(picture)), caption=said["complete"], texts=texts))
     return pictures
@@ -153,7 +154,7 @@ def _matrices(tensors: Mapping[str, Tensor], name: str) -> tuple[dict[str, tuple
 
 def _told_alpha(path: Path, rank: int) -> float:
     """lora_alpha of an adapter_config.json beside the file, or the rank, which is what the public code trains with."""
-    config = path.with_name("adapter_config.json")
+    config = path.with_name(PEFT_CONFIG)
     if not config.is_file():
         return float(rank)
     told = json.loads(config.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from .concept import Concept, load_concept, save_concept
-from .files import load_tensors, save_json, save_tensors, write_atomically
+from .files import is_whole, load_tensors, save_json, save_tensors, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -57,27 +57,37 @@ class Run:
         return self.folder / "concept.safetensors"
 
     @property
+    def is_finished(self) -> bool:
+        """Whether there is a result, whole as it was written."""
+        return is_whole(self.result)
+
+    @property
     def begun(self) -> bool:
         """Whether there is something to go on with, or a result."""
-        return self.result.is_file() or (self.folder / "checkpoint.safetensors").is_file()
+        return self.is_finished or (self.folder / "checkpoint.safetensors").is_file()
 
     def finished(self) -> Concept | None:
         """The concept, if this very run was finished before."""
-        return load_concept(self.result) if self.result.is_file() else None
+        if self.is_finished:
+            return load_concept(self.result)
+        if self.result.is_file():
+            log.warning("The result in %s is damaged; the run begins anew.", self.folder.name)
+        return None
 
     def begin(self) -> None:
         save_json(self.folder / "settings.json", self.identity)
 
     def records(self) -> list[StepRecord]:
-        """All the steps measured so far; a line that a crash cut short is left out."""
-        found = []
+        """All the steps measured so far, each once and in order, whoever wrote them; a line that a crash cut short is left out."""
+        found: dict[int, StepRecord] = {}
         path = self.folder / "metrics.jsonl"
         for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
             try:
-                found.append(StepRecord(**json.loads(line)))
+                record = StepRecord(**json.loads(line))
             except (ValueError, TypeError):
                 break
-        return found
+            found[record.step] = record
+        return [found[step] for step in sorted(found)]
 
     def add(self, record: StepRecord) -> None:
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:

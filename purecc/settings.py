@@ -219,14 +219,15 @@ _SAME_RESULT = ("modulation_table", "memory", "scenes_apart", "record_steps", "s
 def as_plain(settings: TrainSettings) -> dict[str, Any]:
     """Settings as a dictionary, for files and hashes; less what changes nothing in the result.
 
-    Checkpointing changes nothing either: it stays in as off, so that finished runs of older versions are found.
+    Checkpointing and how often a checkpoint is written change nothing either: they stay in as they come, so that finished runs of older
+    versions are found.
     """
     plain = {name: value for name, value in asdict(settings).items() if name not in _SAME_RESULT}
     if not settings.stop_patience:
         plain = {name: value for name, value in plain.items() if not name.startswith("stop_")}
     if settings.frozen_weights == "whole":
         del plain["frozen_weights"]
-    return plain | {"checkpointing": False}
+    return plain | {"checkpointing": False, "checkpoint_every": TrainSettings.checkpoint_every}
 
 
 def _require(holds: bool, name: str, value: object, rule: str) -> None:

@@ -80,6 +80,12 @@ class Applied:
         begun = start == 0 or level <= sampling.percent_to_sigma(start)
         return begun and (end == 1 or sampling.percent_to_sigma(end) <= level)
 
+    @property
+    def waits_for_its_trigger(self) -> bool:
+        """Whether anything of it acts only where a prompt holds its trigger."""
+        own = self.concept
+        return bool(self.row_loras) or own.embeddings is not None or own.token_embeddings is not None
+
     def vectors(self, slots: tuple[int, ...]) -> Moved:
         """The embeddings of slots, [blocks, slots, width]."""
         if slots not in self._vectors:
@@ -219,7 +225,8 @@ def check_prompts(
     carried = options.get(CONCEPTS, {})
     texts = [one for side in guider.conds.values() for one in side or ()]
     named = concepts_in(texts)
-    silent = ", ".join(f'"{one.concept.trigger}"' for number, one in carried.items() if number not in named)
+    waiting = [one for number, one in carried.items() if number not in named and one.waits_for_its_trigger]
+    silent = ", ".join(f'"{one.concept.trigger}"' for one in waiting)
     if silent and not named and not any(MAP in one.get("model_conds", ()) for one in texts):
         warn_in_node(
             f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "

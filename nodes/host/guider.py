@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...purecc.concept import Concept
 from ...purecc.objective import TARGET_TEXTS, Target, implicit_guidance, pure_velocity
-from ...purecc.prompts import find_word, texts_of
+from ...purecc.prompts import find_trigger, texts_of
 from .acting import Applied, attach
 from .apply import check_encoders, check_fits
 from .lora import row_loras
@@ -93,7 +93,7 @@ class GuidedTexts:
         """
         words = (extractor.trigger, extractor.class_word, extractor.kind)
         prompt = " ".join(prompt.split())
-        held = prompt and find_word(extractor.trigger, prompt)
+        held = prompt and find_trigger(extractor.trigger, prompt)
         base = texts_of(prompt, *words).base if held else prompt
         there = {"target": texts_of("", *words).target, "class_word": extractor.class_word, "null": ""}
         if target == "in-context":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -243,6 +245,31 @@ def concept_path(name: str) -> Path:
     if path := concept_file(name):
         return path
     raise ValueError(f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.')
+
+
+def content_of(*files: Path | None) -> str:
+    """Changes with the bytes of any of the files, and where one comes or goes; not where one is written anew as it was."""
+    return repr([None if file is None or not file.is_file() else _digest(file, *_stamp(file)) for file in files])
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    seen = file.stat()
+    return seen.st_mtime_ns, seen.st_size
+
+
+@lru_cache(maxsize=64)
+def _digest(file: Path, *_: int) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def not_a_name(folder: Path, name: str | None) -> str | None:
+    """Why no .safetensors file of this name can be in the folder; None where one can, and of a wire's name, which is not known yet."""
+    try:
+        if name is not None:
+            path_inside(folder, name, ".safetensors")
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def files_of(kind: str) -> list[str]:

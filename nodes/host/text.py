@@ -90,7 +90,7 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
     """A CLIP whose prompts may hold the triggers, on top of those that it knows; the given CLIP stays as it is.
 
     Every prompt's CONDITIONING gets a map, also where it is all zero: two conditionings are batched only if both have one.
-    A placeholder of concept 0 is substituted and not marked. Raises ValueError where a trigger has another meaning
+    A placeholder of concept 0 is substituted and not marked, and gives way to a concept of its trigger. Raises ValueError where a trigger has another meaning
     already, and where the CLIP has no tokenizer that is known here.
     """
     found = [name for name in _TOKENIZERS.values() if getattr(clip.tokenizer, name, None) is not None]
@@ -100,12 +100,7 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
             f"({', '.join(_TOKENIZERS.values())}). Load the text encoders of an SD3 type."
         )
     known: dict[str, Placeholder] = getattr(clip.tokenizer, "purecc_triggers", {})
-    joined = {**known, **{trigger.lower(): placeholder for trigger, placeholder in triggers.items()}}
-    for trigger, placeholder in known.items():
-        if joined[trigger] != placeholder:
-            raise ValueError(
-                f'The trigger "{trigger}" already stands for another concept on this CLIP. Rename one of them.'
-            )
+    joined = _joined(known, triggers)
     marking = clip.clone()
     marking.tokenizer = copy.copy(clip.tokenizer)
     marking.tokenizer.purecc_triggers = joined
@@ -119,6 +114,20 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
         # not a subclass of CLIP: the host's clone() makes a plain one
         marking.patcher.add_object_patch("encode_token_weights", _MarkingEncode(encode, marking.cond_stage_model))
     return marking
+
+
+def _joined(known: Mapping[str, Placeholder], triggers: Mapping[str, Placeholder]) -> dict[str, Placeholder]:
+    """Both, upper and lower case alike. Raises ValueError where two concepts have one trigger."""
+    joined = dict(known)
+    for trigger, placeholder in triggers.items():
+        same = next((one for one in joined if one.lower() == trigger.lower()), trigger)
+        before = joined.get(same, placeholder)
+        if before.concept and placeholder.concept and before != placeholder:
+            raise ValueError(
+                f'The trigger "{trigger}" already stands for another concept on this CLIP. Rename one of them.'
+            )
+        joined[same] = placeholder if placeholder.concept else before
+    return joined
 
 
 class _MarkingEncode:

@@ -92,7 +92,7 @@ def prepared(
     def needed(changed: TrainSettings) -> Estimate:
         found = estimate(config, inputs, changed, pure, dtype, device.type)
         found = replace(found, weights=found.weights + encoders[0], step=found.step + encoders[1])
-        return replace(found, step=0) if run_of(changed.frozen_weights).result.is_file() else found
+        return replace(found, step=0) if run_of(changed.frozen_weights).is_finished else found
 
     def room() -> Room:
         free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))

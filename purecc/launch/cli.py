@@ -96,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     serve = add_command(
         "serve", parents=[common, host], allow_abbrev=False, help="ComfyUI with its page, the pack and its workflows"
     )
-    serve.add_argument("--port", type=int, default=8188, help="default: 8188")
+    serve.add_argument("--port", type=_port, default=8188, help="default: 8188")
     pictures = add_command(
         "pictures",
         parents=[common, host],
@@ -115,7 +115,15 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 2**16:
+        raise argparse.ArgumentTypeError(f"{text} is no port; one is a number from 1 to 65535")
+    return int(text)
+
+
 def split_tiers(arguments: list[str]) -> tuple[list[str], list[str]]:
-    """Tier names, and the rest, which is pytest's. No tier named means all."""
-    tiers = [a for a in arguments if a in TIERS]
-    return tiers or list(TIERS), [a for a in arguments if a not in TIERS]
+    """Tier names, and the rest, which is pytest's, as in `-k browser`. No tier named means all."""
+    before = ["", *arguments]
+    named = [a in TIERS and b not in ("-k", "-m") for b, a in zip(before, arguments, strict=False)]
+    tiers = [a for a, is_tier in zip(arguments, named, strict=True) if is_tier]
+    return tiers or list(TIERS), [a for a, is_tier in zip(arguments, named, strict=True) if not is_tier]

@@ -172,7 +172,7 @@ def test_a_cancelled_run_goes_on_where_it_was(server: Server) -> None:
     [
         ({"folder": "(pictures from the input)"}, "no pictures"),
         ({"class_word": "teapot"}, 'neither the trigger "[V]" nor the class word "teapot"'),
-        ({"trigger": "dog"}, "Trigger and class word are both"),
+        ({"trigger": "dog"}, "holds the trigger"),
         ({"folder": "../secrets"}, "not a folder inside|no folder"),
     ],
 )

@@ -112,7 +112,10 @@ def test_the_fingerprint_is_stable_and_notices_every_change() -> None:
         ({"captions": ["a dog", "a dog"]}, "Pictures: 1, captions: 2"),
         ({"trigger": "  "}, 'The trigger is "" and the class word "dog"; neither may be empty'),
         ({"class_word": ""}, 'The trigger is "\\[V\\]" and the class word ""'),
-        ({"trigger": "Dog"}, 'Trigger and class word are both "Dog"'),
+        ({"trigger": "Dog"}, '"a dog" holds the trigger "Dog"'),
+        ({"trigger": "Rex", "class_word": "t-rex"}, '"a t-rex" holds the trigger "Rex"'),
+        ({"stated": [{"base": "a dog and [v]"}]}, '"a dog and \\[v\\]", holds the trigger "\\[V\\]"'),
+        ({"kind": "thing"}, 'The kind is "thing"'),
         ({"captions": ["a cat on the beach"]}, 'holds neither the trigger "\\[V\\]" nor the class word "dog"'),
     ],
 )
@@ -125,9 +128,10 @@ def test_bad_inputs_are_refused_before_anything_is_encoded(changes: dict, messag
         "captions": ["a dog"],
         "trigger": "[V]",
         "class_word": "dog",
+        "kind": "instance",
     } | changes
     with pytest.raises(ValueError, match=message):
-        build_concept_set(**inputs, kind="instance", tokens=1, encode_picture=encode, text_encoder=encode)
+        build_concept_set(**inputs, tokens=1, encode_picture=encode, text_encoder=encode)
 
 
 def test_a_trigger_that_the_encoder_cuts_off_is_refused() -> None:

@@ -6,7 +6,16 @@ import re
 
 import pytest
 
-from purecc.prompts import Placeholder, Texts, find_word, mark_tokens, substitute, texts_of
+from purecc.prompts import (
+    Placeholder,
+    Texts,
+    find_trigger,
+    find_word,
+    mark_tokens,
+    require_apart,
+    substitute,
+    texts_of,
+)
 
 DOG, CATS = Placeholder(11, "dog"), Placeholder(12, "cat cat")
 TRIGGERS = {"<dog1>": DOG, "[V]": CATS}
@@ -38,6 +47,11 @@ def marked(prompt: str) -> tuple[str, dict[str, tuple[int, int]]]:
         ("a [V] on the beach", Texts("a [V] on the beach", "a dog on the beach", "[V] dog")),
         ("a [V] dog by a [V] dog", Texts("a [V] dog by a [V] dog", "a dog by a dog", "[V] dog")),
         ("a hotdog and a dog", Texts("a hotdog and a [V] dog", "a hotdog and a dog", "[V] dog")),
+        ("a [V]dog on sand", Texts("a [V] dog on sand", "a dog on sand", "[V] dog")),
+        ("a red[v]dog", Texts("a red [v] dog", "a red dog", "[V] dog")),
+        ("a ([V]:1.3) dog in snow", Texts("a ([V]:1.3) dog in snow", "a dog in snow", "[V] dog")),
+        ("a (([v])) dog, small (old)", Texts("a (([v])) dog, small (old)", "a dog, small (old)", "[V] dog")),
+        ("a ([V]:1.3) in snow", Texts("a ([V]:1.3) in snow", "a (dog:1.3) in snow", "[V] dog")),
     ],
 )
 def test_texts_of_an_instance(caption: str, expected: Texts) -> None:
@@ -52,6 +66,10 @@ def test_texts_of_an_instance(caption: str, expected: Texts) -> None:
         ("a dog in [V] style", Texts("a dog in [V] style", "a dog", "[V] style")),
         ("a dog, [V] style", Texts("a dog, [V] style", "a dog", "[V] style")),
         ("a [v] style dog", Texts("a [v] style dog", "a dog", "[V] style")),
+        ("a dog in the [V] style", Texts("a dog in the [V] style", "a dog", "[V] style")),
+        ("in [V] style, a dog", Texts("in [V] style, a dog", "a dog", "[V] style")),
+        ("a painting of a dog by [V]", Texts("a painting of a dog by [V]", "a painting of a dog", "[V] style")),
+        ("a [V] dog in the rain", Texts("a [V] dog in the rain", "a dog in the rain", "[V] style")),
     ],
 )
 def test_texts_of_a_style(caption: str, expected: Texts) -> None:
@@ -93,6 +111,21 @@ def test_find_word() -> None:
 )
 def test_triggers_become_marked_tokens(prompt: str, text: str, marks: dict) -> None:
     assert marked(prompt) == (text, marks)
+
+
+@pytest.mark.parametrize(("trigger", "prompt"), [("İris", "an İris dog"), ("ışık", "a işik dog"), ("sks", "a ſks dog")])
+def test_letters_that_differ_from_their_lower_case_are_found(trigger: str, prompt: str) -> None:
+    text, (span,) = substitute(prompt, {trigger: Placeholder(11, "teapot")})
+    assert text[span.start : span.end] == "teapot" and find_trigger(trigger, prompt)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "class_word"), [("dog", "Dog"), ("dog", "guide dog"), ("Rex", "t-rex"), ("a", "dog")]
+)
+def test_a_trigger_that_the_class_holds_is_refused(trigger: str, class_word: str) -> None:
+    with pytest.raises(ValueError, match=rf'"a {class_word}" holds the trigger "{trigger}"'):
+        require_apart(trigger, class_word)
+    require_apart("do", class_word)
 
 
 def test_of_two_triggers_that_begin_alike_the_longer_is_taken() -> None:
