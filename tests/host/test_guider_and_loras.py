@@ -214,6 +214,7 @@ def test_a_data_set_of_the_public_code_is_read(server: Server) -> None:
         ("PureCCExportConcept", {"name": "../../outside"}, "is not a name for a file here"),
         ("PureCCImportLora", {"file": "../secrets.safetensors"}, "There is no LoRA"),
         ("PureCCImportLora", {"file": "tests/a poodle.safetensors", "trigger": " "}, "neither may be empty"),
+        ("PureCCImportLora", {"file": "tests/a poodle.safetensors", "trigger": "dog"}, "holds the trigger"),
     ],
 )
 def test_bad_names_are_told_in_a_sentence(

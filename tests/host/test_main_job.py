@@ -196,9 +196,11 @@ def test_a_name_cannot_lead_out_of_the_folder(server: Server) -> None:
     p = Prompt()
     pocket = p.pocket()
     data = p.concept_set(pocket)
-    p.add("PureCCSaveConcept", concept=[p.extractor(pocket, data), 0], name="../../outside")
+    p.add("PureCCSaveConcept", concept=[p.extractor(pocket, data, seed=77), 0], name="../../outside")
+    before = set((server.base / "output" / "purecc" / "runs").glob("*"))
     with pytest.raises(HostError, match="outside"):
         server.client.run(p.nodes, timeout=DEADLINE)
+    assert set((server.base / "output" / "purecc" / "runs").glob("*")) == before  # told before the training
     assert not list(server.base.rglob("outside.safetensors"))
 
 

@@ -104,8 +104,8 @@ def test_what_it_sets_reaches_both_stages(server: Server) -> None:
         "base_anchor": 0.5, "null_anchor": 0.25, "validation_every": 1000,
     }  # fmt: skip
     report, _, _ = trained(server, of=changed)
-    # checkpointing changes no result: a run is the same with it and without
-    others = ("lambda_", "validation_", "checkpointing")
+    # what keeps and saves changes no result: a run is the same with it and without
+    others = ("lambda_", "validation_", "checkpoint")
     asked = {name: value for name, value in changed.items() if not name.startswith(others)}
     asked |= {"scale_multiplier": 0.5, "scale_min": 0.0, "scale_max": None}
     got = identity(server, report)
@@ -293,7 +293,7 @@ def test_seeds_that_are_none_are_told_in_a_sentence(server: Server, seeds: str) 
     [
         ({"last_block": 9}, {}, "this model has 0 to 3"),
         ({"warmup": 5}, {}, "warmup is 5; it must be below the number of steps, 2"),
-        ({"lambda_min": 2.0, "lambda_max": 1.0}, {}, "scale_min is 2.0; it must be at most scale_max"),
+        ({"lambda_min": 2.0, "lambda_max": 1.0}, {}, "lambda_min is 2; it must be at most lambda_max, 1"),
         ({"extractor_lora": False}, {"embeddings": "none"}, "nothing would guide"),
     ],
 )

@@ -67,6 +67,14 @@ def test_a_link_does_not_lead_out_of_the_runs_folder(tmp_path: Path) -> None:
         read_curve(tmp_path / "runs", outside.folder.name)
 
 
+@pytest.mark.parametrize("settings", ["", "[]", "null", "{}", '{"stage": "pure", "steps": null}'])
+def test_settings_that_are_damaged_are_no_run(tmp_path: Path, settings: str) -> None:
+    (tmp_path / "pure-123456789abc").mkdir()
+    (tmp_path / "pure-123456789abc" / "settings.json").write_text(settings)
+    with pytest.raises(LookupError, match="There is no run"):
+        read_curve(tmp_path, "pure-123456789abc")
+
+
 def test_a_long_run_is_thinned_and_keeps_its_ends(tmp_path: Path) -> None:
     run = Run(tmp_path, "pure", {"stage": "pure", "steps": 3000})
     run.begin()

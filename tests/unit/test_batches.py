@@ -11,7 +11,7 @@ from tiny import CHANNELS, FEW, SCALING, SETTINGS, SIDE, concept_set, extractor,
 from torch import Tensor
 
 from purecc.batches import _CLASS_PICTURES, _SCENES, _VIEWS, _generator, draw_batch
-from purecc.class_pictures import class_pictures
+from purecc.class_pictures import _TOGETHER, class_pictures
 from purecc.encoding import TextBatch
 from purecc.flow import LatentScaling, picture_from_velocity, sample_times, sigmas
 from purecc.network import BASE, PURE, AdaptedNetwork
@@ -160,6 +160,28 @@ def test_class_pictures_are_drawn_once_and_kept(tmp_path: Path) -> None:
     assert others[1].texts == ("a dog", "a dog on the beach", "a dog")
     file.write_bytes(b"cut off")
     assert torch.equal(drawn(tmp_path).latents[size], made.latents[size])
+
+
+def test_drawing_that_was_cancelled_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+    """In groups of a few; the same pictures bit for bit as drawn at once."""
+    pure = replace(PRIOR, class_pictures=2 * _TOGETHER + 1)
+    whole = drawn(tmp_path / "whole", pure)
+    told: list[tuple[int, int]] = []
+
+    def cancel(done: int, total: int) -> None:
+        told.append((done, total))
+        if len(told) == 2 * pure.class_steps + 2:  # within the last group
+            raise KeyboardInterrupt
+
+    arguments = network(), concept_set(), pure, "base", 0, tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        class_pictures(*arguments, cancel)
+    again: list[tuple[int, int]] = []
+    made = class_pictures(*arguments, lambda done, total: again.append((done, total)))
+    total = 3 * pure.class_steps
+    assert told[0] == (0, total) and again == [(done, total) for done in range(total - pure.class_steps, total)]
+    assert all(torch.equal(made.latents[size], whole.latents[size]) for size in whole.latents)
+    assert len(list((tmp_path / "cut" / "class_pictures").iterdir())) == 1
 
 
 def test_a_style_has_its_base_texts_for_class_pictures(tmp_path: Path) -> None:

@@ -41,6 +41,18 @@ def test_labels_make_room_for_themselves_and_are_drawn() -> None:
     assert (np.asarray(labelled)[:, : margin - 1] < 128).all(-1).any()  # ink
 
 
+def test_columns_labels_do_not_run_over_one_another() -> None:
+    """Broken into lines where they are wide; a column is as wide as its longest word."""
+    words = "a label of many words"
+    broken = draw_grid(ROWS, (), [words, words], font_size=10)
+    assert broken.width == draw_grid(ROWS).width
+    assert broken.height > draw_grid(ROWS, (), ["a", "a"], font_size=10).height
+    long = draw_grid(ROWS, (), ["unquestionably", "unquestionably"], font_size=10)
+    assert long.width > broken.width
+    left, right = boxes(long)[0]
+    assert (np.asarray(long)[: left[1], right[0] - 3 : right[0] - 1] > 250).all()  # paper between the two
+
+
 def test_no_pictures_is_told() -> None:
     with pytest.raises(ValueError, match="no pictures"):
         draw_grid([[], []])

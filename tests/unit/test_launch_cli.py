@@ -20,6 +20,8 @@ from purecc.launch.server import free_port, port_is_free
         ("test unit", ["unit"], []),
         ("test unit -k train --maxfail 1 --co host", ["unit", "host"], ["-k", "train", "--maxfail", "1", "--co"]),
         ("test -x --comfyui there unit", ["unit"], ["-x"]),
+        ("test -k browser", ["unit", "host", "browser"], ["-k", "browser"]),
+        ("test unit -m host", ["unit"], ["-m", "host"]),
     ],
 )
 def test_the_rest_goes_to_pytest_in_order(line: str, tiers: list[str], rest: list[str]) -> None:
@@ -34,6 +36,13 @@ def test_an_error_for_the_user_is_one_message_and_exit_code_1(
     error = capsys.readouterr().err
     assert "is not a ComfyUI folder" in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("port", ["0", "99999", "-1", "web"])
+def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", f"--port={port}"])
+    assert f"{port} is no port" in capsys.readouterr().err
 
 
 def test_unknown_arguments_of_the_other_commands_are_refused() -> None:

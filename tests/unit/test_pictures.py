@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from purecc.pictures import Picture, picture_files, read_folder, require_masks, unread_files
+from purecc.pictures import Picture, picture_files, read_folder, require_masks, three_channels, unread_files
 
 
 def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
@@ -40,6 +40,10 @@ def test_a_folder_without_pictures_and_a_broken_one_are_told_apart(tmp_path: Pat
         read_folder(tmp_path)
     with pytest.raises(ValueError, match="holds no pictures"):
         read_folder(tmp_path / "not there")
+    (tmp_path / "._dog.png").write_bytes(b"macOS keeps its own there")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):
+        read_folder(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="broken.png cannot be read"):
         read_folder(tmp_path)
@@ -106,6 +110,21 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ValueError, match="a.png cannot be read as a picture: Image size"):
         read_folder(tmp_path)
+
+
+def test_a_text_in_a_png_that_is_too_large_is_told_with_its_file(tmp_path: Path) -> None:
+    more = PngImagePlugin.PngInfo()
+    more.add_text("comment", "a" * (PngImagePlugin.MAX_TEXT_CHUNK + 1), zip=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png", pnginfo=more)
+    with pytest.raises(ValueError, match="a.png cannot be read as a picture: Decompressed data too large"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pictures_of_any_channels_have_three(channels: int) -> None:
+    pixels = torch.rand(2, 3, channels)
+    made = three_channels(pixels)
+    assert made.shape == (2, 3, 3) and torch.equal(made, pixels[..., :3].expand(2, 3, 3))
 
 
 def test_masks_are_for_all_pictures_and_mark_something(tmp_path: Path) -> None:

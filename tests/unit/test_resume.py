@@ -147,6 +147,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
         "record_steps": False,
         "memory": "as set",
         "dtype": "float32",
+        "checkpoint_every": 7,
     }
     assert folder(settings=replace(SETTINGS, **saving)) == folder()  # the result is the same
     assert folder(settings=replace(SETTINGS, stop_every=3, stop_gain=0.5)) == folder()  # early stop is off

@@ -86,6 +86,25 @@ def test_a_finished_run_has_its_concept_and_no_checkpoint(tmp_path: Path) -> Non
     assert not (run.folder / "checkpoint.safetensors").exists()
 
 
+def test_a_damaged_result_is_none(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    run.finish(extractor())
+    assert run.is_finished and run.begun
+    content = run.result.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"no file of this kind"):
+        run.result.write_bytes(damaged)
+        assert run.finished() is None and not run.begun
+    run.result.write_bytes(content)
+    assert run.finished().uid == extractor().uid
+
+
+def test_records_of_two_who_wrote_at_once_are_each_step_once_and_in_order(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    for step in (1, 2, 3, 1, 2, 4):
+        run.add(record(step))
+    assert run.records() == [record(1), record(2), record(3), record(4)]
+
+
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(partial: bool, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "settings.json"

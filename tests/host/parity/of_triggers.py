@@ -64,6 +64,12 @@ def triggers() -> Result:
     result.sentences["concept 0 is substituted, not marked"] = (
         torch.equal(rows[0][0], encode(base, "a dog")[0][0]) and not map_of(rows).any()
     )
+    held_back = (
+        text.with_triggers(clip, {"<Dog1>": Placeholder(0, "dog")}),
+        text.with_triggers(unmarked, {"<DOG1>": DOG}),
+    )
+    for name, either in zip(("after", "before"), held_back, strict=True):
+        result.sentences[f"concept 0 gives way to one {name} it"] = held(map_of(encode(either, "a <dog1>"))) == {2: d}
     separate = CLIPTextEncodeSD3.execute(clip, "<dog1> on", "a photo, <dog1>", "", "none").result[0]
     result.sentences[f"CLIP-L and -G of their own: {held(map_of(separate))}"] = held(map_of(separate)) == {4: d}
     result.raises("two meanings", "already stands", lambda: text.with_triggers(clip, {"<DOG1>": CAT}))

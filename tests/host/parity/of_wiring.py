@@ -130,6 +130,10 @@ def messages() -> Result:
     said = warnings_of(lambda: picture(patched, encode(marking, PROMPT), encode(marking, ""), steps=2))
     result.sentences[f"silent where all is well: {said}"] = said == []
 
+    plain, knows = apply_concept(model, clip, random_concept(embeddings=False), gate="off")
+    said = warnings_of(lambda: picture(plain, encode(knows, PLAIN), encode(knows, ""), steps=2))
+    result.sentences[f"a LoRA that acts everywhere waits for no trigger: {said}"] = said == []
+
     said = warnings_of(lambda: apply_concept(model, clip, concept))
     result.sentences[f"its own base: {said}"] = said == [] and base_warning(model, concept) == ""
     loaded, _ = apply_concept(model, clip, random_concept("<x>", 7, embeddings=False))  # any LoRA on the MODEL
@@ -145,6 +149,12 @@ def messages() -> Result:
         "not on the MODEL", "does not carry", lambda: picture(patched, encode(both, "a <w>"), encode(both, ""))
     )
     result.raises("twice", "already applied", lambda: apply_concept(patched, marking, concept))
+    off = apply_concept(*apply_concept(model, clip, concept), concept, 0.0, 0.0)
+    on = apply_concept(*apply_concept(model, clip, concept, 0.0, 0.0), concept)
+    same = [
+        picture(one, encode(knows, PROMPT), encode(knows, ""), steps=2) for one, knows in (off, on, (patched, marking))
+    ]
+    result.sentences["twice, once at strength 0"] = torch.equal(same[0], same[2]) and torch.equal(same[1], same[2])
     result.raises(
         "one trigger, two concepts", "Two concepts", lambda: apply_concept(patched, marking, random_concept("[v]", 9))
     )
