@@ -34,6 +34,13 @@ class SaveConcept(io.ComfyNode):
         return session.not_a_name(session.concepts_folder(), name) or True
 
     @classmethod
+    def fingerprint_inputs(cls, name: str, **_: object) -> str:
+        """Changes with what is in the file: one that was deleted is written again."""
+        folder = session.concepts_folder()
+        nowhere = name is None or session.not_a_name(folder, name)
+        return "" if nowhere else session.content_of(session.path_inside(folder, name, ".safetensors"))
+
+    @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         path = session.path_inside(session.concepts_folder(), name, ".safetensors")
         save_concept(concept, path)

@@ -125,6 +125,30 @@ def test_a_loaded_concept_draws_what_the_trained_one_drew(server, trained) -> No
     assert pixels(server, again, picture) == pixels(server, record, nodes["gated, with trigger"])
 
 
+def test_a_file_that_was_deleted_is_saved_again_and_one_written_as_it_was_is_not_read_again(server, trained) -> None:
+    def executed() -> set[str]:
+        ran = set()
+        server.client.run(
+            p.nodes, on_event=lambda kind, value: ran.add((kind, str(value.get("node")))), timeout=DEADLINE
+        )
+        return {node for kind, node in ran if kind == "executing"}
+
+    file = server.base / "models" / "purecc" / "tests" / "kept.safetensors"
+    p = Prompt()
+    loaded = p.add("PureCCLoadConcept", name="tests/a poodle.safetensors")
+    p.show([loaded, 1])
+    saved = p.add("PureCCSaveConcept", concept=[loaded, 0], name="tests/kept")
+    assert saved in executed() and file.is_file()
+    content = file.read_bytes()
+    executed()  # its file is there now
+    assert not {loaded, saved} & executed()
+    file.write_bytes(content)
+    assert not {loaded, saved} & executed()
+    file.unlink()
+    ran = executed()
+    assert saved in ran and loaded not in ran and file.read_bytes() == content
+
+
 def test_the_same_inputs_return_the_finished_run(server, trained) -> None:
     before = finished(server)
     server.client.post("/free", {"unload_models": True, "free_memory": True})  # the host forgets its outputs
