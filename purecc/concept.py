@@ -15,6 +15,8 @@ and, as metadata, everything else (`Concept`'s plain fields), each a JSON value 
 
 import hashlib
 import json
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +66,24 @@ class LoraWeights:
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
+
+
+def lora_of(name: str, matrices: dict[str, tuple[Tensor, Tensor]], alphas: Iterable[float | Tensor]) -> LoraWeights:
+    """A file's LoRA. Raises ValueError where modules have several ranks or alphas, where A and B do not go together, and for what is not finite."""
+    told = {float(alpha) if torch.as_tensor(alpha).numel() == 1 else math.nan for alpha in alphas}
+    for module, (a, b) in matrices.items():
+        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+            raise ValueError(f"{name}: A {tuple(a.shape)} and B {tuple(b.shape)} of {module} do not go together.")
+        if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+            raise ValueError(f"{name}: the LoRA of {module} is not finite. The training that made it had diverged.")
+    ranks = sorted({a.shape[0] for a, _ in matrices.values()})
+    if len(ranks) != 1:
+        raise ValueError(f"{name} has modules of different rank ({ranks}); PureCC's concepts have one.")
+    if any(not math.isfinite(alpha) for alpha in told):
+        raise ValueError(f"{name}: the LoRA's alpha is no number.")
+    if len(told) != 1:
+        raise ValueError(f"{name} has modules of different alpha ({sorted(told)}); PureCC's concepts have one.")
+    return LoraWeights(matrices, told.pop())
 
 
 @dataclass(frozen=True)
@@ -133,9 +153,7 @@ class Concept:
         tensors: dict[str, Tensor] = {}
         if self.lora:
             for module, (a, b) in self.lora.matrices.items():
-                tensors[f"transformer.{module}.lora_A.weight"] = a
-                tensors[f"transformer.{module}.lora_B.weight"] = b
-                tensors[f"transformer.{module}.alpha"] = torch.tensor(float(self.lora.alpha))
+                tensors |= zip(_keys(module), (a, b, torch.tensor(float(self.lora.alpha))), strict=True)
         if self.embeddings:
             tensors["concept.clip"] = self.embeddings.clip
             if self.embeddings.t5 is not None:
@@ -147,7 +165,14 @@ class Concept:
 
 _TOKEN = "concept.token."
 _PLAIN = [f.name for f in fields(Concept) if f.name not in ("lora", "embeddings", "token_embeddings")]
+_DICTIONARIES = ("settings", "summary")  # among these; the others are words
 _SINCE = {"gate": "off"}  # fields that older files lack, and what these mean
+_A = ".lora_A.weight"
+
+
+def _keys(module: str) -> tuple[str, str, str]:
+    """Of A, B and alpha."""
+    return f"transformer.{module}{_A}", f"transformer.{module}.lora_B.weight", f"transformer.{module}.alpha"
 
 
 def save_concept(concept: Concept, path: Path) -> None:
@@ -175,24 +200,39 @@ def load_concept(path: Path) -> Concept:
             f"{path.name} is not a PureCC concept: its metadata lacks {', '.join(missing)}. "
             "A plain LoRA goes into the stock Load LoRA node."
         )
-    plain = _SINCE | {name: json.loads(metadata[f"purecc.{name}"]) for name in _PLAIN if f"purecc.{name}" in metadata}
+    try:
+        said = {name: json.loads(metadata[f"purecc.{name}"]) for name in _PLAIN if f"purecc.{name}" in metadata}
+    except ValueError as error:
+        raise ValueError(f"{path.name} is not a PureCC concept: its metadata is damaged ({error}).") from error
+    plain = _SINCE | said
+    strange = [name for name, value in plain.items() if not isinstance(value, dict if name in _DICTIONARIES else str)]
+    if strange:
+        raise ValueError(f"{path.name} is not a PureCC concept: its {', '.join(strange)} cannot be read.")
     if plain["kind"] not in KINDS:
         raise ValueError(f'{path.name} is of kind "{plain["kind"]}"; this version knows {", ".join(KINDS)}.')
     if plain["gate"] not in GATES:
         raise ValueError(f'{path.name} has the gate "{plain["gate"]}"; this version knows {", ".join(GATES)}.')
-    matrices: dict[str, tuple[Tensor, Tensor]] = {}
-    alphas = set()
-    for key, value in tensors.items():
-        if key.endswith(".lora_A.weight"):
-            module = key[len("transformer.") : -len(".lora_A.weight")]
-            matrices[module] = (value, tensors[f"transformer.{module}.lora_B.weight"])
-            alphas.add(float(tensors[f"transformer.{module}.alpha"]))
-    if len(alphas) > 1:
-        raise ValueError(f"{path.name} has LoRA modules of different alpha ({sorted(alphas)}); one is expected.")
+    modules = [key[len("transformer.") : -len(_A)] for key in tensors if key.endswith(_A)]
+    half = [key for module in modules for key in _keys(module) if key not in tensors]
+    if half:
+        raise ValueError(f"{path.name} is damaged: it lacks {half[0]}.")
+    parts = {module: tuple(tensors[key] for key in _keys(module)) for module in modules}
+    matrices = {module: (a, b) for module, (a, b, _) in parts.items()}
+    lora = lora_of(path.name, matrices, [alpha for *_, alpha in parts.values()]) if matrices else None
     embeddings = None
     if "concept.clip" in tensors:
-        mode = json.loads(metadata["purecc.embedding_mode"])
+        mode = json.loads(metadata.get("purecc.embedding_mode", "null"))
         embeddings = ConceptEmbeddings(tensors["concept.clip"], tensors.get("concept.t5"), mode)
-    lora = LoraWeights(matrices, alphas.pop()) if matrices else None
+        if mode not in get_args(EmbeddingMode):
+            raise ValueError(
+                f'{path.name} has embeddings of mode "{mode}"; this version knows {", ".join(get_args(EmbeddingMode))}.'
+            )
     of_tokens = {key[len(_TOKEN) :]: value for key, value in tensors.items() if key.startswith(_TOKEN)}
+    for key, value in tensors.items():
+        if key.startswith("concept.") and (
+            value.ndim != (2 if key.startswith(_TOKEN) else 3) or not torch.isfinite(value).all()
+        ):
+            raise ValueError(
+                f"{path.name} is damaged: {key} {tuple(value.shape)} is of another shape, or is not finite."
+            )
     return Concept(lora=lora, embeddings=embeddings, token_embeddings=of_tokens or None, **plain)

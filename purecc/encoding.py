@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .concept import T5_SLOT
 from .prompts import Placeholder, mark_tokens, substitute
 
 
@@ -82,5 +83,5 @@ class PocketTextEncoder:
         marks = torch.zeros(rows.shape[1], dtype=torch.int64)
         for i, mark in enumerate(mark_tokens(plain, spans, offsets)[: len(marks)]):
             if mark:
-                marks[i] = 1 + mark[1]
+                marks[i] = 1 + mark[1] % T5_SLOT
         return EncodedText(rows[0], pooled[0], marks, text)

@@ -38,9 +38,14 @@ def embedding_file(concept: Concept, name: str, t5: Tensor | None = None) -> tup
 
 
 def plain_lora(concept: Concept, embedding: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata (modelspec.*, ss_*) of a plain LoRA file; `embedding`: the file of the concept's input embeddings."""
-    name = f"{concept.trigger} {concept.class_word}"
-    tensors = {key: value for key, value in concept.tensors().items() if key.startswith("transformer.")}
+    """Tensors and metadata (modelspec.*, ss_*) of a plain LoRA file; `embedding`: the file of the concept's input embeddings.
+
+    alpha / rank is in B, and there is no alpha: diffusers refuses such keys, and without one all loaders take a scale of 1.
+    """
+    name, tensors = f"{concept.trigger} {concept.class_word}", {}
+    for module, (a, b) in concept.lora.matrices.items():
+        tensors[f"transformer.{module}.lora_A.weight"] = a
+        tensors[f"transformer.{module}.lora_B.weight"] = b * concept.lora.scale
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-3/lora",
@@ -50,7 +55,7 @@ def plain_lora(concept: Concept, embedding: str = "") -> tuple[dict[str, Tensor]
         "modelspec.description": " ".join(what_is_lost(concept, embedding)),
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(concept.lora.rank),
-        "ss_network_alpha": f"{concept.lora.alpha:g}",
+        "ss_network_alpha": str(concept.lora.rank),
         "ss_base_model_version": "sd3",
         "ss_output_name": name,
         "ss_training_comment": f"PureCC {__version__}, {concept.role}, base {concept.base or 'unknown'}",

@@ -26,7 +26,11 @@ def initial_embeddings(
     held = []
     for x_t, t, texts in probes(data, scaling, network.device):
         held.append(network.stream_at_marks(x_t, t, texts["complete"]))
-    by_slot = {slot: torch.stack([one[slot] for one in held]).mean(0) for slot in held[0]}  # [blocks, width] each
+    # T5 may part a class word into more pieces behind a bracket or a quotation mark: a slot is of the texts that have it
+    slots = sorted({slot for one in held for slot in one})
+    by_slot = {
+        slot: torch.stack([one[slot] for one in held if slot in one]).mean(0) for slot in slots
+    }  # [blocks, width]
 
     def table(first: int, end: int) -> Tensor | None:
         """[blocks, tokens, width]; a class word of several pieces shares a vector, as `ConceptEmbeddings.slot` does."""

@@ -12,7 +12,7 @@ class text   "a dog"   a prompt for pictures of the class; a style has none
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -66,6 +66,13 @@ class Span:
     concept: int
 
 
+#: between a trigger and the class word: the two are not of one thing
+_BREAKS = re.compile(
+    r"[,;]|\.(?!\d)|\b(a|an|the|and|or|with|without|of|to|by|in|on|at|from|under|over|near|next|beside|behind|before|between)\b",
+    re.IGNORECASE,
+)
+
+
 def find_word(word: str, text: str) -> re.Match | None:
     """`word` as a whole word of `text`, upper or lower case, also where it begins or ends in a bracket."""
     return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
@@ -99,9 +106,7 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     if not caption:
         return Texts(f"a {target}", class_text(class_word, kind), target)
     if held:
-        base = _without_emptied_brackets(_set_apart(caption, trigger, ""))
-        if not find_word(class_word, base):
-            base = _set_apart(caption, trigger, class_word)
+        base = _without_emptied_brackets(_set_apart(caption, trigger, lambda rest: _unnamed(rest, class_word)))
         return Texts(_set_apart(caption, trigger), base, target)
     word = find_word(class_word, caption)
     if not word:
@@ -112,15 +117,21 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     return Texts(caption[: word.start()] + target + caption[word.end() :], caption, target)
 
 
-def _set_apart(text: str, trigger: str, put: str | None = None) -> str:
-    """The text with `put` in the trigger's place, or the trigger itself, set off by spaces from letters that touch it."""
+def _set_apart(text: str, trigger: str, put: Callable[[str], str] | None = None) -> str:
+    """The text with the trigger, or what `put` makes of the text behind it, set off by spaces from letters that touch it."""
 
     def placed(match: re.Match) -> str:
+        rest = text[match.end() :]
         before = " " if text[: match.start()][-1:].isalnum() else ""
-        after = " " if text[match.end() :][:1].isalnum() else ""
-        return f"{before}{match[0] if put is None else put}{after}"
+        return f"{before}{match[0] if put is None else put(rest)}{' ' if rest[:1].isalnum() else ''}"
 
     return " ".join(re.sub(_trigger_pattern(trigger), placed, text, flags=re.IGNORECASE).split())
+
+
+def _unnamed(rest: str, class_word: str) -> str:
+    """What stands in the trigger's place without the concept: nothing in "a [V] old dog", the class word in "a [V] beside a dog"."""
+    word = find_word(class_word, rest)
+    return class_word if word is None or _BREAKS.search(rest[: word.start()]) else ""
 
 
 def _without_style(caption: str, trigger: str, class_word: str) -> str:

@@ -5,6 +5,7 @@ Its token embeddings (`learned_embeds.pt`) are read by learned_embeds.py, and be
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from io import StringIO
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor
 
-from .concept import Concept, LoraWeights
+from .concept import Concept, lora_of
 from .files import load_tensors
 from .learned_embeds import read_learned_embeds
 from .pictures import Picture, as_it_is, read_picture, read_text
@@ -24,7 +25,8 @@ PLACEHOLDER = "[v]"  # stands for the concept in its texts
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 _PREFIXES = ("transformer.", "base_model.model.")
 PEFT_CONFIG = "adapter_config.json"  # beside a file
-_ALPHA = ("lora_alpha", "r")  # in it
+_DIFFUSERS = "lora_adapter_metadata"  # in a file's own metadata
+_ALPHA = ("lora_alpha", "r")  # in either
 
 
 def csv_files(folder: Path) -> list[Path]:
@@ -111,15 +113,9 @@ def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: floa
         raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
     matrices, alphas = _matrices(tensors, path.name)
     rank = next(iter(matrices.values()))[0].shape[0]
-    if not alpha:
-        told = {float(value) for value in alphas} or {_told_alpha(path, rank)}
-        if len(told) > 1:
-            raise ValueError(
-                f"{path.name} has modules of different alpha ({sorted(told)}); PureCC's concepts have one."
-            )
-        alpha = told.pop()
+    told = [alpha] if alpha else alphas or [_told_alpha(path, metadata, rank)]
     return Concept(
-        trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=LoraWeights(matrices, alpha),
+        trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=lora_of(path.name, matrices, told),
         embeddings=None, settings={"imported": path.name},
     )  # fmt: skip
 
@@ -146,19 +142,29 @@ def _matrices(tensors: Mapping[str, Tensor], name: str) -> tuple[dict[str, tuple
             f"{name} is no LoRA of an SD3 transformer: {what}. Expected are keys as "
             "transformer_blocks.0.attn.to_q.lora_A.weight, after transformer. or base_model.model."
         )
-    ranks = sorted({both["A"].shape[0] for both in parts.values()})
-    if len(ranks) > 1:
-        raise ValueError(f"{name} has modules of different rank ({ranks}); PureCC's concepts have one.")
     return {module: (both["A"], both["B"]) for module, both in parts.items()}, alphas
 
 
-def _told_alpha(path: Path, rank: int) -> float:
-    """lora_alpha of an adapter_config.json beside the file, or the rank, which is what the public code trains with."""
-    config = path.with_name(PEFT_CONFIG)
-    if not config.is_file():
-        return float(rank)
-    told = json.loads(config.read_text(encoding="utf-8"))
+def _told_alpha(path: Path, metadata: Mapping[str, str], rank: int) -> float:
+    """What multiplies B A, times the rank, by the file's own metadata (diffusers) or an adapter_config.json beside it (peft); the rank where
+    neither is there, which is what the public code trains with.
+    """
+    beside = path.with_name(PEFT_CONFIG)
+    try:
+        if text := metadata.get(_DIFFUSERS):
+            where, said = path.name, json.loads(text)
+            told = {name.removeprefix("transformer."): value for name, value in said.items()}
+        elif beside.is_file():
+            where, told = f"{beside.name} beside {path.name}", dict(json.loads(beside.read_text(encoding="utf-8")))
+        else:
+            return float(rank)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(
+            f"What {path.name} says of its alpha cannot be read ({error}). Set alpha in the node."
+        ) from error
     alpha, of_rank = (told.get(name) for name in _ALPHA)
-    if not isinstance(alpha, (int, float)) or (of_rank and of_rank != rank):
-        raise ValueError(f"{config.name} beside {path.name} belongs to another LoRA: r is {of_rank}, here {rank}.")
-    return float(alpha)
+    if not isinstance(alpha, int | float) or (of_rank and of_rank != rank):
+        raise ValueError(f"{where} belongs to another LoRA: r is {of_rank}, here {rank}.")
+    if any(told.get(name) for name in ("alpha_pattern", "rank_pattern")):
+        raise ValueError(f"{where} has modules of different alpha or rank; PureCC's concepts have one.")
+    return float(alpha) * (math.sqrt(rank) if told.get("use_rslora") else 1.0)

@@ -10,7 +10,8 @@ import torch
 from tiny import CHANNELS, FEW, SCALING, SETTINGS, SIDE, concept_set, extractor, network, noise, transformer
 from torch import Tensor
 
-from purecc.batches import _CLASS_PICTURES, _SCENES, _VIEWS, _generator, draw_batch
+from purecc.batches import _CLASS_PICTURES, _SCENES, _VIEWS, _generator, draw_batch, pick
+from purecc.batches import drawn as drawn_of
 from purecc.class_pictures import _TOGETHER, class_pictures
 from purecc.encoding import TextBatch
 from purecc.flow import LatentScaling, picture_from_velocity, sample_times, sigmas
@@ -64,6 +65,35 @@ def test_a_batch_larger_than_the_set_repeats_and_one_of_two_sizes_is_not_mixed()
     mixed = replace(data, examples=(*data.examples, wide))
     sizes = {draw_batch(mixed, SETTINGS, SCALING, step, "cpu").x_t.shape for step in range(1, 20)}
     assert sizes == {(2, CHANNELS, SIDE, SIDE), (2, CHANNELS, SIDE, 4)}
+
+
+def test_every_picture_is_learnt_as_often_as_the_others() -> None:
+    """Also where a batch has fewer than there are of one size; a size of its own has its share."""
+    data = concept_set(("a dog",) * 4)
+    data = replace(data, examples=(*data.examples[:3], replace(data.examples[3], latent=noise(CHANNELS, SIDE, 4))))
+    generator, seen = torch.Generator().manual_seed(0), torch.zeros(4)
+    for _ in range(2000):
+        for index in pick(data, 2, generator):
+            seen[index] += 1 / 4000
+    assert torch.allclose(seen, torch.full((4,), 0.25), atol=0.03)
+
+
+def test_what_lies_outside_is_mirrored_with_its_picture() -> None:
+    mask = torch.zeros(SIDE, SIDE)
+    mask[:, 0] = 1
+    own = masked(mask, mask)
+    own = replace(own, examples=tuple(replace(one, flipped=one.latent.flip(-1)) for one in own.examples))
+    sides = set()
+    for number in range(1, 20):
+        for view, outside in zip(
+            drawn_of(own, SETTINGS, number).views,
+            draw_batch(own, SETTINGS, SCALING, number, "cpu").outside,
+            strict=True,
+        ):
+            held = outside[0, 0] == 0
+            assert held[-1 if view.flipped else 0] and not held[0 if view.flipped else -1]
+            sides.add(view.flipped)
+    assert sides == {True, False}
 
 
 def test_a_seed_may_have_64_bits() -> None:
@@ -182,6 +212,17 @@ def test_drawing_that_was_cancelled_goes_on_with_what_is_missing(tmp_path: Path)
     assert told[0] == (0, total) and again == [(done, total) for done in range(total - pure.class_steps, total)]
     assert all(torch.equal(made.latents[size], whole.latents[size]) for size in whole.latents)
     assert len(list((tmp_path / "cut" / "class_pictures").iterdir())) == 1
+
+
+def test_every_class_picture_is_learnt_from(tmp_path: Path) -> None:
+    made, generator = drawn(tmp_path), torch.Generator().manual_seed(0)
+    size = (CHANNELS, SIDE, SIDE)
+    seen = {
+        int((made.latents[size] - one).abs().flatten(1).sum(1).argmin())
+        for _ in range(30)
+        for one in made.pick(concept_set(), 2, size, generator, "cpu")[0]
+    }
+    assert seen == {0, 1, 2}
 
 
 def test_a_style_has_its_base_texts_for_class_pictures(tmp_path: Path) -> None:

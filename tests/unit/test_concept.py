@@ -17,7 +17,7 @@ from purecc.concept import (
     load_concept,
     save_concept,
 )
-from purecc.files import load_tensors
+from purecc.files import load_tensors, save_tensors
 
 
 def concept(**changes) -> Concept:
@@ -84,6 +84,43 @@ def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:
     save_concept(concept(kind="scent"), tmp_path / "kind.safetensors")
     with pytest.raises(ValueError, match='of kind "scent"; this version knows instance, style'):
         load_concept(tmp_path / "kind.safetensors")
+
+
+Q = "transformer.transformer_blocks.0.attn.to_q"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({f"{Q}.lora_B.weight": None}, f"it lacks {Q}.lora_B.weight"),
+        ({f"{Q}.alpha": None}, f"it lacks {Q}.alpha"),
+        ({f"{Q}.alpha": torch.tensor(2.0)}, "modules of different alpha"),
+        ({f"{Q}.alpha": torch.tensor(float("nan"))}, "alpha is no number"),
+        ({f"{Q}.alpha": torch.ones(2)}, "alpha is no number"),
+        ({f"{Q}.lora_B.weight": torch.ones(8, 9)}, "do not go together"),
+        ({f"{Q}.lora_A.weight": torch.ones(7, 8), f"{Q}.lora_B.weight": torch.ones(8, 7)}, "modules of different rank"),
+        ({f"{Q}.lora_A.weight": torch.full((4, 8), float("inf"))}, "is not finite"),
+        ({"concept.clip": torch.ones(3)}, "concept.clip .* is of another shape"),
+        ({"concept.t5": torch.full((2, 2, 8), float("nan"))}, "concept.t5 .* is not finite"),
+        ({"purecc.embedding_mode": '"hum"'}, 'embeddings of mode "hum"'),
+        ({"purecc.embedding_mode": None}, 'embeddings of mode "None"'),
+        ({"purecc.settings": "{"}, "its metadata is damaged"),
+        ({"purecc.settings": "[]", "purecc.trigger": "5"}, "its trigger, settings cannot be read"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_file_is_refused_with_the_reason(tmp_path: Path, change: dict, message: str) -> None:
+    path = tmp_path / "c.safetensors"
+    save_concept(concept(), path)
+    tensors, metadata = load_tensors(path)
+    for key, value in change.items():
+        part = metadata if key.startswith("purecc.") else tensors
+        part.pop(key)
+        if value is not None:
+            part[key] = value
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(ValueError, match=message):
+        load_concept(path)
 
 
 def test_the_number_is_stable_small_and_of_the_content() -> None:

@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from tiny import CHANNELS, SIDE, network, noise, strengthen, text, transformer
 
 from purecc.concept import Concept, ConceptEmbeddings, LoraWeights, load_concept
 from purecc.export import embedding_file, plain_lora, require_exportable, trigger_phrase, what_is_lost
 from purecc.files import load_tensors, save_tensors
+from purecc.network import BASE
+from purecc.targets import TARGETS
 
 LORA = LoraWeights({"transformer_blocks.0.attn.to_q": (torch.ones(2, 8), torch.ones(8, 2))}, alpha=3.0)
 SETTINGS = {"steps": 400, "learning_rate": 1e-4, "batch_size": 2, "seed": 7}
@@ -24,17 +28,33 @@ def concept(**changed) -> Concept:
     return Concept(**(values | changed))
 
 
-def test_only_the_lora_is_written_and_always_its_alpha() -> None:
+def test_only_the_lora_is_written_with_its_scale_in_b() -> None:
     tensors, metadata = plain_lora(concept())
     module = "transformer.transformer_blocks.0.attn.to_q"
-    assert set(tensors) == {f"{module}.lora_A.weight", f"{module}.lora_B.weight", f"{module}.alpha"}
-    assert float(tensors[f"{module}.alpha"]) == 3.0
-    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "3")
+    assert set(tensors) == {f"{module}.lora_A.weight", f"{module}.lora_B.weight"}
+    assert torch.equal(tensors[f"{module}.lora_B.weight"], torch.full((8, 2), 1.5))  # alpha 3, rank 2
+    assert (metadata["ss_network_dim"], metadata["ss_network_alpha"]) == ("2", "2")
     assert (metadata["ss_max_train_steps"], metadata["ss_learning_rate"], metadata["ss_seed"]) == ("400", "0.0001", "7")
     assert (
         metadata["modelspec.trigger_phrase"] == "dog dog dog"
     )  # two tokens in the trigger's place, and the class word
     assert not any(name.startswith("purecc.") for name in metadata)
+
+
+def test_diffusers_loads_the_file_and_draws_what_the_lora_does(tmp_path: Path) -> None:
+    adapted = network()
+    adapted.add_new("lora", 2, 5.0, TARGETS["attention"], seed=0)
+    strengthen(adapted, "lora")
+    tensors, metadata = plain_lora(concept(lora=adapted.lora_weights("lora", 5.0)))
+    save_tensors(tmp_path / "dog.safetensors", tensors, metadata)
+    pipeline = StableDiffusion3Pipeline(transformer(), None, None, *[None] * 6)
+    pipeline.load_lora_weights(tmp_path, weight_name="dog.safetensors")
+    x, t, words = noise(2, CHANNELS, SIDE, SIDE), torch.tensor([0.3, 0.8]), text("a dog", count=2)
+    with torch.no_grad():
+        theirs = pipeline.transformer(x, words.rows, words.pooled, 1000 * t).sample
+        ours, base = (adapted.velocity(x, t, words, model) for model in ("lora", BASE))
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+    assert (ours - base).norm() > 0.05 * base.norm()
 
 
 def test_the_file_says_what_stays_behind() -> None:

@@ -51,6 +51,10 @@ def marked(prompt: str) -> tuple[str, dict[str, tuple[int, int]]]:
         ("a red[v]dog", Texts("a red [v] dog", "a red dog", "[V] dog")),
         ("a ([V]:1.3) dog in snow", Texts("a ([V]:1.3) dog in snow", "a dog in snow", "[V] dog")),
         ("a (([v])) dog, small (old)", Texts("a (([v])) dog, small (old)", "a dog, small (old)", "[V] dog")),
+        ("a [V] next to a dog", Texts("a [V] next to a dog", "a dog next to a dog", "[V] dog")),
+        ("a [V] beside a [V] old dog", Texts("a [V] beside a [V] old dog", "a dog beside a old dog", "[V] dog")),
+        ("a dog and a [V]", Texts("a dog and a [V]", "a dog and a dog", "[V] dog")),
+        ("a [V]. A dog", Texts("a [V]. A dog", "a dog. A dog", "[V] dog")),
         ("a ([V]:1.3) in snow", Texts("a ([V]:1.3) in snow", "a (dog:1.3) in snow", "[V] dog")),
     ],
 )
@@ -142,6 +146,12 @@ def test_a_token_that_takes_the_space_before_the_word_is_marked() -> None:
     text, spans = substitute("a <dog1> runs", TRIGGERS)
     offsets = [(0, 1), (1, 5), (5, 10), (0, 0)]  # "a", " dog", " runs", </s>
     assert mark_tokens(text, spans, offsets) == [None, (11, 0), None, None]
+
+
+def test_a_token_that_reaches_into_the_trigger_from_the_word_before_is_not_marked() -> None:
+    text, spans = substitute("(<dog1>) runs", TRIGGERS)
+    assert text[1:4] == "dog"
+    assert mark_tokens(text, spans, [(0, 2), (2, 4), (4, 5)]) == [None, (11, 0), None]  # "(d", "og", ")"
 
 
 def test_a_word_of_several_tokens_has_several_marks() -> None:

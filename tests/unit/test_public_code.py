@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
+from diffusers.training_utils import _collate_lora_metadata
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from tiny import CHANNELS, SIDE, network, noise, text, transformer
 
-from purecc.files import save_tensors
+from purecc.files import load_tensors, save_tensors
+from purecc.network import PURE
 from purecc.public_code import csv_file, read_csv, read_lora
 
 MODULES = ("transformer_blocks.0.attn.to_q", "transformer_blocks.3.attn.to_out.0")
@@ -49,6 +55,43 @@ def test_alpha_is_asked_then_told_then_the_rank(tmp_path: Path) -> None:
     inside = tmp_path / "inside.safetensors"
     written(inside, "transformer.", **{f"{module}.alpha": torch.tensor(6.0) for module in MODULES})
     assert read_lora(inside, "[v]", "dog", "instance").lora.alpha == 6.0
+
+
+@pytest.mark.parametrize(("rslora", "scale"), [(False, 2.0), (True, 4.0)])
+def test_the_alpha_that_diffusers_writes_into_its_files_is_read(tmp_path: Path, rslora: bool, scale: float) -> None:
+    """alpha 8, rank 4; of rsLoRA alpha / sqrt(rank)."""
+    theirs = transformer()
+    config = LoraConfig(r=4, lora_alpha=8, use_rslora=rslora, target_modules=["attn.to_q"], init_lora_weights=False)
+    theirs.add_adapter(config)
+    StableDiffusion3Pipeline.save_lora_weights(
+        tmp_path,
+        transformer_lora_layers=get_peft_model_state_dict(theirs),
+        **_collate_lora_metadata({"transformer": theirs}),
+    )
+    concept = read_lora(next(tmp_path.glob("*.safetensors")), "[v]", "dog", "instance")
+    assert concept.lora.scale == scale
+    ours, (x, t, words) = network(), (noise(1, CHANNELS, SIDE, SIDE), torch.tensor([0.5]), text("a dog"))
+    ours.add_concept(PURE, concept)
+    with torch.no_grad():
+        expected = theirs(x, words.rows, words.pooled, 1000 * t).sample
+        torch.testing.assert_close(ours.velocity(x, t, words, PURE), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"transformer.lora_alpha": 8, "transformer.r": 16}, "belongs to another LoRA: r is 16, here 4"),
+        ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"to_q": 2}}, "modules of different alpha or rank"),
+        ([1], "cannot be read"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, said: object, message: str) -> None:
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    written(path, "transformer.")
+    save_tensors(path, load_tensors(path)[0], {"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(ValueError, match=message):
+        read_lora(path, "[v]", "dog", "instance")
+    assert read_lora(path, "[v]", "dog", "instance", alpha=4.0).lora.scale == 1.0
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import (
+    BASE_ID,
     FEW,
+    SCALING,
     SETTINGS,
     concept_set,
     extractor,
@@ -26,6 +28,7 @@ from tiny import (
 from purecc.frozen import store, stream
 from purecc.network import EXTRACTOR, AdaptedNetwork
 from purecc.settings import METHODS, PureSettings, TrainSettings
+from purecc.stages import PureJob
 
 
 @pytest.mark.parametrize(("stage", "stop"), [("extractor", 3), ("PureCC", 1), *((method, 3) for method in METHODS)])
@@ -180,6 +183,11 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
         folders.append(folder(pure=replace(prior, **{name: other}) if other else prior))
     folders += [folder(pure=PureSettings(method)) for method in ("LoRA", "LoRA + DOP", "merged stage")]
     folders.append(folder(data=concept_set(loud=1.1)))
+    for scaling in (replace(SCALING, scale=SCALING.scale * 2), replace(SCALING, shift=SCALING.shift + 1)):
+        of_another_vae = PureJob(
+            adapted, concept_set(), SETTINGS, scaling, tmp_path, BASE_ID, PureSettings(), extractor()
+        )
+        folders.append(of_another_vae.run.folder)
     offset = replace(SETTINGS, embeddings="offset")
     folders.append(folder(guide=extractor("offset"), settings=offset))
     folders.append(folder(guide=replace(extractor(), base="other"), base="other"))

@@ -228,6 +228,21 @@ def test_a_batch_has_half_as_many_scenes_and_is_otherwise_the_same() -> None:
     assert marked.any(1).all() and not bare.any()
 
 
+def test_all_scenes_are_learnt_from_each_with_its_own_place() -> None:
+    data, own = scened(), made(scened())
+    count, seen = len(own.outside), set()
+    own = replace(own, outside=torch.arange(1.0, count + 1)[:, None, None, None].expand_as(own.outside).clone())
+    for number in range(1, 250):
+        choice, scene = (
+            scene_choice(data, SETTINGS, number),
+            draw_batch(data, SETTINGS, SCALING, number, "cpu", None, own).scene,
+        )
+        assert [int(one.max()) - 1 for one in scene.outside] == choice.indices
+        assert [data.scenes[i] for i in choice.indices] == choice.texts
+        seen |= set(choice.indices)
+    assert seen == set(range(count))
+
+
 def test_scenes_of_a_batch_are_alike_in_the_length_of_each_text() -> None:
     """Also of those that show what is alone."""
     data, settings = scened(), replace(SETTINGS, batch_size=8)

@@ -73,6 +73,16 @@ def test_nothing_is_squashed_and_the_middle_stays_in_the_middle(shape: str, side
     assert float(made[..., 1].mean()) == pytest.approx(width / 2 / longest, abs=0.01)
 
 
+def test_nothing_more_is_cut_off_than_must_be_and_fine_patterns_are_smoothed() -> None:
+    picture = torch.zeros(400, 400, 3)
+    picture[:4], picture[-4:], picture[:, :4], picture[:, -4:] = 1, 1, 1, 1  # a frame
+    made = fit(picture, size_of(400, 400, 100, "square"))
+    assert all(float(edge.mean()) > 0.8 for edge in (made[0], made[-1], made[:, 0], made[:, -1]))
+    checks = (torch.arange(400)[:, None] + torch.arange(400)) % 2
+    made = fit(checks[..., None].expand(-1, -1, 3).float(), size_of(400, 400, 96, "square"))
+    assert float((made - 0.5).abs().max()) < 0.1  # grey, not a pattern of its own
+
+
 def test_what_is_done_to_a_picture_is_told() -> None:
     assert described(800, 1200, Size(416, 624)) == "1200 x 800 px -> 624 x 416, 0 % cut off"
     assert described(100, 200, Size(512, 512)) == "200 x 100 px -> 512 x 512, 50 % cut off, enlarged 5.1 times"

@@ -158,6 +158,30 @@ def test_a_class_word_of_two_tokens_keeps_clip_and_t5_apart(t5: bool) -> None:
     assert start.t5 is None or start.t5.shape == start.clip.shape
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_class_word_in_more_pieces_in_some_captions_begins_from_all_of_them(first: int) -> None:
+    """As T5 parts a word behind a bracket: here the second caption's has a third piece."""
+    data = concept_set(("a [V] toy dog", "a toy dog in the snow"), class_word="toy dog", t5=True)
+    more = data.examples[1].texts.complete
+    marks = data.encoded[more].marks.clone()
+    last = int(marks.nonzero().max())
+    marks[last + 1] = marks[last] + 1
+    encoded = data.encoded | {more: replace(data.encoded[more], marks=marks)}
+    data = replace(data, encoded=encoded, examples=data.examples[first:] + data.examples[:first])
+    start, adapted = initial_embeddings(network(), data, SCALING, "replace"), network()
+    slots: dict[int, list] = {}
+    for example in data.examples:
+        one = data.encoded[example.texts.complete]
+        for row in one.marks.nonzero().flatten().tolist():
+            slots.setdefault(int(one.marks[row]) - 1, []).append(one.rows[row])
+    means = {slot: torch.stack(rows).mean(0) for slot, rows in slots.items()}
+    for made, of_part in ((start.clip, lambda slot: slot < T5_SLOT), (start.t5, lambda slot: slot >= T5_SLOT)):
+        with torch.no_grad():
+            own = torch.stack([adapted.transformer.context_embedder(v) for slot, v in means.items() if of_part(slot)])
+        torch.testing.assert_close(made[0], own.mean(0, keepdim=True), rtol=1e-4, atol=1e-5)
+    assert len(means) == 5
+
+
 @pytest.mark.parametrize("tokens", [1, 3])
 def test_the_gap_at_step_0_is_what_replacing_costs_and_an_offset_does_not(tokens: int, tmp_path: Path) -> None:
     data, settings = concept_set(tokens=tokens), replace(SETTINGS, steps=1)
