@@ -131,7 +131,7 @@ def test_the_exported_file_and_its_node_say_what_is_lost(exported: tuple[Path, s
         keys, metadata = set(file.keys()), file.metadata()
     with safe_open(FILE, "pt") as file:
         modules = {key.removesuffix(".lora_A.weight") for key in file.keys() if key.endswith(".lora_A.weight")}
-    ends = ("lora_A.weight", "lora_B.weight", "alpha")
+    ends = ("lora_A.weight", "lora_B.weight")
     assert keys == {f"{module}.{end}" for module in modules for end in ends}
     assert metadata["modelspec.trigger_phrase"] == "dog dog" and metadata["ss_network_dim"] == "4"
     for word in ('write "dog dog"', "embeddings stay behind", "gate stays behind"):
