@@ -56,6 +56,11 @@ class ExportConcept(io.ComfyNode):
         return session.not_a_name(loras.loras_folder(), name) or True
 
     @classmethod
+    def fingerprint_inputs(cls, name: str, **_: object) -> str:
+        """Changes with what is in the LoRA's file: one that was deleted is written again."""
+        return session.content_under(loras.loras_folder(), name)
+
+    @classmethod
     def execute(cls, concept: Concept, model, name: str, clip=None) -> io.NodeOutput:
         require_exportable(concept)
         written, called = [], ""

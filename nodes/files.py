@@ -36,9 +36,7 @@ class SaveConcept(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, name: str, **_: object) -> str:
         """Changes with what is in the file: one that was deleted is written again."""
-        folder = session.concepts_folder()
-        nowhere = name is None or session.not_a_name(folder, name)
-        return "" if nowhere else session.content_of(session.path_inside(folder, name, ".safetensors"))
+        return session.content_under(session.concepts_folder(), name)
 
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:

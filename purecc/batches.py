@@ -3,7 +3,8 @@
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,22 +109,31 @@ def as_batch(
         which: TextBatch.of([data.encoded[text] for text in draw.texts(which)], device)
         for which in ("complete", "base", "target")
     }
-    weights = outside = None
+    weights = outside = prior = scene = None
     indices, flipped = [view.index for view in views], [view.flipped for view in views]
     if settings.background_weight != 1:
-        weights = data.loss_weights(indices, settings.background_weight, flipped).to(device)
+        weights = data.loss_weights(indices, settings.background_weight, flipped)
     if data.masked:
-        outside = data.outside_weights(indices, flipped).to(device)
-    prior = None
+        outside = data.outside_weights(indices, flipped)
     if class_pictures is not None:
-        x0, text = class_pictures.pick(data, len(views), x0.shape[1:], chance[0], device)
-        prior = Prior(*(value.to(device) for value in _noised(x0, settings, chance[0])), text)
-    scene = _scene(data, settings, scenes, chance[1], device) if scenes is not None else None
-    return Batch(
-        x_t.to(device), t.to(device), v_true.to(device), null=data.null(len(views), device),
-        class_word=data.repeated(data.class_word, len(views), device), weights=weights, outside=outside, prior=prior,
-        scene=scene, **texts,
+        of_class, text = class_pictures.pick(data, len(views), x0.shape[1:], chance[0], device)
+        prior = Prior(*_noised(of_class, settings, chance[0]), text)
+    if scenes is not None:
+        scene = _scene(data, settings, scenes, chance[1], device)
+    made = Batch(
+        x_t, t, v_true, null=data.null(len(views), device), class_word=data.repeated(data.class_word, len(views), device),
+        weights=weights, outside=outside, prior=prior, scene=scene, **texts,
     )  # fmt: skip
+    return _on(device, made)  # last: a copy to a GPU waits for what it has yet to do
+
+
+def _on(device: torch.device | str, part: Any) -> Any:
+    """A batch with its tensors on a device; its texts are there."""
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if part is None or isinstance(part, TextBatch):
+        return part
+    return replace(part, **{of.name: _on(device, getattr(part, of.name)) for of in fields(part)})
 
 
 def scene_choice(data: ConceptSet, settings: TrainSettings, number: int) -> Choice:
@@ -143,7 +153,7 @@ def _scene(
     x0 = scenes.latents[choice.indices]
     x_t = add_noise(x0, torch.randn(x0.shape, generator=generator), choice.t)
     texts = {which: text_batch(data, choice, which, device) for which in SCENE_TEXTS}
-    return Scene(x_t.to(device), choice.t.to(device), outside=scenes.outside[choice.indices].to(device), **texts)
+    return Scene(x_t, choice.t, outside=scenes.outside[choice.indices], **texts)
 
 
 def drawn(data: ConceptSet, settings: TrainSettings, number: int) -> Drawn:

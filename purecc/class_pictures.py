@@ -71,8 +71,9 @@ def drawn_by_base(
     """
     key = _key(network, data, settings, base, seed, texts, sizes)
     path, begun = (root / "class_pictures" / f"{key}{ending}.safetensors" for ending in ("", " begun"))
-    if whole := _read(path):
-        return {size: whole[_name(size)] for size in sizes}
+    whole, names = _read(path), {size: _name(size) for size in sizes}
+    if set(names.values()) <= whole.keys():
+        return {size: whole[name] for size, name in names.items()}
     done = _read(begun)  # "16x64x64 3" -> the picture of text 3 in that size
     pictures = [(size, some) for size in sizes for some in _together(data, texts)]
     waiting = [(size, some) for size, some in pictures if not {_one(size, i) for i in some} <= done.keys()]

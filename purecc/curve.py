@@ -38,7 +38,7 @@ def read_curve(root: Path, name: str, limit: int = 500) -> Curve:
     try:
         identity = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         stage, total = str(identity["stage"]), int(identity["steps"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         raise LookupError(f'There is no run "{name}". It may have been deleted.') from None
     run = Run(root, stage, identity)
     records = run.records()

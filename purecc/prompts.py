@@ -66,9 +66,9 @@ class Span:
     concept: int
 
 
-#: between a trigger and the class word: the two are not of one thing
-_BREAKS = re.compile(
-    r"[,;]|\.(?!\d)|\b(a|an|the|and|or|with|without|of|to|by|in|on|at|from|under|over|near|next|beside|behind|before|between)\b",
+#: between a trigger and the class word: a thing of its own begins ("beside a dog", ". A dog"), where "black and white dog" goes on
+_ANOTHER = re.compile(
+    r"(?:\b(?:and|or|with|without|to|by|in|on|at|from|under|over|near|beside|behind|before|between)\s+|[.,;:]\s*)(?:a|an|the|another)\b",
     re.IGNORECASE,
 )
 
@@ -80,7 +80,7 @@ def find_word(word: str, text: str) -> re.Match | None:
 
 def find_trigger(trigger: str, text: str) -> re.Match | None:
     """The trigger where a prompt has it, as `substitute` finds it."""
-    return re.search(_trigger_pattern(trigger), text, re.IGNORECASE)
+    return re.search(_trigger_pattern(trigger), text, re.IGNORECASE) if trigger else None
 
 
 def require_apart(trigger: str, class_word: str) -> None:
@@ -131,15 +131,23 @@ def _set_apart(text: str, trigger: str, put: Callable[[str], str] | None = None)
 def _unnamed(rest: str, class_word: str) -> str:
     """What stands in the trigger's place without the concept: nothing in "a [V] old dog", the class word in "a [V] beside a dog"."""
     word = find_word(class_word, rest)
-    return class_word if word is None or _BREAKS.search(rest[: word.start()]) else ""
+    return class_word if word is None or _ANOTHER.search(rest[: word.start()]) else ""
 
 
 def _without_style(caption: str, trigger: str, class_word: str) -> str:
-    """The caption less "in the [V] style" and its like."""
-    before = r",?\s*(?:\b(?:in|by)\s+(?:(?:the|a|an)\s+)?)?"
-    phrase = rf"{before}{_trigger_pattern(trigger)}(?:\s+{re.escape(class_word)}\b)?"
-    left = re.sub(phrase, " ", caption, flags=re.IGNORECASE)
-    return _without_emptied_brackets(" ".join(left.split()).lstrip(", "))
+    """The caption less "in the [V] style" and its like; of "in a [V] style dress" the dress stays as it is."""
+    name, style = _trigger_pattern(trigger), re.escape(class_word)
+    called = rf"{name}(?:\s+{style}\b)?"
+    last = rf",?\s*\b(?:in\s+the\s+{style}\s+of|(?:in|by)(?:\s+(?:the|a|an))?)\s+{called}(?=\s*(?:[.,;:!?)]|$))"
+    left = caption
+    for phrase in (last, rf",?\s*(?:\bin\s+)?{called}"):
+        left = re.sub(phrase, lambda m: " " if _touch(m) else "", left, flags=re.IGNORECASE)
+    return _without_emptied_brackets(left.strip().removeprefix(","))
+
+
+def _touch(match: re.Match) -> bool:
+    """Whether the words on both sides would run into one another without what was found."""
+    return match.string[: match.start()][-1:].isalnum() and match.string[match.end() :][:1].isalnum()
 
 
 def _without_emptied_brackets(text: str) -> str:

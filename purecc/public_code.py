@@ -151,20 +151,21 @@ def _told_alpha(path: Path, metadata: Mapping[str, str], rank: int) -> float:
     """
     beside = path.with_name(PEFT_CONFIG)
     try:
-        if text := metadata.get(_DIFFUSERS):
-            where, said = path.name, json.loads(text)
-            told = {name.removeprefix("transformer."): value for name, value in said.items()}
-        elif beside.is_file():
+        said, own = dict(json.loads(metadata.get(_DIFFUSERS, "{}"))), "transformer."
+        where, told = path.name, {name.removeprefix(own): value for name, value in said.items() if name.startswith(own)}
+        if not told and beside.is_file():
             where, told = f"{beside.name} beside {path.name}", dict(json.loads(beside.read_text(encoding="utf-8")))
-        else:
+        if not told:
             return float(rank)
     except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"What {path.name} says of its alpha cannot be read ({error}). Set alpha in the node."
         ) from error
     alpha, of_rank = (told.get(name) for name in _ALPHA)
-    if not isinstance(alpha, int | float) or (of_rank and of_rank != rank):
+    if of_rank and of_rank != rank:
         raise ValueError(f"{where} belongs to another LoRA: r is {of_rank}, here {rank}.")
+    if not isinstance(alpha, int | float):
+        raise ValueError(f"{where} states the alpha {alpha}, which is no number. Set alpha in the node.")
     if any(told.get(name) for name in ("alpha_pattern", "rank_pattern")):
         raise ValueError(f"{where} has modules of different alpha or rank; PureCC's concepts have one.")
     return float(alpha) * (math.sqrt(rank) if told.get("use_rslora") else 1.0)

@@ -58,7 +58,7 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is a result, whole as it was written."""
+        """Whether there is a result as long as it was written; `finished` reads it."""
         return is_whole(self.result)
 
     @property
@@ -68,11 +68,13 @@ class Run:
 
     def finished(self) -> Concept | None:
         """The concept, if this very run was finished before."""
-        if self.is_finished:
+        if not self.result.is_file():
+            return None
+        try:
             return load_concept(self.result)
-        if self.result.is_file():
-            log.warning("The result in %s is damaged; the run begins anew.", self.folder.name)
-        return None
+        except ValueError as error:
+            log.warning("The result in %s cannot be read (%s); the run begins anew.", self.folder.name, error)
+            return None
 
     def begin(self) -> None:
         save_json(self.folder / "settings.json", self.identity)

@@ -83,8 +83,9 @@ class Applied:
     @property
     def waits_for_its_trigger(self) -> bool:
         """Whether anything of it acts only where a prompt holds its trigger."""
-        own = self.concept
-        return bool(self.row_loras) or own.embeddings is not None or own.token_embeddings is not None
+        own, gated = self.concept, bool(self.row_loras) and self.gate != "off"
+        embedded = own.embeddings is not None or own.token_embeddings is not None
+        return gated or (embedded and self.embedding_strength != 0)
 
     def vectors(self, slots: tuple[int, ...]) -> Moved:
         """The embeddings of slots, [blocks, slots, width]."""

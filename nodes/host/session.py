@@ -272,6 +272,11 @@ def not_a_name(folder: Path, name: str | None) -> str | None:
     return None
 
 
+def content_under(folder: Path, name: str | None) -> str:
+    """`content_of` the .safetensors file of a name; of one that cannot be, or is not known yet, nothing."""
+    return "" if name is None or not_a_name(folder, name) else content_of(path_inside(folder, name, ".safetensors"))
+
+
 def files_of(kind: str) -> list[str]:
     """Names of the files in the host's folders of a kind, with / after sub-folders on Windows too: workflows are shared."""
     return [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
@@ -287,7 +292,7 @@ def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     """`folder`/`name` with the suffix; sub-folders are allowed. Raises ValueError for a name that leads out of the folder."""
     parts = PurePosixPath(name.strip().replace("\\", "/")).parts
     rooted = name.strip().startswith(("/", "\\")) or PureWindowsPath(name.strip()).drive
-    strange = any(c in part for part in parts for c in '<>:"|?*\0')
+    strange = any(c in part for part in parts for c in '<>:"|?*\0') or any(len(part) > 200 for part in parts)
     if not parts or rooted or ".." in parts or strange or any(p.partition(".")[0].lower() in _DEVICES for p in parts):
         raise ValueError(
             f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder, and no name that '

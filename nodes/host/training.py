@@ -89,10 +89,14 @@ def prepared(
     def run_of(storage: Storage) -> Run:
         return stage.run_of(data, replace(settings, frozen_weights=storage), scaling, root, base, dtype, **identity)
 
+    @cache
+    def has_result(storage: Storage) -> bool:
+        return run_of(storage).finished() is not None
+
     def needed(changed: TrainSettings) -> Estimate:
         found = estimate(config, inputs, changed, pure, dtype, device.type)
         found = replace(found, weights=found.weights + encoders[0], step=found.step + encoders[1])
-        return replace(found, step=0) if run_of(changed.frozen_weights).is_finished else found
+        return replace(found, step=0) if has_result(changed.frozen_weights) else found
 
     def room() -> Room:
         free, main = (int(comfy.model_management.get_free_memory(of)) for of in (device, torch.device("cpu")))

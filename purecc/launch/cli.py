@@ -48,9 +48,7 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
     if options.command == "demo":
         from purecc.launch.demo import run_demo
 
-        run_demo(
-            layout, device, Path(options.out).expanduser().absolute() if options.out else layout.project / "demo_output"
-        )
+        run_demo(layout, device, options.out or layout.project / "demo_output")
     elif options.command == "pictures":
         from purecc.launch.pictures import run_pictures
 
@@ -91,7 +89,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="train on the bundled pictures; original and customised pictures side by side",
     )
     demo.add_argument(
-        "--out", metavar="DIR", help="where pictures, concept file and report.md go; default: demo_output/"
+        "--out",
+        metavar="DIR",
+        type=_folder,
+        help="where pictures, concept file and report.md go; default: demo_output/",
     )
     serve = add_command(
         "serve", parents=[common, host], allow_abbrev=False, help="ComfyUI with its page, the pack and its workflows"
@@ -113,6 +114,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="the tests, all or some; the rest goes to pytest",
     )
     return parser
+
+
+def _folder(text: str) -> Path:
+    folder = Path(text).expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file; name a folder")
+    return folder
 
 
 def _port(text: str) -> int:

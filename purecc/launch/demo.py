@@ -44,8 +44,6 @@ class Outputs:
 
 def run_demo(layout: Layout, device: str, out: Path) -> None:
     """Run workflow 01 and write its pictures, the concept file and report.md to `out`. LaunchError if anything fails."""
-    if out.exists() and not out.is_dir():
-        raise LaunchError(f"{out} is a file; name a folder for the demo's pictures with --out.")
     workflow = load_workflow(layout.project)
     log_file = layout.logs / "demo-server.log"
     started = time.monotonic()

@@ -218,7 +218,7 @@ def _asked_by(comfyui: Path) -> list[str]:
     """Those of SOMETIMES_NEEDED that this ComfyUI's requirements name."""
     try:
         lines = (comfyui / "requirements.txt").read_text(encoding="utf-8").lower().splitlines()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return []
     named = {re.split(r"[^a-z0-9_-]", line.strip(), maxsplit=1)[0] for line in lines}
     return [module for module in SOMETIMES_NEEDED if module in named]

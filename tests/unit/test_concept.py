@@ -94,6 +94,7 @@ Q = "transformer.transformer_blocks.0.attn.to_q"
     [
         ({f"{Q}.lora_B.weight": None}, f"it lacks {Q}.lora_B.weight"),
         ({f"{Q}.alpha": None}, f"it lacks {Q}.alpha"),
+        ({f"{Q}.lora_B.weight": torch.full((8, 4), float("nan"))}, "is not finite"),
         ({f"{Q}.alpha": torch.tensor(2.0)}, "modules of different alpha"),
         ({f"{Q}.alpha": torch.tensor(float("nan"))}, "alpha is no number"),
         ({f"{Q}.alpha": torch.ones(2)}, "alpha is no number"),

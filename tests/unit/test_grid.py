@@ -47,6 +47,11 @@ def test_columns_labels_do_not_run_over_one_another() -> None:
     broken = draw_grid(ROWS, (), [words, words], font_size=10)
     assert broken.width == draw_grid(ROWS).width
     assert broken.height > draw_grid(ROWS, (), ["a", "a"], font_size=10).height
+    assert (
+        draw_grid(ROWS, (), ["two\nlines", ""], font_size=10).height
+        == draw_grid(ROWS, (), ["a\nb", ""], font_size=10).height
+    )
+    assert draw_grid(ROWS, (), ["two lines", ""], font_size=10).width == broken.width
     long = draw_grid(ROWS, (), ["unquestionably", "unquestionably"], font_size=10)
     assert long.width > broken.width
     left, right = boxes(long)[0]

@@ -38,11 +38,19 @@ def test_an_error_for_the_user_is_one_message_and_exit_code_1(
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("port", ["0", "99999", "-1", "web"])
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "web"])
 def test_a_port_that_is_none_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["serve", f"--port={port}"])
     assert f"{port} is no port" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_for_the_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "there").touch()
+    with pytest.raises(SystemExit):
+        main(["demo", "--out", str(tmp_path / "there")])  # before anything is set up
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert make_parser().parse_args(["demo", "--out", str(tmp_path)]).out == tmp_path
 
 
 def test_unknown_arguments_of_the_other_commands_are_refused() -> None:

@@ -102,6 +102,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         read_folder(tmp_path)
     (tmp_path / "a.txt").unlink()
     (tmp_path / "IMG_2.HEIC").write_bytes(b"an iPhone's")
+    (tmp_path / "._IMG_2.HEIC").write_bytes(b"macOS's")
     assert unread_files(tmp_path) == ["IMG_2.HEIC"] and len(read_folder(tmp_path)) == 1
     (tmp_path / "phone").mkdir()
     (tmp_path / "phone" / "IMG_3.heic").touch()

@@ -52,9 +52,14 @@ def marked(prompt: str) -> tuple[str, dict[str, tuple[int, int]]]:
         ("a ([V]:1.3) dog in snow", Texts("a ([V]:1.3) dog in snow", "a dog in snow", "[V] dog")),
         ("a (([v])) dog, small (old)", Texts("a (([v])) dog, small (old)", "a dog, small (old)", "[V] dog")),
         ("a [V] next to a dog", Texts("a [V] next to a dog", "a dog next to a dog", "[V] dog")),
+        ("a [V] behind another dog", Texts("a [V] behind another dog", "a dog behind another dog", "[V] dog")),
         ("a [V] beside a [V] old dog", Texts("a [V] beside a [V] old dog", "a dog beside a old dog", "[V] dog")),
         ("a dog and a [V]", Texts("a dog and a [V]", "a dog and a dog", "[V] dog")),
         ("a [V]. A dog", Texts("a [V]. A dog", "a dog. A dog", "[V] dog")),
+        ("a [V] black and white dog", Texts("a [V] black and white dog", "a black and white dog", "[V] dog")),
+        ("a [V] cute, small dog", Texts("a [V] cute, small dog", "a cute, small dog", "[V] dog")),
+        ("a [V] St. Bernard dog", Texts("a [V] St. Bernard dog", "a St. Bernard dog", "[V] dog")),
+        ("a photo of [V] the dog", Texts("a photo of [V] the dog", "a photo of the dog", "[V] dog")),
         ("a ([V]:1.3) in snow", Texts("a ([V]:1.3) in snow", "a (dog:1.3) in snow", "[V] dog")),
     ],
 )
@@ -74,6 +79,13 @@ def test_texts_of_an_instance(caption: str, expected: Texts) -> None:
         ("in [V] style, a dog", Texts("in [V] style, a dog", "a dog", "[V] style")),
         ("a painting of a dog by [V]", Texts("a painting of a dog by [V]", "a painting of a dog", "[V] style")),
         ("a [V] dog in the rain", Texts("a [V] dog in the rain", "a dog in the rain", "[V] style")),
+        ("a dog in a [V] style.", Texts("a dog in a [V] style.", "a dog.", "[V] style")),
+        ("a dog in an [V] style", Texts("a dog in an [V] style", "a dog", "[V] style")),
+        ("a dog in the style of [V]", Texts("a dog in the style of [V]", "a dog", "[V] style")),
+        ("a girl in a [V] style dress", Texts("a girl in a [V] style dress", "a girl in a dress", "[V] style")),
+        ("a boat by the [V] lake", Texts("a boat by the [V] lake", "a boat by the lake", "[V] style")),
+        ("a dog, [V], at night", Texts("a dog, [V], at night", "a dog, at night", "[V] style")),
+        ("a red[V]dog", Texts("a red [V] dog", "a red dog", "[V] style")),
     ],
 )
 def test_texts_of_a_style(caption: str, expected: Texts) -> None:

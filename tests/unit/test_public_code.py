@@ -82,6 +82,8 @@ def test_the_alpha_that_diffusers_writes_into_its_files_is_read(tmp_path: Path, 
     [
         ({"transformer.lora_alpha": 8, "transformer.r": 16}, "belongs to another LoRA: r is 16, here 4"),
         ({"transformer.lora_alpha": 8, "transformer.alpha_pattern": {"to_q": 2}}, "modules of different alpha or rank"),
+        ({"transformer.lora_alpha": 8, "transformer.rank_pattern": {"to_q": 2}}, "modules of different alpha or rank"),
+        ({"transformer.lora_alpha": None, "transformer.r": 4}, "the alpha None, which is no number"),
         ([1], "cannot be read"),
     ],
 )
@@ -92,6 +94,16 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, said: object, mes
     with pytest.raises(ValueError, match=message):
         read_lora(path, "[v]", "dog", "instance")
     assert read_lora(path, "[v]", "dog", "instance", alpha=4.0).lora.scale == 1.0
+
+
+@pytest.mark.parametrize("said", [{}, {"text_encoder.lora_alpha": 8}])
+def test_metadata_that_says_nothing_of_the_transformer_is_passed_over(tmp_path: Path, said: dict) -> None:
+    path = tmp_path / "pytorch_lora_weights.safetensors"
+    written(path, "transformer.")
+    save_tensors(path, load_tensors(path)[0], {"lora_adapter_metadata": json.dumps(said)})
+    assert read_lora(path, "[v]", "dog", "instance").lora.scale == 1.0
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8}))
+    assert read_lora(path, "[v]", "dog", "instance").lora.scale == 2.0
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:

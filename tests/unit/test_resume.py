@@ -27,7 +27,7 @@ from tiny import (
 
 from purecc.frozen import store, stream
 from purecc.network import EXTRACTOR, AdaptedNetwork
-from purecc.settings import METHODS, PureSettings, TrainSettings
+from purecc.settings import METHODS, PureSettings, TrainSettings, as_plain
 from purecc.stages import PureJob
 
 
@@ -131,6 +131,12 @@ def test_a_base_in_float8_is_told_in_the_concepts_file(tmp_path: Path, finished)
 def test_float16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is float16.*bfloat16"):
         pure_job(tmp_path, adapted=AdaptedNetwork(transformer().half()))
+
+
+def test_settings_that_keep_and_save_stand_in_a_run_as_they_come() -> None:
+    """So that runs of older versions are found."""
+    plain = as_plain(TrainSettings(checkpoint_every=7, checkpointing=True))
+    assert (plain["checkpoint_every"], plain["checkpointing"]) == (50, False)
 
 
 def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:

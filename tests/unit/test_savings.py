@@ -77,6 +77,7 @@ def test_texts_wait_on_the_device_where_steps_are_recorded_if_there_is_room_for_
     )
     needed = of(TrainSettings())
     assert with_texts.peak == needed.peak
+    assert with_texts.texts == 1_000_000_000  # told in float32, kept in bfloat16
     enough = Room("cuda", int(1.06 * (needed.peak + needed.step + 1e9) + 0.3e9), AMPLE, True)
     assert plan(lambda _: needed, TrainSettings(), enough).settings.record_steps
     assert not plan(lambda _: with_texts, TrainSettings(), enough).settings.record_steps

@@ -120,10 +120,11 @@ def embeddings() -> Result:
             got.negative, base.negative
         )
         result.sentences[f"{mode}, {tokens}: one forward ({got.batches})"] = got.batches == [4]
-        half, marking = apply_concept(model, clip, concept, embedding_strength=0.4)
-        got = predict(half, encode(marking, PROMPT), encode(marking, NEGATIVE), TIMES)
-        without = expected(None, got.x, text)
-        result.figure(f"{mode}, {tokens} tokens at 0.4", got.positive, blended(concept, 0.4, got.x, text), without)
+        for strength in (0.4, 1.3):
+            part, marking = apply_concept(model, clip, concept, embedding_strength=strength)
+            got = predict(part, encode(marking, PROMPT), encode(marking, NEGATIVE), TIMES)
+            acted, without = blended(concept, strength, got.x, text), expected(None, got.x, text)
+            result.figure(f"{mode}, {tokens} tokens at {strength}", got.positive, acted, without)
     for mode in ("replace", "offset"):
         concept = random_concept(mode=mode, tokens=2)
         text = encoded(PROMPT, concept)

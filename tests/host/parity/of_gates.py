@@ -92,7 +92,8 @@ def gate_in_a_linear() -> Result:
     layers = {
         "as a Linear has it": lambda out: out.clone(),
         "within a wider one": lambda out: torch.cat([out, out], -1)[..., :12],
-        "transposed": lambda out: out.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        "channels first": lambda out: out.permute(2, 0, 1).contiguous().permute(1, 2, 0),
+        "rows first": lambda out: out.transpose(0, 1).contiguous().transpose(0, 1),  # lies in no one row after another
     }
     here = torch.zeros(5, 3, dtype=torch.bool)
     here[[0, 1, 1, 3], [2, 0, 1, 1]] = True

@@ -133,6 +133,16 @@ def messages() -> Result:
     plain, knows = apply_concept(model, clip, random_concept(embeddings=False), gate="off")
     said = warnings_of(lambda: picture(plain, encode(knows, PLAIN), encode(knows, ""), steps=2))
     result.sentences[f"a LoRA that acts everywhere waits for no trigger: {said}"] = said == []
+    for name, count, changed in (
+        ("a LoRA everywhere, for a part of the sampling", 0, {"gate": "off", "span": (0.0, 0.5)}),
+        ("its embeddings off", 0, {"gate": "off", "embedding_strength": 0.0}),
+        ("a gated LoRA", 1, {"gate": "picture", "embedding_strength": 0.0}),
+        ("embeddings alone", 1, {"gate": "off", "strength": 0.0}),
+    ):
+        one = random_concept(embeddings=name != "a LoRA everywhere, for a part of the sampling")
+        given, knows = apply_concept(model, clip, one, **changed)
+        said = warnings_of(lambda: picture(given, encode(knows, PLAIN), encode(knows, ""), steps=2))  # noqa: B023
+        result.sentences[f"{name}: {said}"] = len(said) == count
 
     said = warnings_of(lambda: apply_concept(model, clip, concept))
     result.sentences[f"its own base: {said}"] = said == [] and base_warning(model, concept) == ""
