@@ -66,11 +66,11 @@ class Span:
     concept: int
 
 
+_BESIDE = r"(?:and|or|with|without|to|by|in|on|at|from|under|over|near|next|beside|behind|before|between)\b"
 #: between a trigger and the class word: a thing of its own begins ("beside a dog", ". A dog"), where "black and white dog" goes on
-_ANOTHER = re.compile(
-    r"(?:\b(?:and|or|with|without|to|by|in|on|at|from|under|over|near|beside|behind|before|between)\s+|[.,;:]\s*)(?:a|an|the|another)\b",
-    re.IGNORECASE,
-)
+_ANOTHER = re.compile(rf"(?:\b{_BESIDE}\s+|[.,;:]\s*)(?:a|an|the|another)\b", re.IGNORECASE)
+#: behind a trigger: no noun follows that it could belong to
+_ALONE = re.compile(rf"\s*(?:{_BESIDE}|[.,;:!?)]|$)", re.IGNORECASE)
 
 
 def find_word(word: str, text: str) -> re.Match | None:
@@ -106,7 +106,9 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     if not caption:
         return Texts(f"a {target}", class_text(class_word, kind), target)
     if held:
-        base = _without_emptied_brackets(_set_apart(caption, trigger, lambda rest: _unnamed(rest, class_word)))
+        elsewhere = find_word(class_word, _set_apart(caption, trigger, lambda _: "")) is not None
+        base = _set_apart(caption, trigger, lambda rest: _unnamed(rest, class_word, elsewhere))
+        base = _without_emptied_brackets(base)
         return Texts(_set_apart(caption, trigger), base, target)
     word = find_word(class_word, caption)
     if not word:
@@ -128,10 +130,15 @@ def _set_apart(text: str, trigger: str, put: Callable[[str], str] | None = None)
     return " ".join(re.sub(_trigger_pattern(trigger), placed, text, flags=re.IGNORECASE).split())
 
 
-def _unnamed(rest: str, class_word: str) -> str:
-    """What stands in the trigger's place without the concept: nothing in "a [V] old dog", the class word in "a [V] beside a dog"."""
+def _unnamed(rest: str, class_word: str, elsewhere: bool) -> str:
+    """What stands in the trigger's place without the concept: nothing in "a [V] old dog", the class word in "a [V] beside a dog".
+
+    `rest`: what follows; `elsewhere`: whether the caption has the class word anywhere.
+    """
     word = find_word(class_word, rest)
-    return class_word if word is None or _ANOTHER.search(rest[: word.start()]) else ""
+    if word is not None:
+        return class_word if _ANOTHER.search(rest[: word.start()]) else ""
+    return class_word if _ALONE.match(rest) or not elsewhere else ""
 
 
 def _without_style(caption: str, trigger: str, class_word: str) -> str:
