@@ -64,9 +64,8 @@ class TrainSettings:
         "whole"  # how the base's Linears are stored, see `frozen`; all but "whole" change the result
     )
     scenes_apart: bool = False  # the scene anchor's passes on their own: less memory, two forwards more, same result
-    record_steps: bool = (
-        True  # on CUDA, where it can be: a step's kernels are launched together (see `recorded`); the same result
-    )
+    # on CUDA with room for it: texts wait there, and where it can be a step's kernels are launched together (see `recorded`); the same result
+    record_steps: bool = True
     stream_blocks: bool = False  # the base's blocks wait in main memory: far less memory, much slower, the same result
 
     def __post_init__(self) -> None:

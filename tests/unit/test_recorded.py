@@ -148,6 +148,20 @@ def test_steps_in_which_the_processor_takes_part_are_not_recorded(changes: dict)
     assert TrainSettings().can_record and not TrainSettings(**changes).can_record
 
 
+def test_texts_wait_on_a_gpu_where_steps_might_be_recorded() -> None:
+    """Whatever its allocator; not where the host's encoders read them, nor without room."""
+
+    def has_room(device: str, encoder: object = None, **changes: bool) -> bool:
+        on = SimpleNamespace(device=torch.device(device), token_encoder=encoder)
+        recorder = Recorder(None, on, TrainSettings(**changes), [])
+        assert recorder.has_room or not recorder.on
+        return recorder.has_room
+
+    assert has_room("cuda")
+    assert not has_room("cpu") and not has_room("cuda", encoder=object())
+    assert not has_room("cuda", record_steps=False) and not has_room("cuda", checkpointing=True)
+
+
 def test_on_a_cpu_nothing_is_recorded() -> None:
     job = prepared(PureSettings(), SETTINGS)
     recorder = Recorder(job.objective(), job.network, SETTINGS, learned(job.network))
