@@ -33,7 +33,13 @@ NARROW = replace(
     TINY, name="narrow", layers=REAL.layers, dual=REAL.dual, t5_layers=REAL.t5_layers, dtype=torch.bfloat16,
     clips=tuple(replace(narrow, layers=real.layers) for narrow, real in zip(TINY.clips, REAL.clips, strict=True)),
 )  # as many kernels as REAL  # fmt: skip
-_NO_KERNEL = {"aten._unsafe_view.default", "aten.detach.default", "aten.empty.memory_format", "aten.empty_like.default"}
+_NO_KERNEL = {
+    "aten._unsafe_view.default",
+    "aten.detach.default",
+    "aten.empty.memory_format",
+    "aten.empty_like.default",
+    "aten.new_empty.default",
+}
 
 
 class Kernels(TorchDispatchMode):

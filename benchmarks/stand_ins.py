@@ -81,7 +81,7 @@ class ByPeft(AdaptedNetwork):
     def _lora(self, *_: object) -> list[ActingLora]:
         return []  # peft's acts
 
-    def _narrow_norms(self) -> None:
+    def _fuse(self) -> None:
         pass
 
 

@@ -9,6 +9,7 @@ between. LoRAs go on top as on any Linear. adaLN's layers are left alone: `adaln
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
 
@@ -76,6 +77,18 @@ def bytes_of(weights: int, rows: int, storage: Storage, itemsize: int) -> float:
     return weights + 4 * rows if storage == "float8" else weights / 2 + 4 * weights / _GROUP
 
 
+@dataclass(frozen=True)
+class Form:
+    """What parts of a weight stand for."""
+
+    storage: Storage
+    shape: torch.Size
+    dtype: torch.dtype  # of products with it
+
+    def widened(self, *parts: Tensor | None) -> Tensor:
+        return widened(parts, self.storage, self.shape, self.dtype)
+
+
 class FrozenLinear(nn.Linear):
     """A Linear whose weight never learns, stored by one of `STORAGES`; peft puts LoRAs on it as on any other.
 
@@ -85,7 +98,7 @@ class FrozenLinear(nn.Linear):
     def __init__(self, inner: int, outer: int, bias: Tensor | None, parts: Parts, storage: Storage, width: torch.dtype):
         with torch.device("meta"):
             super().__init__(inner, outer, bias=bias is not None)
-        self.storage, self.width = storage, width
+        self.form = Form(storage, torch.Size((outer, inner)), width)
         self.weight = nn.Parameter(parts[0], requires_grad=False)
         self.register_buffer("scale", parts[1])
         if bias is not None:
@@ -93,25 +106,35 @@ class FrozenLinear(nn.Linear):
         self.here: Parts | None = None  # a copy on the device, while its block computes (`stream`)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.here or (self.weight, self.scale)
-        shape = torch.Size((self.out_features, self.in_features))
-        return _Product.apply(x.to(self.width), self.bias, self.storage, shape, *parts)
+        form, *parts = stored(self)
+        return _Product.apply(x.to(form.dtype), self.bias, form, *parts)
+
+
+def stored(linear: nn.Linear) -> tuple[Form, Tensor, Tensor | None]:
+    """The form of a frozen Linear's weight, and its parts: where they are now, so ask anew in each forward."""
+    if isinstance(linear, FrozenLinear):
+        return linear.form, *(linear.here or (linear.weight, linear.scale))
+    weight = linear.weight
+    return _whole(weight.shape, weight.dtype), weight, None
+
+
+@cache
+def _whole(shape: torch.Size, dtype: torch.dtype) -> Form:
+    return Form("whole", shape, dtype)
 
 
 class _Product(torch.autograd.Function):
     """x W^T + b. Keeps the stored parts for the backward pass, not the widened weight."""
 
     @staticmethod
-    def forward(context: Any, x: Tensor, bias: Tensor | None, storage: Storage, shape: torch.Size, *parts: Tensor):
-        context.save_for_backward(*(part for part in parts if part is not None))
-        context.storage, context.shape = storage, shape
-        return functional.linear(x, widened(parts, storage, shape, x.dtype), bias)
+    def forward(context: Any, x: Tensor, bias: Tensor | None, form: Form, *parts: Tensor | None):
+        context.save_for_backward(*parts)
+        context.form = form
+        return functional.linear(x, form.widened(*parts), bias)
 
     @staticmethod
     def backward(context: Any, gradient: Tensor):
-        parts = (*context.saved_tensors, None)[:2]
-        weight = widened(parts, context.storage, context.shape, gradient.dtype)
-        return gradient @ weight, *[None] * (3 + 2)
+        return gradient @ context.form.widened(*context.saved_tensors), None, None, None, None
 
 
 def linears(transformer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -132,7 +155,7 @@ def store(transformer: nn.Module, storage: Storage) -> None:
 
 def storage_of(transformer: nn.Module) -> Storage:
     """How its Linears are stored."""
-    return next((m.storage for m in transformer.modules() if isinstance(m, FrozenLinear)), "whole")
+    return next((m.form.storage for m in transformer.modules() if isinstance(m, FrozenLinear)), "whole")
 
 
 def stream(transformer: nn.Module, device: torch.device | str) -> None:

@@ -1,77 +1,217 @@
-"""What LoRAs add to a Linear: out + B A x * scale, for each that acts.
+"""What LoRAs add to Linears: x W^T + b + scale * x A^T B^T, for each that acts.
 
 peft holds the matrices; its own forward stays switched off. Under autocast peft's keeps a copy of their input for each of q, k and v; it applies
 the scale to whole outputs, where B's inputs of the rank's width would do; it casts both matrices in each Linear, in each forward; and it
 switches adapters Linear by Linear.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .frozen import Form, stored
+
 Scale = float | Tensor  # a number, or [batch, rows or 1, 1]
-Matrices = Mapping[str, tuple[Tensor, Tensor]]  # module -> A, B
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """A LoRA's matrices of one Linear, or of some that read the same."""
+
+    a: Tensor  # [Linears * rank, in], one below the other
+    b: tuple[Tensor, ...]  # of each Linear, [out, rank]
 
 
 @dataclass(frozen=True, eq=False)
 class ActingLora:
     """A LoRA that acts in one forward, and what multiplies B A in either stream, alpha / rank in it."""
 
-    matrices: Matrices  # in the dtype of the forward
+    factors: Mapping[str, Factors]  # by module, of some together by the first; in the dtype of the forward
     in_pictures: Scale
     in_text: Scale
     samples: slice  # the only ones that it changes; with a gradient all
 
+    def scale(self, in_text: bool) -> Scale:
+        return self.in_text if in_text else self.in_pictures
 
-def changed(out: Tensor, x: Tensor, module: str, lora: ActingLora, scale: Scale) -> Tensor:
-    """out + B A x * scale, in the dtype of `out`; `out` where there is no LoRA here. Both [batch, rows, channels], adaLN's without rows.
+    def acts(self, module: str, in_text: bool) -> bool:
+        scale = self.scale(in_text)
+        return module in self.factors and not (isinstance(scale, float) and scale == 0)
+
+    def is_apart(self, modules: Sequence[str]) -> bool:
+        """Whether it is on some of these Linears only, or not in one piece."""
+        own = self.factors.get(modules[0])
+        return (own is not None and len(own.b) != len(modules)) or any(module in self.factors for module in modules[1:])
+
+
+def changed(out: Tensor, x: Tensor, module: str, lora: ActingLora, in_text: bool) -> Tensor:
+    """`out`, [batch, rows, channels], adaLN's without rows, with what the LoRA adds to one Linear that read `x`, in the dtype of `out`.
 
     Without a gradient it is added in place, to what nobody else has read yet, and rounded once: in bfloat16 not bit for bit what it is with one.
     """
-    if module not in lora.matrices or (isinstance(scale, float) and scale == 0):
+    if not lora.acts(module, in_text):
         return out
-    a, b = lora.matrices[module]
-    part, read = (out, x) if lora.samples == slice(None) else (out[lora.samples], x[lora.samples])
-    inner = F.linear(read.to(out.dtype), a)
-    if isinstance(scale, Tensor):
-        inner = (inner * scale.flatten(inner.ndim - 1)).to(out.dtype)  # adaLN's inputs have no rows
-    elif scale != 1 and torch.is_grad_enabled():
-        inner = inner * scale
+    factors, scale = lora.factors[module], lora.scale(in_text)
     if torch.is_grad_enabled():
-        return out + F.linear(inner, b)
-    alpha = scale if isinstance(scale, float) else 1.0
-    part.view(-1, part.shape[-1]).addmm_(inner.flatten(0, -2), b.T, alpha=alpha)
+        return out + F.linear(_scaled(F.linear(x.to(out.dtype), factors.a), scale), factors.b[0])
+    _add([out], x.to(out.dtype), factors, scale, lora.samples)
     return out
 
 
-def narrowed(matrices: Mapping[str, tuple[nn.Parameter, nn.Parameter]], dtype: torch.dtype) -> Matrices:
-    """All matrices of a LoRA in a forward's dtype: copied together, and their gradients come back together."""
-    flat = [matrix for pair in matrices.values() for matrix in pair]
-    if all(matrix.dtype == dtype for matrix in flat):
-        return matrices
-    copies: Iterable[Tensor] = iter(_Narrowed.apply(dtype, *flat))
-    return dict(zip(matrices, zip(copies, copies, strict=True), strict=True))
+def read_together(
+    x: Tensor, linears: Sequence[nn.Linear], module: str, loras: Sequence[ActingLora], in_text: bool
+) -> tuple[Tensor, ...]:
+    """What each of some frozen Linears gives of `x`, [batch, rows, channels], and LoRAs add: nearly as few kernels as there are products.
+
+    `module`: the first Linear's name. Rounded once.
+    """
+    forms, weights, scales = zip(*map(stored, linears), strict=True)
+    base = _Base(forms, [linear.bias for linear in linears])
+    x = x.to(forms[0].dtype).contiguous()
+    acting = [(lora.factors[module], lora.scale(in_text), lora.samples) for lora in loras if lora.acts(module, in_text)]
+    if torch.is_grad_enabled():
+        matrices = [matrix for own, _, _ in acting for matrix in (own.a, *own.b)]
+        return _Together.apply(x, base, [scale for _, scale, _ in acting], *weights, *scales, *matrices)
+    outs = base.products(x, weights, scales)
+    for factors, scale, samples in acting:
+        _add(outs, x, factors, scale, samples)
+    return tuple(outs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """Frozen Linears that read the same, but for the parts of their weights."""
+
+    forms: Sequence[Form]
+    biases: Sequence[Tensor | None]
+
+    def products(self, x: Tensor, weights: Sequence[Tensor], scales: Sequence[Tensor | None]) -> list[Tensor]:
+        own = zip(self.forms, weights, scales, self.biases, strict=True)
+        return [F.linear(x, form.widened(weight, scale), bias) for form, weight, scale, bias in own]
+
+    def gradient(self, of_outs: Sequence[Tensor], weights: Sequence[Tensor], scales: Sequence[Tensor | None]) -> Tensor:
+        """Of x, [batch * rows, channels]."""
+        found = None
+        for of_out, form, weight, scale in zip(of_outs, self.forms, weights, scales, strict=True):
+            whole = form.widened(weight, scale)
+            found = of_out @ whole if found is None else found.addmm_(of_out, whole)
+        return found
+
+
+class _Together(torch.autograd.Function):
+    """`read_together` in a graph: of x and of each LoRA's A and B. What a block keeps goes through PyTorch's hands: checkpointing drops it."""
+
+    @staticmethod
+    def forward(
+        context: Any, x: Tensor, base: _Base, lora_scales: Sequence[Scale], *tensors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        count = len(base.forms)
+        weights, scales, matrices = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        outs = base.products(x, weights, scales)
+        loras = zip(_of_each(matrices, count), lora_scales, strict=True)
+        read = [_add(outs, x, own, scale, slice(None)) for own, scale in loras]
+        context.save_for_backward(x if read else None, *tensors, *read)
+        context.base, context.lora_scales, context.shape = base, lora_scales, x.shape
+        return tuple(outs)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        base, lora_scales, (x, *saved) = context.base, context.lora_scales, context.saved_tensors
+        count, last = len(base.forms), len(saved) - len(lora_scales)
+        weights, scales, matrices, read = saved[:count], saved[count : 2 * count], saved[2 * count : last], saved[last:]
+        flat = [_flat(gradient) for gradient in gradients]
+        of_x = base.gradient(flat, weights, scales) if context.needs_input_grad[0] else None
+        of_matrices: list[Tensor] = []
+        for own, scale, inner in zip(_of_each(matrices, count), lora_scales, read, strict=True):
+            of_inner = torch.empty_like(inner)
+            for gradient, b, part in zip(flat, own.b, of_inner.chunk(count, -1), strict=True):
+                torch.mm(gradient, b, out=part)
+            of_inner = _flat(_scaled(of_inner.view(*context.shape[:-1], -1), scale))
+            if of_x is not None:
+                of_x.addmm_(of_inner, own.a)
+            of_matrices.append(of_inner.T @ _flat(x))
+            of_matrices += [gradient.T @ part for gradient, part in zip(flat, inner.chunk(count, -1), strict=True)]
+        of_x = None if of_x is None else of_x.view(context.shape)
+        return of_x, None, None, *[None] * 2 * count, *of_matrices
+
+
+def _of_each(matrices: Sequence[Tensor], linears: int) -> list[Factors]:
+    """A and B's of each LoRA, which came one after the other."""
+    size = 1 + linears
+    return [Factors(matrices[i], tuple(matrices[i + 1 : i + size])) for i in range(0, len(matrices), size)]
+
+
+def _add(outs: Sequence[Tensor], x: Tensor, factors: Factors, scale: Scale, samples: slice) -> Tensor:
+    """scale * x A^T B^T to each of `outs`, in place, rounded once; what B read, [samples * rows, Linears * rank]."""
+    if samples != slice(None):
+        outs, x = [out[samples] for out in outs], x[samples]
+    inner = _flat(_scaled(F.linear(x, factors.a), scale))
+    for out, b, part in zip(outs, factors.b, inner.chunk(len(outs), -1), strict=True):
+        out.view(-1, out.shape[-1]).addmm_(part, b.T)
+    return inner
+
+
+def _scaled(inner: Tensor, scale: Scale) -> Tensor:
+    """[batch, rows, rank's width], where it costs least; adaLN's inputs have no rows."""
+    if isinstance(scale, Tensor):
+        return (inner * scale.flatten(inner.ndim - 1)).to(inner.dtype)
+    return inner if scale == 1 else inner * scale
+
+
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
+
+
+def narrowed(
+    matrices: Mapping[str, tuple[nn.Parameter, nn.Parameter]], groups: Sequence[Sequence[str]], dtype: torch.dtype
+) -> dict[str, Factors]:
+    """All matrices of a LoRA in a forward's dtype: copied together, and their gradients come back together.
+
+    `groups`: of modules that are read together, one or more; all are in `matrices`, A and B of each.
+    """
+    pairs = [[matrices[module] for module in group] for group in groups]
+    if all(matrix.dtype == dtype for own in pairs for pair in own for matrix in pair):
+        factors = [Factors(_below(a for a, _ in own), tuple(b for _, b in own)) for own in pairs]
+    else:
+        flat = [matrix for own in pairs for matrix in (*(a for a, _ in own), *(b for _, b in own))]
+        copies = iter(_Narrowed.apply(dtype, [len(own) for own in pairs], *flat))
+        factors = [Factors(next(copies), tuple(islice(copies, len(own)))) for own in pairs]
+    return {group[0]: own for group, own in zip(groups, factors, strict=True)}
+
+
+def _below(matrices: Iterable[Tensor]) -> Tensor:
+    first, *others = matrices
+    return torch.cat([first, *others]) if others else first
 
 
 class _Narrowed(torch.autograd.Function):
     """Copies in another dtype. As one cast for each, in a few kernels; without a gradient for those that nothing read."""
 
     @staticmethod
-    def forward(context: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(context: Any, dtype: torch.dtype, counts: Sequence[int], *tensors: Tensor) -> tuple[Tensor, ...]:
         context.set_materialize_grads(False)
-        return _copied(tensors, dtype)
+        context.counts, made, copies, own = counts, [], [], iter(tensors)
+        for count in counts:
+            a, b = list(islice(own, count)), list(islice(own, count))
+            below = a[0].new_empty(count * len(a[0]), a[0].shape[1], dtype=dtype)
+            made += [below, *(torch.empty_like(one, dtype=dtype) for one in b)]
+            copies += [*below.chunk(count), *made[-count:]]
+        torch._foreach_copy_(copies, list(tensors))
+        return tuple(made)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        wide = iter(_copied([one for one in gradients if one is not None], torch.float32))
-        return None, *(None if one is None else next(wide) for one in gradients)
-
-
-def _copied(tensors: Iterable[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    copies = [torch.empty_like(one, dtype=dtype) for one in tensors]
-    torch._foreach_copy_(copies, list(tensors))
-    return tuple(copies)
+        own, narrow = iter(gradients), []
+        for count in context.counts:
+            below = next(own)
+            narrow += [*([None] * count if below is None else below.chunk(count)), *islice(own, count)]
+        read = [one for one in narrow if one is not None]
+        wide = [torch.empty_like(one, dtype=torch.float32) for one in read]
+        torch._foreach_copy_(wide, read)
+        found = iter(wide)
+        return None, None, *(None if one is None else next(found) for one in narrow)

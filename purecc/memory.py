@@ -20,12 +20,12 @@ from .concept_set import ConceptSet
 from .forwards import SAMPLES
 from .frozen import bytes_of, linears
 from .settings import PureSettings, TrainSettings
-from .targets import in_text_stream, lora_modules
+from .targets import TOGETHER, in_text_stream, lora_modules
 from .terms import Term, pure_objective
 
 _WIDE = 4  # bytes of float32
 _MLP = 4  # the MLP is so many times as wide as the block
-_QKV = ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj")
+_QKV = sum(TOGETHER, ())
 # times s, alive at once in a block whose forward keeps nothing: in the MLP of one stream while the other waits, or in the
 # attention of both, where autocast makes copies
 _OWN_MLP, _OTHER_STREAM, _ATTENTION = 13.0, 3.5, 12.0

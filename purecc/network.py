@@ -24,12 +24,13 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from .attention import join_attention
 from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
 from .lora import ActingLora, Scale, changed, narrowed
 from .norms import narrow_norms
-from .targets import in_text_stream
+from .targets import groups, in_text_stream
 from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
 
 BASE = None  # the name of theta3
@@ -54,21 +55,25 @@ class AdaptedNetwork:
 
     def __init__(self, transformer: SD3Transformer2DModel):
         self.transformer = transformer.requires_grad_(False)
-        self._narrow_norms()
+        self._fuse()
         self.embeddings: dict[str, LayerwiseEmbeddings] = {}
         self.tokens: dict[str, TokenEmbeddings] = {}
         self.token_encoder: TokenEncoder | None = None  # needed for models with input embeddings only
         self.gates: dict[str, Gate] = {}  # of a model; "off" where there is none
         self._unit: dict[str, float] = {}  # alpha / rank of each LoRA
         self._layers: dict[str, BaseTunerLayer] = {}  # every Linear that carries a LoRA, by module name
+        self._matrices: dict[str, dict[str, tuple[nn.Parameter, nn.Parameter]]] = {}  # of each LoRA: module -> A, B
+        self._groups: dict[str, list[tuple[str, ...]]] = {}  # of its modules, by what reads the same
         self._loras: tuple[ActingLora, ...] = ()  # that act now
         self._choices: dict[tuple[bool, ...], Tensor] = {}  # of samples, on the device
         self.device, self.dtype = transformer.device, transformer.dtype  # kept: asking walks all parameters
         for index, block in enumerate(transformer.transformer_blocks):
             block.register_forward_pre_hook(self._hook(index), with_kwargs=True)
 
-    def _narrow_norms(self) -> None:
+    def _fuse(self) -> None:
+        """Puts parts of fewer kernels in place of diffusers' own."""
         narrow_norms(self.transformer)
+        join_attention(self.transformer, lambda: self._loras)
 
     @property
     def models(self) -> set[str]:
@@ -128,7 +133,7 @@ class AdaptedNetwork:
         """A fresh LoRA that changes nothing yet: A gaussian of variance 1 / rank, B zero. `targets`: names or their ends."""
         self._add_lora(name, rank, alpha, list(targets))
         generator = torch.Generator().manual_seed(seed)
-        for _, a, b in self._matrices(name):
+        for a, b in self._matrices[name].values():
             a.data.copy_(torch.randn(a.shape, generator=generator) / math.sqrt(rank))
             b.data.zero_()
 
@@ -142,8 +147,8 @@ class AdaptedNetwork:
             self.add_tokens(name, concept.token_embeddings)
         if concept.lora:
             self._add_lora(name, concept.lora.rank, concept.lora.alpha, list(concept.lora.matrices))
-            for module, a, b in self._matrices(name):
-                for parameter, value in zip((a, b), concept.lora.matrices[module], strict=True):
+            for module, own in self._matrices[name].items():
+                for parameter, value in zip(own, concept.lora.matrices[module], strict=True):
                     parameter.data.copy_(value)
         self.gates[name] = concept.gate
 
@@ -192,12 +197,12 @@ class AdaptedNetwork:
             self.transformer.disable_gradient_checkpointing()
 
     def lora_parameters(self, name: str) -> list[nn.Parameter]:
-        return [p for _, a, b in self._matrices(name) for p in (a, b)]
+        return [parameter for own in self._matrices.get(name, {}).values() for parameter in own]
 
     def lora_weights(self, name: str, alpha: float) -> LoraWeights | None:
         """A copy on the CPU of a model's LoRA."""
         copy = lambda p: p.detach().float().cpu().clone()  # noqa: E731
-        matrices = {module: (copy(a), copy(b)) for module, a, b in self._matrices(name)}
+        matrices = {module: (copy(a), copy(b)) for module, (a, b) in self._matrices.get(name, {}).items()}
         return LoraWeights(matrices, alpha) if matrices else None
 
     @torch.no_grad()
@@ -247,16 +252,15 @@ class AdaptedNetwork:
             if module not in self._layers:
                 self._layers[module] = layer
                 layer.register_forward_hook(self._change(module, in_text_stream(module)))
+        self._matrices[name] = {
+            module: (layer.lora_A[name].weight, layer.lora_B[name].weight)
+            for module, layer in self._layers.items()
+            if name in layer.lora_A
+        }
+        self._groups[name] = groups(self._matrices[name])
         for parameter in self.lora_parameters(name):
             # peft takes the base's dtype and device: it may be in float8, or in main memory
             parameter.data = parameter.data.to(self.device, torch.float32)
-
-    def _matrices(self, name: str) -> list[tuple[str, nn.Parameter, nn.Parameter]]:
-        return [
-            (module, layer.lora_A[name].weight, layer.lora_B[name].weight)
-            for module, layer in self._layers.items()
-            if name in layer.lora_A
-        ]
 
     def _lora(self, model: str, own: Tensor, text: TextBatch, theirs: TextBatch, strength: float) -> list[ActingLora]:
         """The model's LoRA as its gate lets it act in its `own` samples; none where it does not. `theirs`: with their marks alone."""
@@ -264,15 +268,15 @@ class AdaptedNetwork:
         opened = {"off": own, "picture": theirs.shows}.get(gate, (theirs.marks > 0).any(1))
         if model not in self._unit or strength == 0 or not bool(opened.any()):
             return []
-        matrices = narrowed({module: (a, b) for module, a, b in self._matrices(model)}, self.dtype)
+        factors = narrowed(self._matrices[model], self._groups[model], self.dtype)
         scale: Scale = strength * self._unit[model]
         if gate == "rows":
             at_marks = scale * (self._marks_here(text, own) > 0)[..., None].float()
-            return [ActingLora(matrices, 0.0, at_marks, slice(None))]
+            return [ActingLora(factors, 0.0, at_marks, slice(None))]
         samples = _run(opened)
         if samples is None or (torch.is_grad_enabled() and samples != slice(None)):
             scale, samples = scale * self._choice(opened)[:, None, None].float(), slice(None)
-        return [ActingLora(matrices, scale, scale, samples)]
+        return [ActingLora(factors, scale, scale, samples)]
 
     def _marks_here(self, text: TextBatch, own: Tensor) -> Tensor:
         """Marks on the device, of the `own` samples alone, [batch, rows]."""
@@ -291,7 +295,7 @@ class AdaptedNetwork:
     def _change(self, module: str, is_text: bool):
         def change(layer: BaseTunerLayer, args: tuple, out: Tensor) -> Tensor:
             for lora in self._loras:
-                out = changed(out, args[0], module, lora, lora.in_text if is_text else lora.in_pictures)
+                out = changed(out, args[0], module, lora, is_text)
             return out
 
         return change

@@ -1,5 +1,7 @@
 """Which Linears of an SD3 transformer carry the LoRA."""
 
+from collections.abc import Iterable
+
 from torch import nn
 
 _PICTURE = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -13,6 +15,10 @@ TARGETS = {
     "attention, attn2 and mlp": ATTENTION + _ATTN2 + _MLP,
     "text stream only": _TEXT,
 }
+TOGETHER = (
+    ("to_q", "to_k", "to_v"),
+    ("add_q_proj", "add_k_proj", "add_v_proj"),
+)  # Linears of an attention that read the same
 
 
 def in_text_stream(module: str) -> bool:
@@ -28,3 +34,14 @@ def lora_modules(
     end = len(transformer.transformer_blocks) if last_block is None else last_block + 1
     names = [f"transformer_blocks.{block}.{name}" for block in range(first_block, end) for name in TARGETS[targets]]
     return tuple(name for name in names if name in there and (in_text_stream(name) or not text_only))
+
+
+def groups(modules: Iterable[str]) -> list[tuple[str, ...]]:
+    """Those of TOGETHER that are all there, the others alone."""
+    there, found = dict.fromkeys(modules), {}
+    for module in there:
+        attention, _, linear = module.rpartition(".")
+        together = next((own for own in TOGETHER if linear in own), (linear,))
+        whole = tuple(f"{attention}.{one}" for one in together)
+        found[whole if there.keys() >= set(whole) else (module,)] = None
+    return list(found)

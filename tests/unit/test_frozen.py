@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.live_bytes import LiveBytes
 from purecc.batches import draw_batch
-from purecc.frozen import NF4, FrozenLinear, bytes_of, linears, packed, store, stream, widened
+from purecc.frozen import NF4, FrozenLinear, bytes_of, linears, packed, store, stored, stream, widened
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.settings import PureSettings
 from purecc.targets import TARGETS
@@ -168,12 +168,18 @@ def test_streaming_holds_one_blocks_weights_at_a_time(storage: str) -> None:
     assert 0.5 * block < copies < 1.5 * block  # of six blocks
 
 
-def test_a_blocks_weights_are_there_whenever_it_computes() -> None:
+@pytest.mark.parametrize("reader", ["purecc.lora", "purecc.frozen"], ids=["attention", "MLP"])
+def test_a_blocks_weights_are_there_whenever_it_computes(reader: str, monkeypatch) -> None:
     """In the backward pass too, where a checkpointed block computes again: a GPU could not reach those at home."""
-    network, there = stage_two("float8", streamed=True, checkpointing=True), []
-    linear = next(m for m in network.transformer.modules() if isinstance(m, FrozenLinear))
-    linear.register_forward_pre_hook(lambda m, _: there.append((torch._C._current_graph_task_id() >= 0, m.here)))
-    gradient(network)
+    there = []
+
+    def look(linear):
+        if isinstance(linear, FrozenLinear):
+            there.append((torch._C._current_graph_task_id() >= 0, linear.here))
+        return stored(linear)
+
+    monkeypatch.setattr(f"{reader}.stored", look)
+    gradient(stage_two("float8", streamed=True, checkpointing=True))
     assert {backward for backward, _ in there} == {False, True}
     assert all(here is not None for _, here in there)
 

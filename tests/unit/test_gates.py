@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import safetensors.torch
@@ -14,10 +15,11 @@ from torch import Tensor
 from purecc.concept import load_concept, save_concept
 from purecc.encoding import TextBatch
 from purecc.files import load_tensors
+from purecc.lora import read_together
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.sampling import guided_velocity
 from purecc.settings import PureSettings
-from purecc.targets import TARGETS, in_text_stream
+from purecc.targets import TARGETS, TOGETHER, in_text_stream
 
 X, T = noise(2, CHANNELS, SIDE, SIDE, seed=4), torch.tensor([0.3, 0.8])
 MARKED, PLAIN = text("a [V] dog on the beach", count=2), text("a dog on the beach", count=2)
@@ -146,14 +148,17 @@ def test_with_the_trigger_in_every_text_the_conditioning_gate_is_none() -> None:
 def outputs(adapted: AdaptedNetwork, model: str | None) -> dict[str, Tensor]:
     """What each Linear that carries the LoRA gives in block 0, whose inputs are the same for all but the embeddings."""
     seen: dict[str, Tensor] = {}
-    handles = [
-        layer.register_forward_hook(lambda module, args, output, name=name: seen.update({name: output}))
-        for name, layer in adapted._layers.items()
-        if name.startswith("transformer_blocks.0.attn.") and "out" not in name
-    ]
-    v(adapted, model, MIXED)
-    for handle in handles:
-        handle.remove()
+
+    def look(x, linears, module, *acting):
+        found, (attention, _, first) = read_together(x, linears, module, *acting), module.rpartition(".")
+        for own in TOGETHER:
+            if attention == "transformer_blocks.0.attn" and first in own:
+                seen.update({f"{attention}.{name}": output for name, output in zip(own, found, strict=True)})
+        return found
+
+    with mock.patch("purecc.attention.read_together", look):
+        v(adapted, model, MIXED)
+    assert len(seen) == 6
     return seen
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny import CHANNELS, SIDE, network, noise, strengthen, text, transformer
 from torch import Tensor, nn
 
-from purecc.lora import ActingLora, changed, narrowed
+from purecc.lora import ActingLora, Factors, changed, narrowed, read_together
 from purecc.network import BASE, PURE, AdaptedNetwork
 from purecc.targets import TARGETS
 
@@ -17,7 +17,7 @@ EVERY = slice(None)
 
 
 def added(out: Tensor, x: Tensor, scale: float | Tensor, samples: slice) -> Tensor:
-    return changed(out, x, "linear", ActingLora({"linear": (A, B)}, scale, scale, samples), scale)
+    return changed(out, x, "linear", ActingLora({"linear": Factors(A, (B,))}, scale, scale, samples), in_text=False)
 
 
 @pytest.mark.parametrize("rows", [True, False], ids=["a stream", "adaLN, without rows"])
@@ -42,26 +42,81 @@ def test_of_a_slice_the_other_samples_stay_bit_for_bit() -> None:
 
 def test_a_linear_without_a_lora_gives_what_came() -> None:
     none = ActingLora({}, 1.0, 1.0, EVERY)
-    assert changed(OUT, X, "linear", none, 1.0) is OUT
+    assert changed(OUT, X, "linear", none, in_text=False) is OUT
     assert added(OUT, X, 0.0, EVERY) is OUT
 
 
-def test_matrices_are_narrowed_together_and_their_gradients_are_those_of_casts() -> None:
-    own = {"first": (A, B), "second": (nn.Parameter(noise(2, 6, seed=5)), nn.Parameter(noise(8, 2, seed=6)))}
-    wanted = noise(8, 6, seed=7).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_matrices_are_narrowed_together_and_their_gradients_are_those_of_casts(dtype: torch.dtype) -> None:
+    shapes = {"q": (6, 8), "k": (6, 8), "alone": (5, 7), "unread": (6, 8)}
+    own = {
+        name: (nn.Parameter(noise(2, of, seed=10 + i)), nn.Parameter(noise(to, 2, seed=20 + i)))
+        for i, (name, (of, to)) in enumerate(shapes.items())
+    }
 
-    def gradients(matrices: dict) -> list[Tensor | None]:
+    def gradients(products: list[Tensor]) -> list[Tensor | None]:
         for parameter in (p for pair in own.values() for p in pair):
             parameter.grad = None
-        a, b = matrices["first"]
-        ((b @ a) * wanted).sum().backward()  # the second is not read
+        sum((product * noise(*product.shape, seed=i).to(dtype)).sum() for i, product in enumerate(products)).backward()
         return [parameter.grad for pair in own.values() for parameter in pair]
 
-    found = gradients(narrowed(own, torch.bfloat16))
-    expected = gradients({name: tuple(p.bfloat16() for p in pair) for name, pair in own.items()})
-    assert found[2:] == expected[2:] == [None, None]
-    assert all(f.dtype == torch.float32 and torch.equal(f, e) for f, e in zip(found[:2], expected[:2], strict=True))
-    assert narrowed(own, torch.float32) is own
+    factors = narrowed(own, [("q", "k"), ("alone",), ("unread",)], dtype)
+    assert factors.keys() == {"q", "alone", "unread"} and factors["q"].a.shape == (4, 6)
+    a = [*factors["q"].a.chunk(2), factors["alone"].a]
+    found = gradients([one @ two for one, two in zip((*factors["q"].b, *factors["alone"].b), a, strict=True)])
+    expected = gradients([b.to(dtype) @ a.to(dtype) for a, b in list(own.values())[:3]])
+    assert found[6:] == expected[6:] == [None, None]
+    assert all(f.dtype == torch.float32 and torch.equal(f, e) for f, e in zip(found[:6], expected[:6], strict=True))
+
+
+LINEARS = [nn.Linear(6, 8).requires_grad_(False), nn.Linear(6, 8, bias=False).requires_grad_(False)]
+SCALES = {
+    "1": 1.0,
+    "half": 0.5,
+    "of each": torch.tensor([0.0, 0.5, 2.0])[:, None, None],
+    "of rows": noise(3, 5, 1, seed=9),
+}
+
+
+def lora(scale: float | Tensor, samples: slice = EVERY, seed: int = 0) -> ActingLora:
+    a, b = noise(4, 6, seed=30 + seed), [noise(8, 2, seed=40 + seed + i) for i in range(2)]
+    return ActingLora(
+        {"q": Factors(a.requires_grad_(True), tuple(one.requires_grad_(True) for one in b))}, scale, 0.0, samples
+    )
+
+
+def one_by_one(x: Tensor, loras: list[ActingLora]) -> list[Tensor]:
+    outs = [linear(x) for linear in LINEARS]
+    for one in loras:
+        factors = one.factors["q"]
+        for i, (a, b) in enumerate(zip(factors.a.chunk(2), factors.b, strict=True)):
+            outs[i] = outs[i] + one.in_pictures * (x @ a.T @ b.T)
+    return outs
+
+
+@pytest.mark.parametrize("loras", [[], [lora(s) for s in (1.0,)], *([lora(s)] for s in list(SCALES.values())[1:]), [lora(0.5), lora(SCALES["of each"], seed=5)]],
+                         ids=["none", *SCALES, "two"])  # fmt: skip
+def test_read_together_is_as_one_by_one(loras: list[ActingLora]) -> None:
+    x = noise(3, 5, 6, seed=3).requires_grad_(True)
+    learnt = [x, *(p for one in loras for p in (one.factors["q"].a, *one.factors["q"].b))]
+    wanted = [noise(3, 5, 8, seed=50 + i) for i in range(2)]
+    found, expected = read_together(x, LINEARS, "q", loras, in_text=False), one_by_one(x, loras)
+    torch.testing.assert_close(list(found), expected)
+    of = lambda outs: torch.autograd.grad(outs, learnt, wanted)  # noqa: E731
+    torch.testing.assert_close(of(found), of(expected))
+    with torch.no_grad():
+        torch.testing.assert_close(list(read_together(x, LINEARS, "q", loras, in_text=False)), expected)
+
+
+def test_read_together_leaves_other_streams_and_other_samples_bit_for_bit() -> None:
+    x, plain = noise(3, 5, 6, seed=3), [linear(noise(3, 5, 6, seed=3)) for linear in LINEARS]
+    assert all(map(torch.equal, read_together(x, LINEARS, "q", [lora(1.0)], in_text=True), plain))
+    with torch.no_grad():
+        some = read_together(x, LINEARS, "q", [lora(1.0, slice(1, 2))], in_text=False)
+    expected = one_by_one(x, [lora(1.0)])
+    for one, base, whole in zip(some, plain, expected, strict=True):
+        assert torch.equal(one[0], base[0]) and torch.equal(one[2], base[2])
+        torch.testing.assert_close(one[1], whole[1])
 
 
 @pytest.mark.parametrize("models", [(PURE, PURE, BASE), (BASE, PURE, PURE), (PURE, BASE, PURE)], ids=str)

@@ -180,9 +180,9 @@ def test_within_a_tenth_of_a_step_of_sd35_medium_without_its_weights(monkeypatch
     for parameter in adapted.lora_parameters(PURE):
         parameter.requires_grad_(True)
     adapted.checkpoint_activations(checkpointing)
-    matrices = {module: (a, b) for module, a, b in adapted._matrices(PURE)}
     # `velocity` would do so, but there is no autocast without storage
-    adapted._loras = (ActingLora(narrowed(matrices, adapted.dtype), 1.0, 1.0, slice(None)),)
+    factors = narrowed(adapted._matrices[PURE], adapted._groups[PURE], adapted.dtype)
+    adapted._loras = (ActingLora(factors, 1.0, 1.0, slice(None)),)
     empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
     inputs = empty(2, 16, 64, 64), empty(2, BIG.rows, 4096), empty(2, 2048), empty(2)
     with LiveBytes() as live:

@@ -1,0 +1,81 @@
+"""The attention of an SD3 block, in place of diffusers' own: the same values, in fewer kernels and with less of Python between them.
+
+What reads the same is read together, with what LoRAs add to it (`lora.read_together`). Queries, keys and values keep the layout in which
+they come, so that neither a norm nor a gradient needs a copy in another.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import SD3Transformer2DModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor, nn
+
+from .lora import ActingLora, read_together
+from .targets import TOGETHER, in_text_stream
+
+_PICTURE, _TEXT = TOGETHER
+_OUT, _TEXT_OUT = ("to_out.0",), ("to_add_out",)
+Loras = Callable[[], Sequence[ActingLora]]
+
+
+class JointAttention:
+    """A processor of diffusers' Attention: of a picture's stream, and of a text's where there is one. SD3 has no dropout."""
+
+    def __init__(self, name: str, attention: Attention, loras: Loras):
+        """`name`: the Attention's in the transformer; `loras`: those that act now."""
+        self.loras, there = loras, dict(attention.named_modules())
+        # Linears and their names; one that peft wraps later stays what it is
+        self._together: dict[tuple[str, ...], tuple[list[nn.Linear], list[str]]] = {}
+        for own in (_PICTURE, _TEXT, _OUT, _TEXT_OUT):
+            if there.keys() >= set(own):
+                linears = [getattr(there[linear], "base_layer", there[linear]) for linear in own]
+                self._together[own] = linears, [f"{name}.{linear}" for linear in own]
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Streams [batch, rows, width] -> the same of each. SD3 masks nothing."""
+        q, k, v = self._heads(attn, _PICTURE, hidden_states, attn.norm_q, attn.norm_k)
+        if encoder_hidden_states is not None:
+            text = self._heads(attn, _TEXT, encoder_hidden_states, attn.norm_added_q, attn.norm_added_k)
+            q, k, v = (torch.cat(parts, dim=1) for parts in zip((q, k, v), text, strict=True))
+        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = out.transpose(1, 2).flatten(2)
+        if encoder_hidden_states is None:
+            return self._read(attn, _OUT, out)[0]
+        picture, text = out.split([hidden_states.shape[1], encoder_hidden_states.shape[1]], dim=1)
+        (picture,) = self._read(attn, _OUT, picture)
+        if not attn.context_pre_only:
+            (text,) = self._read(attn, _TEXT_OUT, text)
+        return picture, text
+
+    # diffusers asks for it at each call, and Python would find it out anew
+    __call__.__signature__ = inspect.signature(__call__)
+
+    def _heads(
+        self, attn: Attention, linears: tuple[str, ...], x: Tensor, norm_q: nn.Module | None, norm_k: nn.Module | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [batch, rows, heads, width of a head]."""
+        q, k, v = (part.view(*x.shape[:2], attn.heads, -1) for part in self._read(attn, linears, x))
+        return norm_q(q) if norm_q is not None else q, norm_k(k) if norm_k is not None else k, v
+
+    def _read(self, attn: Attention, linears: tuple[str, ...], x: Tensor) -> Sequence[Tensor]:
+        """What each Linear gives of x: together where each LoRA that acts is on all of them, or on none."""
+        (plain, names), loras = self._together[linears], self.loras()
+        if any(lora.is_apart(names) for lora in loras):
+            return [attn.get_submodule(name)(x) for name in linears]  # a hook adds what LoRAs do
+        return read_together(x, plain, names[0], loras, in_text_stream(names[0]))
+
+
+def join_attention(transformer: SD3Transformer2DModel, loras: Loras) -> None:
+    """Puts `JointAttention` in the place of the transformer's processors."""
+    for name, module in transformer.named_modules():
+        if isinstance(module, Attention):
+            module.set_processor(JointAttention(name, module, loras))
