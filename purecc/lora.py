@@ -5,7 +5,7 @@ the scale to whole outputs, where B's inputs of the rank's width would do; it ca
 switches adapters Linear by Linear.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -128,9 +128,7 @@ class _Together(torch.autograd.Function):
         of_x = base.gradient(flat, weights, scales) if context.needs_input_grad[0] else None
         of_matrices: list[Tensor] = []
         for own, scale, inner in zip(_of_each(matrices, count), lora_scales, read, strict=True):
-            of_inner = torch.empty_like(inner)
-            for gradient, b, part in zip(flat, own.b, of_inner.chunk(count, -1), strict=True):
-                torch.mm(gradient, b, out=part)
+            of_inner = _joined([gradient @ b for gradient, b in zip(flat, own.b, strict=True)], -1)
             of_inner = _flat(_scaled(of_inner.view(*context.shape[:-1], -1), scale))
             if of_x is not None:
                 of_x.addmm_(of_inner, own.a)
@@ -167,6 +165,10 @@ def _flat(x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
+def _joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
 def narrowed(
     matrices: Mapping[str, tuple[nn.Parameter, nn.Parameter]], groups: Sequence[Sequence[str]], dtype: torch.dtype
 ) -> dict[str, Factors]:
@@ -176,17 +178,12 @@ def narrowed(
     """
     pairs = [[matrices[module] for module in group] for group in groups]
     if all(matrix.dtype == dtype for own in pairs for pair in own for matrix in pair):
-        factors = [Factors(_below(a for a, _ in own), tuple(b for _, b in own)) for own in pairs]
+        factors = [Factors(_joined([a for a, _ in own], 0), tuple(b for _, b in own)) for own in pairs]
     else:
         flat = [matrix for own in pairs for matrix in (*(a for a, _ in own), *(b for _, b in own))]
         copies = iter(_Narrowed.apply(dtype, [len(own) for own in pairs], *flat))
         factors = [Factors(next(copies), tuple(islice(copies, len(own)))) for own in pairs]
     return {group[0]: own for group, own in zip(groups, factors, strict=True)}
-
-
-def _below(matrices: Iterable[Tensor]) -> Tensor:
-    first, *others = matrices
-    return torch.cat([first, *others]) if others else first
 
 
 class _Narrowed(torch.autograd.Function):

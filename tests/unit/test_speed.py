@@ -109,9 +109,9 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     ratios = {arm: r.flops / one.flops for arm, one in found.items() if arm not in ("R", "R1", "E")}
     assert ratios == pytest.approx({"P": 1.33, "S": 1.63, "D": 1.63, "A": 1.46, "L": 3.87}, abs=0.02)
     assert found["R1"].flops / found["E"].flops == pytest.approx(1.42, abs=0.02)
-    most = {"P": 0.28, "S": 0.29, "D": 0.28, "A": 0.28, "L": 0.18}  # of R's, autocast's casts with them
+    most = {"P": 0.28, "S": 0.295, "D": 0.28, "A": 0.28, "L": 0.185}  # of R's, autocast's casts with them
     assert all(found[arm].kernels < share * r.kernels for arm, share in most.items())
-    assert found["E"].kernels < 0.32 * found["R1"].kernels
+    assert found["E"].kernels < 0.33 * found["R1"].kernels
     rows = counting.table(found)
     assert "| R1 and its arms |" in rows and "| A |" in rows
 
