@@ -2,11 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 from PIL import Image, ImageDraw, ImageFont
 
 PAPER, INK = "white", "#202020"
 _GAP = 4  # pixels between pictures
+# of Windows, macOS and Linux, for labels with letters that Pillow's own font, which knows little but ASCII, does not have
+_SYSTEM_FONTS = (
+    "segoeui.ttf", "arial.ttf", "Arial.ttf", "DejaVuSans.ttf", "NotoSans-Regular.ttf", "msyh.ttc", "YuGothR.ttc", "malgun.ttf",
+    "PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "Arial Unicode.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc",
+)  # fmt: skip
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_grid(
@@ -24,7 +31,7 @@ def draw_grid(
         raise ValueError("There are no pictures to put into a grid.")
     width = max(picture.width for row in rows for picture in row) + _GAP
     height = max(picture.height for row in rows for picture in row) + _GAP
-    font = ImageFont.load_default(font_size or min(40, max(12, height // 8)))
+    font = _font(font_size or min(40, max(12, height // 8)), "".join((*row_labels, *column_labels)))
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     words = [word for text in column_labels for word in text.split()]
     width = max([width, *(math.ceil(font.getlength(word)) + _GAP for word in words)])
@@ -49,7 +56,27 @@ def draw_grid(
     return sheet
 
 
-def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+def _font(size: int, text: str) -> Font:
+    """Pillow's own, or one of the system's where that has more of the text's letters; the rest are boxes."""
+    letters = set("".join(text.split()))
+    best = ImageFont.load_default(size)
+    for name in _SYSTEM_FONTS:
+        missing = _missing(best, letters)
+        if not missing:
+            break
+        with suppress(OSError):  # it is not here
+            other = ImageFont.truetype(name, size)
+            best = other if _missing(other, letters) < missing else best
+    return best
+
+
+def _missing(font: Font, letters: set[str]) -> int:
+    """How many of the letters it draws as it draws what is no letter."""
+    none = bytes(font.getmask("\uffff"))
+    return sum(bytes(font.getmask(letter)) == none for letter in letters)
+
+
+def _wrapped(text: str, font: Font, width: int) -> str:
     """The text with further line breaks, so that no line of several words is wider than `width`."""
     lines = []
     for line in text.splitlines():

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from purecc import grid
 from purecc.grid import draw_grid
 
 COLOURS = [["red", "lime"], ["blue", "yellow"], ["cyan"]]
@@ -56,6 +57,37 @@ def test_columns_labels_do_not_run_over_one_another() -> None:
     assert long.width > broken.width
     left, right = boxes(long)[0]
     assert (np.asarray(long)[: left[1], right[0] - 3 : right[0] - 1] > 250).all()  # paper between the two
+
+
+class WithLambda(ImageFont.FreeTypeFont):
+    """As a system's font that has one letter more than Pillow's own."""
+
+    def __init__(self, own: ImageFont.FreeTypeFont):
+        self.__dict__ |= own.__dict__
+
+    def getmask(self, text: str, *args, **kwargs):
+        return super().getmask("L" if text == "λ" else text, *args, **kwargs)
+
+
+def test_letters_that_pillows_font_lacks_are_drawn_by_the_systems(monkeypatch) -> None:
+    there, asked, truetype = {}, [], ImageFont.truetype
+
+    def system(font, *args, **kwargs):
+        if not isinstance(font, str):
+            return truetype(font, *args, **kwargs)
+        asked.append(font)
+        if font in there:
+            return there[font]
+        raise OSError("cannot open resource")
+
+    monkeypatch.setattr(ImageFont, "truetype", system)
+    sheet = lambda label: draw_grid(ROWS, (label,), (), 20).tobytes()  # noqa: E731
+    assert sheet("eta 0.5") and not asked
+    box = sheet("λ")
+    assert box == sheet("η") and len(set(asked)) > 5  # boxes, where no font has them
+    there["arial.ttf"] = WithLambda(ImageFont.load_default(20))
+    assert grid._font(20, "λ η") is there["arial.ttf"]
+    assert grid._font(20, "η") is not there["arial.ttf"]
 
 
 def test_no_pictures_is_told() -> None:
