@@ -78,6 +78,11 @@ class ByPeft(AdaptedNetwork):
             layer.enable_adapters(True)
             layer.set_adapter([name])
 
+    def velocity(self, *asked: Any, **strengths: float) -> Tensor:
+        """Under autocast: peft's matrices are in float32."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return super().velocity(*asked, **strengths)
+
     def _lora(self, *_: object) -> list[ActingLora]:
         return []  # peft's acts
 

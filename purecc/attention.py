@@ -42,11 +42,11 @@ class JointAttention:
         attention_mask: None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Streams [batch, rows, width] -> the same of each. SD3 masks nothing."""
-        q, k, v = self._heads(attn, _PICTURE, hidden_states, attn.norm_q, attn.norm_k)
+        heads = self._heads(attn, _PICTURE, hidden_states, attn.norm_q, attn.norm_k)
         if encoder_hidden_states is not None:
             text = self._heads(attn, _TEXT, encoder_hidden_states, attn.norm_added_q, attn.norm_added_k)
-            q, k, v = (torch.cat(parts, dim=1) for parts in zip((q, k, v), text, strict=True))
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+            heads = [torch.cat([heads.pop(0), text.pop(0)], dim=1) for _ in range(3)]  # what was copied goes at once
+        out = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in heads))
         out = out.transpose(1, 2).flatten(2)
         if encoder_hidden_states is None:
             return self._read(attn, _OUT, out)[0]
@@ -61,10 +61,14 @@ class JointAttention:
 
     def _heads(
         self, attn: Attention, linears: tuple[str, ...], x: Tensor, norm_q: nn.Module | None, norm_k: nn.Module | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> list[Tensor]:
         """Queries, keys and values, [batch, rows, heads, width of a head]."""
         q, k, v = (part.view(*x.shape[:2], attn.heads, -1) for part in self._read(attn, linears, x))
-        return norm_q(q) if norm_q is not None else q, norm_k(k) if norm_k is not None else k, v
+        if norm_q is not None:
+            q = norm_q(q)
+        if norm_k is not None:
+            k = norm_k(k)
+        return [q, k, v]
 
     def _read(self, attn: Attention, linears: tuple[str, ...], x: Tensor) -> Sequence[Tensor]:
         """What each Linear gives of x: together where each LoRA that acts is on all of them, or on none."""

@@ -27,7 +27,7 @@ _WIDE = 4  # bytes of float32
 _MLP = 4  # the MLP is so many times as wide as the block
 _QKV = sum(TOGETHER, ())
 # times s, alive at once in a block whose forward keeps nothing: in the MLP of one stream while the other waits, or in the
-# attention of both, where autocast makes copies
+# attention of both, whose norms a CPU computes in float32
 _OWN_MLP, _OTHER_STREAM, _ATTENTION = 13.0, 3.5, 12.0
 _AT_LINEAR = 0.5  # of what a forward without a graph holds at most: while it multiplies by its largest weight
 # bytes that CUDA's allocator loses for each matrix in NF4: it leaves a rest of less than 1 MiB unsplit. Fitted to an H200, where

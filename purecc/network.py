@@ -29,7 +29,7 @@ from .concept import Concept, ConceptEmbeddings, Gate, LoraWeights
 from .encoding import TextBatch
 from .layerwise import LayerwiseEmbeddings
 from .lora import ActingLora, Scale, changed, narrowed
-from .norms import narrow_norms
+from .norms import fuse_norms
 from .targets import groups, in_text_stream
 from .token_embeddings import TokenEmbeddings, TokenEncoder, Vectors
 
@@ -72,7 +72,7 @@ class AdaptedNetwork:
 
     def _fuse(self) -> None:
         """Puts parts of fewer kernels in place of diffusers' own."""
-        narrow_norms(self.transformer)
+        fuse_norms(self.transformer)
         join_attention(self.transformer, lambda: self._loras)
 
     @property
@@ -98,7 +98,7 @@ class AdaptedNetwork:
         strength: float = 1.0,
         embedding_strength: float = 1.0,
     ) -> Tensor:
-        """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32 (autocast where the base is bf16).
+        """v_theta(x_t, y) of one of the models, [batch, channels, height, width], float32; computed in the base's dtype.
 
         `model`: of all samples, or one for each. `strength` multiplies the LoRA's change, `embedding_strength` blends the
         embeddings in (`LayerwiseEmbeddings.act`); 0 and 0 are the base. Raises ValueError for a model that is not there.
@@ -118,14 +118,13 @@ class AdaptedNetwork:
         self._loras = acting.loras
         dtype = self.dtype
         try:
-            with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-                return self.transformer(
-                    x_t.to(dtype),
-                    text.rows.to(dtype),
-                    text.pooled.to(dtype),
-                    1000 * t.float(),
-                    joint_attention_kwargs={_ACTING: acting},
-                ).sample.float()
+            return self.transformer(
+                x_t.to(dtype),
+                text.rows.to(dtype),
+                text.pooled.to(dtype),
+                1000 * t.float(),
+                joint_attention_kwargs={_ACTING: acting},
+            ).sample.float()
         finally:
             self._loras = ()  # their scales may be in a recording's memory
 

@@ -11,7 +11,6 @@ import torch
 from diffusers import SD3Transformer2DModel
 from tiny import noise
 
-from benchmarks.counted import layer_norm_as_on_cuda
 from benchmarks.live_bytes import LiveBytes
 from purecc.adaln_table import UNFORESEEN, WINDOW
 from purecc.concept_set import NULL, ConceptSet, build_concept_set
@@ -78,10 +77,8 @@ def pocket_data() -> ConceptSet:
     ],
 )
 def test_within_a_tenth_of_a_real_run(
-    monkeypatch, tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing, storage
+    tmp_path: Path, pocket_data: ConceptSet, original, dtype, checkpointing, storage
 ) -> None:
-    """Under an autocast that widens layer norms as CUDA's does: a float32 copy of what each reads would show."""
-    monkeypatch.setattr(torch.nn.functional, "layer_norm", layer_norm_as_on_cuda)
     settings = TrainSettings(steps=3, batch_size=4, checkpointing=checkpointing, frozen_weights=storage)
     pure = PureSettings(original=original) if original else None
     scaling, extractor = LatentScaling(1.0, 0.0), None
@@ -180,7 +177,6 @@ def test_within_a_tenth_of_a_step_of_sd35_medium_without_its_weights(monkeypatch
     for parameter in adapted.lora_parameters(PURE):
         parameter.requires_grad_(True)
     adapted.checkpoint_activations(checkpointing)
-    # `velocity` would do so, but there is no autocast without storage
     factors = narrowed(adapted._matrices[PURE], adapted._groups[PURE], adapted.dtype)
     adapted._loras = (ActingLora(factors, 1.0, 1.0, slice(None)),)
     empty = lambda *shape: torch.empty(shape, device="meta")  # noqa: E731
