@@ -5,6 +5,7 @@ And how they are counted and timed: FLOPs, seconds, the rate of a large matrix p
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,10 +79,9 @@ class ByPeft(AdaptedNetwork):
             layer.enable_adapters(True)
             layer.set_adapter([name])
 
-    def velocity(self, *asked: Any, **strengths: float) -> Tensor:
-        """Under autocast: peft's matrices are in float32."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return super().velocity(*asked, **strengths)
+    def _precision(self) -> AbstractContextManager:
+        """Autocast: peft's matrices are in float32."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def _lora(self, *_: object) -> list[ActingLora]:
         return []  # peft's acts

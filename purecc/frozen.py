@@ -52,17 +52,6 @@ def packed(weight: Tensor, storage: Storage, dtype: torch.dtype) -> Parts:
     return pairs[:, 0] * 16 + pairs[:, 1], scale
 
 
-def widened(parts: Parts, storage: Storage, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """[out, in] in `dtype`: what the stored parts stand for."""
-    stored, scale = parts
-    if storage == "whole":
-        return stored
-    if storage == "float8":
-        return stored.to(dtype).mul_(scale.to(dtype))
-    values = functional.embedding(stored.int(), _two_values(stored.device, dtype))
-    return values.view(-1, _GROUP).mul_(scale.to(dtype)).view(shape)
-
-
 @cache
 def _two_values(device: torch.device, dtype: torch.dtype) -> Tensor:
     """What a byte of NF4 stands for, [256, 2]; made once, for a copy to a GPU waits for it."""
@@ -85,8 +74,14 @@ class Form:
     shape: torch.Size
     dtype: torch.dtype  # of products with it
 
-    def widened(self, *parts: Tensor | None) -> Tensor:
-        return widened(parts, self.storage, self.shape, self.dtype)
+    def widened(self, parts: Tensor, scale: Tensor | None) -> Tensor:
+        """[out, in]: what the stored parts stand for."""
+        if self.storage == "whole":
+            return parts
+        if self.storage == "float8":
+            return parts.to(self.dtype).mul_(scale.to(self.dtype))
+        values = functional.embedding(parts.int(), _two_values(parts.device, self.dtype))
+        return values.view(-1, _GROUP).mul_(scale.to(self.dtype)).view(self.shape)
 
 
 class FrozenLinear(nn.Linear):

@@ -1,8 +1,8 @@
 """What LoRAs add to Linears: x W^T + b + scale * x A^T B^T, for each that acts.
 
-peft holds the matrices; its own forward stays switched off. Under autocast peft's keeps a copy of their input for each of q, k and v; it applies
-the scale to whole outputs, where B's inputs of the rank's width would do; it casts both matrices in each Linear, in each forward; and it
-switches adapters Linear by Linear.
+peft holds the matrices; its own forward stays switched off. It keeps their input once for each of q, k and v; it applies the scale to whole
+outputs, where B's inputs of the rank's width would do; it casts both matrices in each Linear, in each forward; and it switches adapters
+Linear by Linear.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,15 +23,23 @@ Scale = float | Tensor  # a number, or [batch, rows or 1, 1]
 class Factors:
     """A LoRA's matrices of one Linear, or of some that read the same."""
 
+    modules: tuple[str, ...]  # the Linears' names
     a: Tensor  # [Linears * rank, in], one below the other
     b: tuple[Tensor, ...]  # of each Linear, [out, rank]
+
+    def of(self, module: str) -> "Factors":
+        """Of one of them alone."""
+        if len(self.modules) == 1:
+            return self
+        i = self.modules.index(module)
+        return Factors((module,), self.a.chunk(len(self.b))[i], (self.b[i],))
 
 
 @dataclass(frozen=True, eq=False)
 class ActingLora:
     """A LoRA that acts in one forward, and what multiplies B A in either stream, alpha / rank in it."""
 
-    factors: Mapping[str, Factors]  # by module, of some together by the first; in the dtype of the forward
+    factors: Mapping[str, Factors]  # by module; in the dtype of the forward
     in_pictures: Scale
     in_text: Scale
     samples: slice  # the only ones that it changes; with a gradient all
@@ -44,9 +52,8 @@ class ActingLora:
         return module in self.factors and not (isinstance(scale, float) and scale == 0)
 
     def is_apart(self, modules: Sequence[str]) -> bool:
-        """Whether it is on some of these Linears only, or not in one piece."""
-        own = self.factors.get(modules[0])
-        return (own is not None and len(own.b) != len(modules)) or any(module in self.factors for module in modules[1:])
+        """Whether it is on some of these Linears and not on all."""
+        return any(module in self.factors and len(self.factors[module].b) != len(modules) for module in modules)
 
 
 def changed(out: Tensor, x: Tensor, module: str, lora: ActingLora, in_text: bool) -> Tensor:
@@ -56,10 +63,10 @@ def changed(out: Tensor, x: Tensor, module: str, lora: ActingLora, in_text: bool
     """
     if not lora.acts(module, in_text):
         return out
-    factors, scale = lora.factors[module], lora.scale(in_text)
+    factors, scale = lora.factors[module].of(module), lora.scale(in_text)
     if torch.is_grad_enabled():
         return out + F.linear(_scaled(F.linear(x.to(out.dtype), factors.a), scale), factors.b[0])
-    _add([out], x.to(out.dtype), factors, scale, lora.samples)
+    _add([out], x.to(out.dtype), factors.a, factors.b, scale, lora.samples)
     return out
 
 
@@ -68,18 +75,18 @@ def read_together(
 ) -> tuple[Tensor, ...]:
     """What each of some frozen Linears gives of `x`, [batch, rows, channels], and LoRAs add: nearly as few kernels as there are products.
 
-    `module`: the first Linear's name. Rounded once.
+    `module`: the name of one of the Linears; a LoRA that acts there is on all of them.
     """
     forms, weights, scales = zip(*map(stored, linears), strict=True)
     base = _Base(forms, [linear.bias for linear in linears])
-    x = x.to(forms[0].dtype).contiguous()
     acting = [(lora.factors[module], lora.scale(in_text), lora.samples) for lora in loras if lora.acts(module, in_text)]
     if torch.is_grad_enabled():
         matrices = [matrix for own, _, _ in acting for matrix in (own.a, *own.b)]
         return _Together.apply(x, base, [scale for _, scale, _ in acting], *weights, *scales, *matrices)
+    x = x.contiguous()
     outs = base.products(x, weights, scales)
     for factors, scale, samples in acting:
-        _add(outs, x, factors, scale, samples)
+        _add(outs, x, factors.a, factors.b, scale, samples)
     return tuple(outs)
 
 
@@ -104,7 +111,7 @@ class _Base:
 
 
 class _Together(torch.autograd.Function):
-    """`read_together` in a graph: of x and of each LoRA's A and B. What a block keeps goes through PyTorch's hands: checkpointing drops it."""
+    """`read_together` in a graph, once: of x and of each LoRA's A and B. What is large goes through PyTorch's hands: checkpointing drops it."""
 
     @staticmethod
     def forward(
@@ -112,9 +119,10 @@ class _Together(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         count = len(base.forms)
         weights, scales, matrices = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-        outs = base.products(x, weights, scales)
+        whole = x.contiguous()  # of x, an attention's output, another holds the memory already
+        outs = base.products(whole, weights, scales)
         loras = zip(_of_each(matrices, count), lora_scales, strict=True)
-        read = [_add(outs, x, own, scale, slice(None)) for own, scale in loras]
+        read = [_add(outs, whole, *own, scale) for own, scale in loras]
         context.save_for_backward(x if read else None, *tensors, *read)
         context.base, context.lora_scales, context.shape = base, lora_scales, x.shape
         return tuple(outs)
@@ -127,30 +135,32 @@ class _Together(torch.autograd.Function):
         flat = [_flat(gradient) for gradient in gradients]
         of_x = base.gradient(flat, weights, scales) if context.needs_input_grad[0] else None
         of_matrices: list[Tensor] = []
-        for own, scale, inner in zip(_of_each(matrices, count), lora_scales, read, strict=True):
-            of_inner = _joined([gradient @ b for gradient, b in zip(flat, own.b, strict=True)], -1)
+        for (a, of_outs), scale, inner in zip(_of_each(matrices, count), lora_scales, read, strict=True):
+            of_inner = _joined([gradient @ b for gradient, b in zip(flat, of_outs, strict=True)], -1)
             of_inner = _flat(_scaled(of_inner.view(*context.shape[:-1], -1), scale))
             if of_x is not None:
-                of_x.addmm_(of_inner, own.a)
+                of_x.addmm_(of_inner, a)
             of_matrices.append(of_inner.T @ _flat(x))
             of_matrices += [gradient.T @ part for gradient, part in zip(flat, inner.chunk(count, -1), strict=True)]
         of_x = None if of_x is None else of_x.view(context.shape)
         return of_x, None, None, *[None] * 2 * count, *of_matrices
 
 
-def _of_each(matrices: Sequence[Tensor], linears: int) -> list[Factors]:
+def _of_each(matrices: Sequence[Tensor], linears: int) -> list[tuple[Tensor, Sequence[Tensor]]]:
     """A and B's of each LoRA, which came one after the other."""
     size = 1 + linears
-    return [Factors(matrices[i], tuple(matrices[i + 1 : i + size])) for i in range(0, len(matrices), size)]
+    return [(matrices[i], matrices[i + 1 : i + size]) for i in range(0, len(matrices), size)]
 
 
-def _add(outs: Sequence[Tensor], x: Tensor, factors: Factors, scale: Scale, samples: slice) -> Tensor:
+def _add(
+    outs: Sequence[Tensor], x: Tensor, a: Tensor, b: Sequence[Tensor], scale: Scale, samples: slice = slice(None)
+) -> Tensor:
     """scale * x A^T B^T to each of `outs`, in place, rounded once; what B read, [samples * rows, Linears * rank]."""
     if samples != slice(None):
         outs, x = [out[samples] for out in outs], x[samples]
-    inner = _flat(_scaled(F.linear(x, factors.a), scale))
-    for out, b, part in zip(outs, factors.b, inner.chunk(len(outs), -1), strict=True):
-        out.view(-1, out.shape[-1]).addmm_(part, b.T)
+    inner = _flat(_scaled(F.linear(x, a), scale))
+    for out, of_out, part in zip(outs, b, inner.chunk(len(outs), -1), strict=True):
+        out.view(-1, out.shape[-1]).addmm_(part, of_out.T)
     return inner
 
 
@@ -178,12 +188,13 @@ def narrowed(
     """
     pairs = [[matrices[module] for module in group] for group in groups]
     if all(matrix.dtype == dtype for own in pairs for pair in own for matrix in pair):
-        factors = [Factors(_joined([a for a, _ in own], 0), tuple(b for _, b in own)) for own in pairs]
+        made = [(_joined([a for a, _ in own], 0), tuple(b for _, b in own)) for own in pairs]
     else:
         flat = [matrix for own in pairs for matrix in (*(a for a, _ in own), *(b for _, b in own))]
         copies = iter(_Narrowed.apply(dtype, [len(own) for own in pairs], *flat))
-        factors = [Factors(next(copies), tuple(islice(copies, len(own)))) for own in pairs]
-    return {group[0]: own for group, own in zip(groups, factors, strict=True)}
+        made = [(next(copies), tuple(islice(copies, len(own)))) for own in pairs]
+    factors = [Factors(tuple(group), a, b) for group, (a, b) in zip(groups, made, strict=True)]
+    return {module: own for own in factors for module in own.modules}
 
 
 class _Narrowed(torch.autograd.Function):

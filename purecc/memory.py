@@ -25,7 +25,7 @@ from .terms import Term, pure_objective
 
 _WIDE = 4  # bytes of float32
 _MLP = 4  # the MLP is so many times as wide as the block
-_QKV = sum(TOGETHER, ())
+_QKV, _OUTPUTS = sum(TOGETHER, ()), (".to_out.0", ".to_add_out")
 # times s, alive at once in a block whose forward keeps nothing: in the MLP of one stream while the other waits, or in the
 # attention of both, whose norms a CPU computes in float32
 _OWN_MLP, _OTHER_STREAM, _ATTENTION = 13.0, 3.5, 12.0
@@ -211,11 +211,13 @@ class _Layout:
         return self.width * (tokens * (picture + of_lora[False]) + rows * (text + of_lora[True]) + changes)
 
     def _lora_inputs(self, index: int, is_text: bool) -> float:
-        """Inputs of the Linears with a LoRA, of which q, k and v share theirs."""
+        """Inputs of the Linears with a LoRA: q, k and v share theirs, and an attention keeps its output anyway."""
         shared: set[str] = set()
         size = 0.0
         for name in self.lora:
             if not name.startswith(f"transformer_blocks.{index}.") or in_text_stream(name) != is_text:
+                continue
+            if name.endswith(_OUTPUTS):
                 continue
             attention, _, linear = name.rpartition(".")
             if linear in _QKV:

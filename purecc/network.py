@@ -15,7 +15,7 @@ against the base's own null prediction: what LoRA shifts in common no longer can
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,7 +51,10 @@ class _Acting:
 
 
 class AdaptedNetwork:
-    """An SD3 transformer whose weights are frozen, with named models on top of it. `device` and `dtype` are its own."""
+    """An SD3 transformer whose weights are frozen, with named models on top of it. `device` and `dtype` are its own.
+
+    One network to a transformer: of a second one's forwards the first would know nothing, and the other way round.
+    """
 
     def __init__(self, transformer: SD3Transformer2DModel):
         self.transformer = transformer.requires_grad_(False)
@@ -74,6 +77,12 @@ class AdaptedNetwork:
         """Puts parts of fewer kernels in place of diffusers' own."""
         fuse_norms(self.transformer)
         join_attention(self.transformer, lambda: self._loras)
+
+    def _precision(self) -> AbstractContextManager:
+        """No autocast, whatever surrounds a forward: all of it is in the base's dtype."""
+        kind = self.device.type
+        foreign = kind != "meta" and torch.is_autocast_enabled(kind)
+        return torch.autocast(kind, enabled=False) if foreign else nullcontext()
 
     @property
     def models(self) -> set[str]:
@@ -118,13 +127,14 @@ class AdaptedNetwork:
         self._loras = acting.loras
         dtype = self.dtype
         try:
-            return self.transformer(
-                x_t.to(dtype),
-                text.rows.to(dtype),
-                text.pooled.to(dtype),
-                1000 * t.float(),
-                joint_attention_kwargs={_ACTING: acting},
-            ).sample.float()
+            with self._precision():
+                return self.transformer(
+                    x_t.to(dtype),
+                    text.rows.to(dtype),
+                    text.pooled.to(dtype),
+                    1000 * t.float(),
+                    joint_attention_kwargs={_ACTING: acting},
+                ).sample.float()
         finally:
             self._loras = ()  # their scales may be in a recording's memory
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.live_bytes import LiveBytes
 from purecc.batches import draw_batch
-from purecc.frozen import NF4, FrozenLinear, bytes_of, linears, packed, store, stored, stream, widened
+from purecc.frozen import NF4, Form, FrozenLinear, bytes_of, linears, packed, store, stored, stream
 from purecc.network import EXTRACTOR, PURE, AdaptedNetwork
 from purecc.settings import PureSettings
 from purecc.targets import TARGETS
@@ -22,21 +24,23 @@ WEIGHT = noise(48, 128) * torch.logspace(-4, 2, 48)[:, None]  # rows of very dif
 def test_float8_widens_to_bfloat16_exactly() -> None:
     parts = packed(WEIGHT, "float8", torch.float32)
     assert parts[0].dtype == torch.float8_e4m3fn and parts[1].shape == (48, 1)
-    wide = widened(parts, "float8", WEIGHT.shape, torch.float32)
-    assert torch.equal(widened(parts, "float8", WEIGHT.shape, torch.bfloat16).float(), wide)
+    wide = Form("float8", WEIGHT.shape, torch.float32).widened(*parts)
+    assert torch.equal(Form("float8", WEIGHT.shape, torch.bfloat16).widened(*parts).float(), wide)
     errors = (wide - WEIGHT).norm(dim=1) / WEIGHT.norm(dim=1)
     assert 0.01 < errors.min() and errors.max() < 0.04  # three bits after the point, in every row
 
 
 def test_float8_keeps_what_is_float8_already() -> None:
     values = (WEIGHT.clamp(-100, 100) / 4).to(torch.float8_e4m3fn).float()
-    assert torch.equal(widened(packed(values, "float8", torch.float32), "float8", values.shape, torch.float32), values)
+    assert torch.equal(
+        Form("float8", values.shape, torch.float32).widened(*packed(values, "float8", torch.float32)), values
+    )
 
 
 @pytest.mark.parametrize("storage", ["float8", "nf4"])
 def test_nothing_stays_nothing(storage) -> None:
     zeros = torch.zeros(4, 64)
-    assert torch.equal(widened(packed(zeros, storage, torch.float32), storage, zeros.shape, torch.float32), zeros)
+    assert torch.equal(Form(storage, zeros.shape, torch.float32).widened(*packed(zeros, storage, torch.float32)), zeros)
 
 
 def test_nf4_takes_the_nearest_of_its_sixteen() -> None:
@@ -46,7 +50,7 @@ def test_nf4_takes_the_nearest_of_its_sixteen() -> None:
     scale = groups.abs().amax(1, keepdim=True)
     candidates = torch.tensor(NF4) * scale[..., None]  # [groups, 1, 16]
     nearest = candidates.expand(-1, 64, -1).gather(2, (candidates - groups[..., None]).abs().argmin(2, keepdim=True))
-    assert torch.equal(widened(parts, "nf4", WEIGHT.shape, torch.float32), nearest[..., 0].view(WEIGHT.shape))
+    assert torch.equal(Form("nf4", WEIGHT.shape, torch.float32).widened(*parts), nearest[..., 0].view(WEIGHT.shape))
 
 
 def test_nf4_packs_as_bitsandbytes_does() -> None:
@@ -66,7 +70,7 @@ def test_a_product_and_its_gradient_are_those_of_the_widened_weight() -> None:
     for storage in ("float8", "nf4"):
         parts = packed(plain.weight, storage, torch.float32)
         frozen = FrozenLinear(128, 48, plain.bias, parts, storage, torch.float32)
-        wide = widened(parts, storage, plain.weight.shape, torch.float32)
+        wide = Form(storage, plain.weight.shape, torch.float32).widened(*parts)
         x, y = (noise(5, 7, 128, seed=1).requires_grad_() for _ in range(2))
         (a, b), weights = (frozen(x), nn.functional.linear(y, wide, plain.bias)), noise(5, 7, 48, seed=2)
         (a * weights).sum().backward()
@@ -174,14 +178,15 @@ def test_a_blocks_weights_are_there_whenever_it_computes(reader: str, monkeypatc
     there = []
 
     def look(linear):
+        form, *parts = stored(linear)
         if isinstance(linear, FrozenLinear):
-            there.append((torch._C._current_graph_task_id() >= 0, linear.here))
-        return stored(linear)
+            there.append((torch._C._current_graph_task_id() >= 0, linear.here, parts))
+        return form, *parts
 
     monkeypatch.setattr(f"{reader}.stored", look)
     gradient(stage_two("float8", streamed=True, checkpointing=True))
-    assert {backward for backward, _ in there} == {False, True}
-    assert all(here is not None for _, here in there)
+    assert {backward for backward, *_ in there} == {False, True}
+    assert all(here is not None and all(map(operator.is_, here, parts)) for _, here, parts in there)
 
 
 @pytest.mark.parametrize(("storage", "bytes_each"), [("float8", 1.0), ("nf4", 0.5625)])

@@ -176,6 +176,22 @@ def test_rows_changes_the_marked_rows_of_the_text_stream_alone() -> None:
             assert torch.equal(output, of_base[name])
 
 
+def test_rows_reaches_the_mlp_of_the_text_stream_alone() -> None:
+    """Which a hook changes, Linear by Linear."""
+    adapted, seen = gated("rows"), {}
+    adapted.embeddings.clear()
+    block = adapted.transformer.transformer_blocks[0]
+    with torch.no_grad():
+        for name, layer in ((name, block.get_submodule(name)) for name in ("ff.net.0.proj", "ff_context.net.0.proj")):
+            layer.register_forward_hook(lambda module, args, out, name=name: seen.update({name: (args[0], out)}))
+        v(adapted, PURE, MIXED)
+        for name, (x, out) in seen.items():
+            apart = (out - block.get_submodule(name).base_layer(x)).abs().amax(-1)
+            assert bool((apart > 1e-3).any()) == (name == "ff_context.net.0.proj")
+            if name == "ff_context.net.0.proj":
+                assert torch.equal(apart > 1e-3, MIXED.marks > 0)
+
+
 @pytest.mark.parametrize("gate", GATES)
 def test_a_mixed_batch_gives_the_gradient_of_its_marked_samples(gate: str) -> None:
     found = []

@@ -17,7 +17,9 @@ EVERY = slice(None)
 
 
 def added(out: Tensor, x: Tensor, scale: float | Tensor, samples: slice) -> Tensor:
-    return changed(out, x, "linear", ActingLora({"linear": Factors(A, (B,))}, scale, scale, samples), in_text=False)
+    return changed(
+        out, x, "linear", ActingLora({"linear": Factors(("linear",), A, (B,))}, scale, scale, samples), in_text=False
+    )
 
 
 @pytest.mark.parametrize("rows", [True, False], ids=["a stream", "adaLN, without rows"])
@@ -61,7 +63,8 @@ def test_matrices_are_narrowed_together_and_their_gradients_are_those_of_casts(d
         return [parameter.grad for pair in own.values() for parameter in pair]
 
     factors = narrowed(own, [("q", "k"), ("alone",), ("unread",)], dtype)
-    assert factors.keys() == {"q", "alone", "unread"} and factors["q"].a.shape == (4, 6)
+    assert factors.keys() == own.keys() and factors["q"] is factors["k"] and factors["q"].a.shape == (4, 6)
+    assert torch.equal(factors["q"].of("k").a, own["k"][0].to(dtype)) and factors["k"].of("k").b == (factors["q"].b[1],)
     a = [*factors["q"].a.chunk(2), factors["alone"].a]
     found = gradients([one @ two for one, two in zip((*factors["q"].b, *factors["alone"].b), a, strict=True)])
     expected = gradients([b.to(dtype) @ a.to(dtype) for a, b in list(own.values())[:3]])
@@ -80,9 +83,8 @@ SCALES = {
 
 def lora(scale: float | Tensor, samples: slice = EVERY, seed: int = 0) -> ActingLora:
     a, b = noise(4, 6, seed=30 + seed), [noise(8, 2, seed=40 + seed + i) for i in range(2)]
-    return ActingLora(
-        {"q": Factors(a.requires_grad_(True), tuple(one.requires_grad_(True) for one in b))}, scale, 0.0, samples
-    )
+    own = Factors(("q", "k"), a.requires_grad_(True), tuple(one.requires_grad_(True) for one in b))
+    return ActingLora(dict.fromkeys(own.modules, own), scale, 0.0, samples)
 
 
 def one_by_one(x: Tensor, loras: list[ActingLora]) -> list[Tensor]:

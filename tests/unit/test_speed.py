@@ -116,9 +116,8 @@ def test_kernels_and_flops_of_a_step_at_the_real_size() -> None:
     assert "| R1 and its arms |" in rows and "| A |" in rows
 
 
-def test_norms_that_are_not_widened_cost_no_precision() -> None:
-    for narrow, widened in gradients_apart(replace(TINY, dtype=torch.bfloat16)).values():
-        assert 0 < narrow < 1.3 * widened < 0.1
+def test_without_autocast_bfloat16_gradients_are_near_float32s() -> None:
+    assert all(0 < apart < 0.05 for apart in gradients_apart(replace(TINY, dtype=torch.bfloat16)).values())
 
 
 @pytest.mark.parametrize(("rows", "p", "s"), [(154, 1.37, 1.61), (333, 1.82, 2.16)])
