@@ -180,7 +180,7 @@ class _Layout:
     def __init__(
         self, transformer: SD3Transformer2DModel, inputs: Inputs, settings: TrainSettings, s: int, device: str
     ):
-        self.inputs, self.s, self.width = inputs, s, transformer.inner_dim
+        self.inputs, self.s, self.width, self.device = inputs, s, transformer.inner_dim, device
         self.blocks = transformer.transformer_blocks
         self.qk_norm = bool(transformer.config.qk_norm)
         # what q's and k's norms read: CUDA's kernel (PyTorch 2.9 on, with a backward of its own) keeps it as it came, else it is
@@ -211,13 +211,16 @@ class _Layout:
         return self.width * (tokens * (picture + of_lora[False]) + rows * (text + of_lora[True]) + changes)
 
     def _lora_inputs(self, index: int, is_text: bool) -> float:
-        """Inputs of the Linears with a LoRA: q, k and v share theirs, and an attention keeps its output anyway."""
+        """Inputs of the Linears with a LoRA, of which q, k and v share theirs.
+
+        An attention's output is kept already; on a GPU, where that was not measured, it is counted again.
+        """
         shared: set[str] = set()
         size = 0.0
         for name in self.lora:
             if not name.startswith(f"transformer_blocks.{index}.") or in_text_stream(name) != is_text:
                 continue
-            if name.endswith(_OUTPUTS):
+            if name.endswith(_OUTPUTS) and self.device == "cpu":
                 continue
             attention, _, linear = name.rpartition(".")
             if linear in _QKV:
