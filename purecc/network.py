@@ -194,6 +194,13 @@ class AdaptedNetwork:
             )
         self.tokens[name] = TokenEmbeddings(vectors, self.token_encoder).to(self.device)
 
+    def clear(self) -> None:
+        """Lets go of the models and of the transformer's weights: the network is of no more use, whoever still holds it."""
+        self.transformer.to(torch.device("meta"))
+        for own in (self.embeddings, self.tokens, self._matrices, self._unit, self._choices):
+            own.clear()
+        self.token_encoder = None
+
     def embedding_parameters(self, name: str) -> list[nn.Parameter]:
         """Of the layer-wise embeddings, then of those in the text encoders."""
         return [p for own in (self.embeddings, self.tokens) if name in own for p in own[name].parameters()]

@@ -241,10 +241,7 @@ def release(network: AdaptedNetwork) -> None:
     """Gives the memory back at once, whoever still holds the network: a traceback, or the hooks that hold each other."""
     if table := table_of(network.transformer):
         table.clear()
-    network.transformer.to(torch.device("meta"))
-    network.embeddings.clear()
-    network.tokens.clear()
-    network.token_encoder = None
+    network.clear()
     gc.collect()
     comfy.model_management.soft_empty_cache()
     if torch.cuda.is_available() and hasattr(torch._C, "_host_emptyCache"):
