@@ -1,19 +1,39 @@
 """Where the layer-wise embeddings of eq. 7 start."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .concept import T5_SLOT, ConceptEmbeddings
 from .concept_set import ConceptSet
+from .encoding import TextBatch
 from .flow import LatentScaling
 from .measures import probes
-from .network import AdaptedNetwork
+from .network import BASE, AdaptedNetwork, Times
 
 
 def require_clip_part(data: ConceptSet) -> None:
     """Raises ValueError where the trigger stands in T5's part of the texts alone: eq. 7's embeddings are of CLIP's, at least."""
     if not any(((text.marks > 0) & (text.marks <= T5_SLOT)).any() for text in data.encoded.values()):
         raise ValueError("The concept needs at least one CLIP text encoder beside T5: load CLIP-L or CLIP-G too.")
+
+
+@torch.no_grad()
+def stream_at_marks(network: AdaptedNetwork, x_t: Tensor, t: Times, text: TextBatch) -> dict[int, Tensor]:
+    """What the base model's text stream holds at each slot before each block, slot -> [blocks, width]."""
+    seen: dict[int, list[Tensor]] = {mark: [] for mark in text.marks.unique().tolist() if mark}
+
+    def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        rows = (kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]).float()
+        for mark, of_block in seen.items():
+            of_block.append(rows[text.marks == mark].mean(0))
+
+    handles = [b.register_forward_pre_hook(look, with_kwargs=True) for b in network.transformer.transformer_blocks]
+    try:
+        network.velocity(x_t, t, text, BASE)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {mark - 1: torch.stack(of_block) for mark, of_block in seen.items()}
 
 
 def initial_embeddings(
@@ -25,7 +45,7 @@ def initial_embeddings(
     require_clip_part(data)
     held = []
     for x_t, t, texts in probes(data, scaling, network.device):
-        held.append(network.stream_at_marks(x_t, t, texts["complete"]))
+        held.append(stream_at_marks(network, x_t, t, texts["complete"]))
     # T5 may part a class word into more pieces behind a bracket or a quotation mark: a slot is of the texts that have it
     slots = sorted({slot for one in held for slot in one})
     by_slot = {

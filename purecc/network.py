@@ -221,24 +221,6 @@ class AdaptedNetwork:
         matrices = {module: (copy(a), copy(b)) for module, (a, b) in self._matrices.get(name, {}).items()}
         return LoraWeights(matrices, alpha) if matrices else None
 
-    @torch.no_grad()
-    def stream_at_marks(self, x_t: Tensor, t: Times, text: TextBatch) -> dict[int, Tensor]:
-        """What the base model's text stream holds at each slot before each block, slot -> [blocks, width]: eq. 7's start."""
-        seen: dict[int, list[Tensor]] = {mark: [] for mark in text.marks.unique().tolist() if mark}
-
-        def look(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            rows = (kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]).float()
-            for mark, of_block in seen.items():
-                of_block.append(rows[text.marks == mark].mean(0))
-
-        handles = [b.register_forward_pre_hook(look, with_kwargs=True) for b in self.transformer.transformer_blocks]
-        try:
-            self.velocity(x_t, t, text, BASE)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return {mark - 1: torch.stack(of_block) for mark, of_block in seen.items()}
-
     def _require_fit(self, lora: LoraWeights) -> None:
         """Raises ValueError where a matrix of the LoRA has no Linear of its shape here."""
         for module, (a, b) in lora.matrices.items():

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from purecc.batches import draw_batch
 from purecc.concept import T5_SLOT, ConceptEmbeddings
 from purecc.encoding import TextBatch
+from purecc.initial import stream_at_marks
 from purecc.layerwise import LayerwiseEmbeddings
 from purecc.network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from purecc.targets import TARGETS, lora_modules
@@ -233,7 +234,7 @@ def test_each_slot_reads_its_own_embedding() -> None:
 def test_the_stream_at_marks_is_the_base_streams_mean_for_each_slot() -> None:
     adapted, words = network(), text("a [V] dog in the snow", concept_set(tokens=2), count=2)
     adapted.add_concept(EXTRACTOR, extractor())
-    held = adapted.stream_at_marks(X, T, words)
+    held = stream_at_marks(adapted, X, T, words)
     assert held.keys() == {0, 1} and held[0].shape == (2, WIDTH)
     for block, stream in enumerate(streams(network(), BASE, words)):
         for slot in (0, 1):
