@@ -12,6 +12,7 @@ from ..purecc.encoding import TextEncoder
 from ..purecc.pictures import (
     SUFFIXES,
     Picture,
+    masks_for_all,
     picture_files,
     read_folder,
     require_masks,
@@ -182,7 +183,7 @@ class ConceptSetNode(io.ComfyNode):
             if path is None:
                 shown = [fitted(picture) for picture in wired(pictures, masks)]
             else:
-                shown = read(path, trigger[0], class_word[0], fitted)
+                shown = masks_for_all(read(path, trigger[0], class_word[0], fitted))
             require_masks(shown)
             largest = max((p.pixels.shape[:2] for p in shown), key=lambda size: size[0] * size[1])
             session.tell_in_node(training.encoding(clip[0], vae, *largest))
@@ -281,6 +282,8 @@ def describe(concept_set: ConceptSet, shown: list[Picture]) -> str:
     rows = [f"{len(shown)} picture{'s' * (len(shown) > 1)}, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
     for i, (picture, size) in enumerate(zip(shown, sizes, strict=True), 1):
         rows.append(f"{picture.name or i}: {described(*picture.came, size)}")
+    cut_outs = sum(picture.cut_out for picture in shown)
+    rows += [f"cut-outs: {cut_outs}, on white; their masks are what is not transparent"] if cut_outs else []
     texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)
     templates = len(concept_set.examples[0].all_texts)
     rows += [f"{templates} templates, one drawn for each picture at each step:"] if templates > 1 else []

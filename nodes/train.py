@@ -89,7 +89,7 @@ class TrainExtractor(io.ComfyNode):
             validation = Validation(data, convert.sampling_shift(model), advanced)
             with training.prepared(model, data, train) as it:
                 root = session.runs_folder()
-                job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base)
+                job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, it.values)
                 follow(job, validation, cls.hidden.unique_id, EXTRACTOR, it.models_stay)
                 text = f"{report('Extractor', job)}\n{it.told()}"
         return io.NodeOutput(job.concept, text, ui=shown(job, text))
@@ -186,7 +186,9 @@ class PureLearning(io.ComfyNode):
             validation = Validation(data, shift, advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
                 root = session.runs_folder()
-                job = PureJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor)
+                job = PureJob(
+                    it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor, it.values
+                )
                 follow(job, validation, cls.hidden.unique_id, PURE, it.models_stay)
                 text = f"{report(title, job)}\n{it.told()}"
                 if PURE not in it.network.models:  # a finished run was returned

@@ -9,6 +9,7 @@ A forward's rows are computed together, as they are without the table, so that t
 device together, and a forward's come to it together: each copy waits, and there are hundreds of both.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
@@ -189,5 +190,7 @@ def table_of(transformer: SD3Transformer2DModel) -> ModulationTable | None:
 
 
 def _keys(timestep: Tensor, pooled: Tensor) -> Key:
+    """Of each row its time and a digest of its text: a run's rows are all remembered, and a pooled text has 8 KB."""
     times, texts = timestep.detach().float().cpu(), pooled.detach().float().cpu()
-    return tuple(t.numpy().tobytes() + text.numpy().tobytes() for t, text in zip(times, texts, strict=True))
+    digests = (hashlib.blake2b(text.numpy().tobytes(), digest_size=16).digest() for text in texts)
+    return tuple(t.numpy().tobytes() + digest for t, digest in zip(times, digests, strict=True))

@@ -50,7 +50,7 @@ def class_pictures(
 ) -> ClassPictures:  # fmt: skip
     """The class pictures of these settings: read from `root`/class_pictures, or drawn by theta3 and kept there.
 
-    `root` is the folder of the runs, `base` the base model's fingerprint. `drawing(done, total)` is called before each
+    `root` is the folder of the runs, `base` the base model's fingerprints. `drawing(done, total)` is called before each
     sampling step; what it raises ends the drawing, and the pictures that are finished are kept.
     """
     prompts = sorted({texts.base for example in data.examples for texts in example.all_texts})
@@ -93,10 +93,10 @@ def drawn_by_base(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """A file's tensors; none where there is no such file, or it cannot be read."""
+    """A file's tensors; none where there is no such file, or it is damaged."""
     try:
         return load_tensors(path)[0] if path.is_file() else {}
-    except Exception as error:
+    except ValueError as error:
         log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
         return {}
 

@@ -190,10 +190,7 @@ def load_concept(path: Path) -> Concept:
     """Reads a file that `save_concept` wrote. Raises ValueError, with the reason, for any other."""
     if not path.is_file():
         raise ValueError(f"There is no concept file {path.name}. Save one with Save Concept, or choose another.")
-    try:
-        tensors, metadata = load_tensors(path)
-    except Exception as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
+    tensors, metadata = load_tensors(path)
     missing = [name for name in _PLAIN if f"purecc.{name}" not in metadata and name not in _SINCE]
     if missing:
         raise ValueError(

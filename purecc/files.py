@@ -39,17 +39,26 @@ def _ordered(content: bytes) -> bytes:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors (on the CPU) and the metadata of a safetensors file, which may be replaced afterwards (they are copies)."""
-    with safetensors.safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
+    """The tensors (on the CPU) and the metadata of a safetensors file, which may be replaced afterwards (they are copies).
+
+    Raises ValueError where it is damaged or of another kind, and OSError where it cannot be read, now at least: another
+    program may hold it, or a drive be away.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
+    except OSError as error:
+        raise type(error)(f"{path.name} cannot be read: {error}. Nothing of it is lost; try again.") from error
 
 
 def is_whole(path: Path) -> bool:
-    """Whether there is a safetensors file as long as its header says; nothing else of it is read."""
+    """Whether there is a safetensors file as long as its header says; nothing else of it is read. Raises OSError where it cannot be read now."""
     try:
         with safetensors.safe_open(path, framework="pt"):
             return True
-    except (OSError, safetensors.SafetensorError):
+    except (FileNotFoundError, safetensors.SafetensorError):
         return False
 
 

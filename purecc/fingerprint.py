@@ -1,4 +1,4 @@
-"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers."""
+"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers; another of their values."""
 
 import hashlib
 from collections.abc import Callable
@@ -17,19 +17,22 @@ _SAMPLED_OF_BLOCKS = ("attn.to_q.weight", "attn.add_v_proj.weight", "ff.net.2.we
 _VALUES = 2048  # of each weight
 
 
-def fingerprint(weight: Callable[[str], Tensor], blocks: int) -> str:
-    """16 hexadecimal digits from shapes and signs of a few weights of every block; `weight` maps diffusers' names to tensors.
+def fingerprints(weight: Callable[[str], Tensor], blocks: int) -> tuple[str, str]:
+    """16 hexadecimal digits from shapes and signs of a few weights of every block, and 16 from their values; `weight` maps diffusers' names to tensors.
 
-    Signs, because rounding to float16, bfloat16 or float8 never turns one, while values rounded twice differ.
+    Signs tell the model, because rounding to float16, bfloat16 or float8 never turns one, while values rounded twice differ.
+    Values tell also how it was rounded, in which a training's result differs.
     """
-    digest = hashlib.sha256()
+    signs, values = hashlib.sha256(), hashlib.sha256()
     of_blocks = [f"transformer_blocks.{block}.{name}" for block in range(blocks) for name in _SAMPLED_OF_BLOCKS]
     for name in (*_SAMPLED, *of_blocks):
         value = weight(name).detach()
-        digest.update(f"{name} {tuple(value.shape)}".encode())
+        signs.update(f"{name} {tuple(value.shape)}".encode())
         flat = value.reshape(-1)
-        digest.update(torch.signbit(flat[:: max(1, flat.numel() // _VALUES)].float()).cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        some = flat[:: max(1, flat.numel() // _VALUES)].float().cpu()
+        signs.update(torch.signbit(some).numpy().tobytes())
+        values.update(some.numpy().tobytes())
+    return signs.hexdigest()[:16], values.hexdigest()[:16]
 
 
 def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
@@ -39,4 +42,4 @@ def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
         module = transformer.get_submodule(name.removesuffix(".weight"))
         return getattr(module, "base_layer", module).weight  # peft keeps the Linear that it wraps as base_layer
 
-    return fingerprint(weight, len(transformer.transformer_blocks))
+    return fingerprints(weight, len(transformer.transformer_blocks))[0]

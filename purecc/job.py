@@ -51,11 +51,14 @@ class Job:
         scaling: LatentScaling,
         root: Path,
         base: str,
+        values: str = "",
         **identity: Any,
     ):
+        """`base`, `values`: what `purecc.fingerprint` says of the network; values are told where they may be stored in several ways."""
         self.network, self.data, self.settings, self.scaling, self.base = network, data, settings, scaling, base
+        self.values = values
         self._require_fit()
-        self.run = self.run_of(data, settings, scaling, root, base, network.dtype, **identity)
+        self.run = self.run_of(data, settings, scaling, root, base, network.dtype, values, **identity)
         finished = self.run.finished()
         self.concept: Concept | None = self._timed(finished) if finished else None
         self.preparing: Callable[[str, int, int], None] = lambda what, done, total: None  # called before the first step
@@ -73,6 +76,7 @@ class Job:
         root: Path,
         base: str,
         dtype: torch.dtype,
+        values: str = "",
         **identity: Any,
     ) -> Run:
         """The run's folder, by all that its result depends on; before there is a network, to see whether it was begun or finished.
@@ -87,6 +91,8 @@ class Job:
             "dtype": str(dtype),
         }
         everything |= {"latent_scale": scaling.scale, "latent_shift": scaling.shift, **as_plain(settings), **identity}
+        if values:
+            everything["values"] = values
         if settings.background_weight != 1 or identity.get("background_anchor"):
             everything["masks"] = data.mask_fingerprint
         if identity.get("scene_anchor"):

@@ -28,6 +28,7 @@ class Picture:
     name: str = ""  # of its file
     texts: Mapping[str, str] = field(default_factory=dict)  # "base", "target": those that a data set states itself
     came: tuple[int, int] | None = None  # height and width before it was fitted
+    cut_out: bool = False  # the mask is what is not transparent
 
     def fitted(self, resolution: int, shape: Shape) -> "Picture":
         """At the size that it is trained at (`shapes.size_of`), its mask with it; `resolution` in pixels."""
@@ -90,7 +91,7 @@ def read_picture(path: Path) -> Picture:
     text = beside.get(f"{stem}.txt")
     mask = next((m for s in SUFFIXES if (m := beside.get(f"{stem}{MASK}{s}"))), None)
     try:
-        pixels = _open(path, "RGB")
+        pixels, opaque = _on_white(path)
         masked = None if mask is None else _open(mask, "L")
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:  # Pillow's for what is damaged
         raise ValueError(f"{path.name} cannot be read as a picture: {error}") from error
@@ -98,8 +99,15 @@ def read_picture(path: Path) -> Picture:
         raise ValueError(
             f"{mask.name} is {tuple(masked.shape)}, its picture {tuple(pixels.shape[:2])}; make them alike."
         )
-    caption = "" if text is None else read_text(text)
-    return Picture(pixels, " ".join(caption.split()), masked, path.name)
+    caption, cut_out = "" if text is None else read_text(text), masked is None and opaque is not None
+    return Picture(pixels, " ".join(caption.split()), opaque if cut_out else masked, path.name, cut_out=cut_out)
+
+
+def masks_for_all(pictures: Sequence[Picture]) -> list[Picture]:
+    """Cut-outs without the masks that their transparency gives, where not every picture has a mask."""
+    if all(picture.mask is not None for picture in pictures):
+        return list(pictures)
+    return [replace(picture, mask=None, cut_out=False) if picture.cut_out else picture for picture in pictures]
 
 
 def require_masks(pictures: Sequence[Picture]) -> None:
@@ -113,6 +121,16 @@ def require_masks(pictures: Sequence[Picture]) -> None:
                 f"The mask of {name} is empty, or what it marks is cut off. Paint the concept white in it, or leave masks out: the concept is "
                 "looked for then. (Load Image gives an empty mask for a picture without transparency.)"
             )
+
+
+def _on_white(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Colours [height, width, 3], and how opaque they are, [height, width]; None where all are."""
+    with Image.open(path) as image:
+        clear = "A" in image.getbands() or "transparency" in image.info
+    if not clear:
+        return _open(path, "RGB"), None
+    colours, opaque = _open(path, "RGBA").split([3, 1], dim=-1)
+    return colours * opaque + 1 - opaque, None if bool((opaque == 1).all()) else opaque[..., 0]
 
 
 def _open(path: Path, mode: str) -> Tensor:

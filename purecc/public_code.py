@@ -107,10 +107,7 @@ def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: floa
             trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=None, embeddings=None,
             token_embeddings=read_learned_embeds(path).rows, settings={"imported": path.name},
         )  # fmt: skip
-    try:
-        tensors, metadata = load_tensors(path)
-    except Exception as error:
-        raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
+    tensors, metadata = load_tensors(path)
     matrices, alphas = _matrices(tensors, path.name)
     rank = next(iter(matrices.values()))[0].shape[0]
     told = [alpha] if alpha else alphas or [_told_alpha(path, metadata, rank)]

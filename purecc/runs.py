@@ -67,13 +67,13 @@ class Run:
         return self.is_finished or (self.folder / "checkpoint.safetensors").is_file()
 
     def finished(self) -> Concept | None:
-        """The concept, if this very run was finished before."""
+        """The concept, if this very run was finished before. Raises OSError where its file cannot be read now: a finished run is not trained anew for that."""
         if not self.result.is_file():
             return None
         try:
             return load_concept(self.result)
         except ValueError as error:
-            log.warning("The result in %s cannot be read (%s); the run begins anew.", self.folder.name, error)
+            log.warning("The result in %s is damaged (%s); the run begins anew.", self.folder.name, error)
             return None
 
     def begin(self) -> None:
@@ -99,15 +99,15 @@ class Run:
         save_tensors(self.folder / "checkpoint.safetensors", tensors, {"step": str(step)})
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
-        """Steps done and tensors; (0, {}) where there is none. Measures of later steps are dropped: they come again."""
+        """Steps done and tensors; (0, {}) where there is none, or a damaged one; OSError as `finished`. Measures of later steps are dropped: they come again."""
         path = self.folder / "checkpoint.safetensors"
         step, tensors = 0, {}
         if path.is_file():
             try:
                 tensors, header = load_tensors(path)
                 step = int(header["step"])
-            except Exception as error:
-                log.warning("The checkpoint in %s cannot be read (%s); the run begins anew.", self.folder.name, error)
+            except (ValueError, KeyError) as error:
+                log.warning("The checkpoint in %s is damaged (%s); the run begins anew.", self.folder.name, error)
                 step, tensors = 0, {}
         kept = [record for record in self.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)

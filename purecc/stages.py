@@ -53,6 +53,7 @@ class PureJob(Job):
         base: str,
         pure: PureSettings,
         extractor: Concept | None,
+        values: str = "",
     ):
         pure, extractor = self._effective(data, pure, extractor)
         if extractor is not None and extractor.trigger.lower() != data.trigger.lower():
@@ -82,7 +83,7 @@ class PureJob(Job):
                 "model looks for the concept. Or set background_anchor to 0."
             )
         self.pure, self.extractor = pure, extractor
-        super().__init__(network, data, settings, scaling, root, base, **self._identity(pure, extractor))
+        super().__init__(network, data, settings, scaling, root, base, values, **self._identity(pure, extractor))
 
     @classmethod
     def identity_of(cls, data: ConceptSet, pure: PureSettings, extractor: Concept | None) -> dict[str, Any]:
@@ -127,12 +128,16 @@ class PureJob(Job):
     def frozen_embeddings(self) -> tuple[str, ...]:
         return () if self.pure.train_embeddings else (PURE,)
 
+    @property
+    def _drawn_by(self) -> str:
+        return f"{self.base} {self.values}".strip()
+
     def class_pictures(self) -> ClassPictures | None:
         if self.pure.method != "LoRA + prior preservation":
             return None
         root = self.run.folder.parent
         return class_pictures(
-            self.network, self.data, self.pure, self.base, self.settings.seed, root, self._preparing(_DRAWS)
+            self.network, self.data, self.pure, self._drawn_by, self.settings.seed, root, self._preparing(_DRAWS)
         )
 
     def scenes(self) -> Scenes | None:
@@ -140,6 +145,6 @@ class PureJob(Job):
             return None
         root = self.run.folder.parent
         return base_scenes(
-            self.network, self.data, self.pure, self.base, self.settings.seed, root,
+            self.network, self.data, self.pure, self._drawn_by, self.settings.seed, root,
             drawing=self._preparing(_DRAWS), looking=self._preparing(_LOOKS),
         )  # fmt: skip

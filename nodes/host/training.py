@@ -26,7 +26,7 @@ from ...purecc.settings import PureSettings, TrainSettings
 from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
 from . import convert, session, token_text
-from .weights import fingerprint
+from .weights import fingerprints
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
@@ -39,7 +39,8 @@ class Prepared:
 
     network: AdaptedNetwork
     scaling: LatentScaling
-    base: str  # fingerprint
+    base: str  # which model it is
+    values: str  # and of which values, by how it was stored: `purecc.fingerprint`
     settings: TrainSettings  # those asked for, and what saves the memory that the device lacks
     notes: str  # for the node: the memory, and what is special about this MODEL
     needed: Estimate
@@ -81,13 +82,14 @@ def prepared(
     scaling = LatentScaling(*convert.latent_scaling(model))
     dtype = session.training_dtype(device, settings.dtype)
     inputs = Inputs.of(data, config["patch_size"])
-    base, root = fingerprint(model, with_patches=True), session.runs_folder()
+    (base, values), root = fingerprints(model, with_patches=True), session.runs_folder()
     encoders = in_encoders(token_encoder, data, settings, pure)
     stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
 
     @cache
     def run_of(storage: Storage) -> Run:
-        return stage.run_of(data, replace(settings, frozen_weights=storage), scaling, root, base, dtype, **identity)
+        stored = replace(settings, frozen_weights=storage)
+        return stage.run_of(data, stored, scaling, root, base, dtype, values, **identity)
 
     @cache
     def has_result(storage: Storage) -> bool:
@@ -132,7 +134,7 @@ def prepared(
             )
         )  # fmt: skip
         network.token_encoder = token_encoder
-        yield Prepared(network, scaling, base, settings, notes, chosen.needed, models_stay, before)
+        yield Prepared(network, scaling, base, values, settings, notes, chosen.needed, models_stay, before)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -15,7 +15,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...purecc.fingerprint import fingerprint as _fingerprint
+from ...purecc.fingerprint import fingerprints as _fingerprints
 from ...purecc.positions import centre
 
 PREFIX = "diffusion_model."
@@ -159,21 +159,26 @@ def _as_it_is(weight: Tensor, **_: Any) -> Tensor:
 
 
 def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
-    """Which base model it is: `purecc.fingerprint` of the copy without its LoRAs, and without a copy.
+    """The first of `fingerprints`."""
+    return fingerprints(model, with_patches)[0]
 
-    `with_patches`: LoRAs loaded on the MODEL count, each with its values and strength.
+
+def fingerprints(model: ModelPatcher, with_patches: bool = False) -> tuple[str, str]:
+    """Which base model it is, and its values: `purecc.fingerprint` of the copy without its LoRAs, and without a copy.
+
+    `with_patches`: LoRAs loaded on the MODEL count in the first, each with its values and strength.
     """
     with torch.inference_mode(False), torch.no_grad():
         weights = HostWeights(model, with_patches=False)
-        base = _fingerprint(weights.__getitem__, len(model.model.diffusion_model.joint_blocks))
+        base, values = _fingerprints(weights.__getitem__, len(model.model.diffusion_model.joint_blocks))
         if not (with_patches and model.patches):
-            return base
+            return base, values
         digest = hashlib.sha256(base.encode())
         for key in sorted(model.patches):
             digest.update(key.encode())
             _update(digest, model.patches[key])
         count = loras(model)
-        return f"{digest.hexdigest()[:16]} (with {count} LoRA{'s' * (count > 1)} on it)"
+        return f"{digest.hexdigest()[:16]} (with {count} LoRA{'s' * (count > 1)} on it)", values
 
 
 def loras(model: ModelPatcher) -> int:

@@ -164,3 +164,17 @@ def test_a_base_in_fewer_bytes_draws_its_own_class_pictures(tmp_path: Path) -> N
         job = PureJob(adapted, concept_set(), settings, SCALING, tmp_path, BASE_ID, pure, None)
         drawn[storage] = job.class_pictures().latents[CHANNELS, SIDE, SIDE]
     assert not torch.equal(drawn["whole"], drawn["float8"])
+
+
+def test_a_base_that_was_rounded_draws_its_own_class_pictures(tmp_path: Path) -> None:
+    drawn = {}
+    for values in ("whole", "rounded"):
+        one = transformer()
+        if values == "rounded":
+            one.to(torch.float8_e4m3fn).to(torch.float32)
+        pure = PureSettings(method="LoRA + prior preservation", **FEW)
+        job = PureJob(
+            AdaptedNetwork(one), concept_set(), SETTINGS, SCALING, tmp_path, BASE_ID, pure, None, values=values
+        )
+        drawn[values] = job.class_pictures().latents[CHANNELS, SIDE, SIDE]
+    assert not torch.equal(drawn["whole"], drawn["rounded"])

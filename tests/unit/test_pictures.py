@@ -9,7 +9,15 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from purecc.pictures import Picture, picture_files, read_folder, require_masks, three_channels, unread_files
+from purecc.pictures import (
+    Picture,
+    masks_for_all,
+    picture_files,
+    read_folder,
+    require_masks,
+    three_channels,
+    unread_files,
+)
 
 
 def make(folder: Path, name: str, size: tuple[int, int] = (8, 6), mode: str = "RGB") -> Path:
@@ -70,14 +78,42 @@ def test_a_mask_follows_its_picture(tmp_path: Path) -> None:
     assert (made.name, picture.mask.shape) == ("a.png", (200, 300))
 
 
-def test_a_picture_turned_by_its_camera_stands_upright_and_alpha_is_left_out(tmp_path: Path) -> None:
+def test_a_picture_turned_by_its_camera_stands_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # orientation: a quarter turn
     Image.new("RGB", (30, 20), "red").save(tmp_path / "a.jpg", exif=exif)
-    Image.new("RGBA", (30, 20), (255, 0, 0, 10)).save(tmp_path / "b.png")
-    turned, clear = read_folder(tmp_path)
-    assert turned.pixels.shape == (30, 20, 3) and clear.pixels.shape == (20, 30, 3)
-    assert clear.pixels[0, 0].tolist() == [1, 0, 0]
+    (turned,) = read_folder(tmp_path)
+    assert turned.pixels.shape == (30, 20, 3) and turned.mask is None
+
+
+def test_a_cut_out_stands_on_white_and_its_mask_is_what_is_not_transparent(tmp_path: Path) -> None:
+    """What lies under the transparency is of no meaning: editors leave the old background there, or black."""
+    whole = Image.new("RGBA", (30, 20), (255, 0, 0, 255))
+    whole.save(tmp_path / "whole.png")
+    whole.paste((0, 255, 0, 0), (0, 0, 10, 20))
+    whole.putpixel((29, 0), (255, 0, 0, 51))
+    whole.save(tmp_path / "cut.png")
+    whole.convert("RGB").quantize(4).save(tmp_path / "palette.png", transparency=0)
+    cut, palette, opaque = read_folder(tmp_path)
+    assert cut.cut_out and cut.pixels[0, 0].tolist() == [1, 1, 1] and cut.pixels[0, 15].tolist() == [1, 0, 0]
+    assert cut.mask[:, :10].max() == 0 and cut.mask[1:, 10:].min() == 1
+    torch.testing.assert_close(cut.mask[0, 29], torch.tensor(0.2))
+    torch.testing.assert_close(cut.pixels[0, 29], torch.tensor([1.0, 0.8, 0.8]))
+    assert palette.cut_out and 0 < palette.mask.mean() < 1
+    assert opaque.mask is None and not opaque.cut_out
+
+
+def test_masks_of_cut_outs_count_where_every_picture_has_one(tmp_path: Path) -> None:
+    cut = Image.new("RGBA", (30, 20), (255, 0, 0, 255))
+    cut.paste((0, 0, 0, 0), (0, 0, 10, 20))
+    for name in "ab":
+        cut.save(tmp_path / f"{name}.png")
+    drawn = Image.new("L", (30, 20), 255)
+    drawn.save(tmp_path / "b.mask.png")
+    both = masks_for_all(read_folder(tmp_path))
+    assert [p.cut_out for p in both] == [True, False] and both[1].mask.min() == 1  # a file stands above it
+    Image.new("RGB", (30, 20)).save(tmp_path / "c.png")
+    assert [p.mask is None for p in masks_for_all(read_folder(tmp_path))] == [True, False, True]
 
 
 def test_sixteen_bits_of_grey_are_grey(tmp_path: Path) -> None:

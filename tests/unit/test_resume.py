@@ -28,7 +28,7 @@ from tiny import (
 from purecc.frozen import store, stream
 from purecc.network import EXTRACTOR, AdaptedNetwork
 from purecc.settings import METHODS, PureSettings, TrainSettings, as_plain
-from purecc.stages import PureJob
+from purecc.stages import ExtractorJob, PureJob
 
 
 @pytest.mark.parametrize(("stage", "stop"), [("extractor", 3), ("PureCC", 1), *((method, 3) for method in METHODS)])
@@ -197,6 +197,9 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     offset = replace(SETTINGS, embeddings="offset")
     folders.append(folder(guide=extractor("offset"), settings=offset))
     folders.append(folder(guide=replace(extractor(), base="other"), base="other"))
+    for job, *more in ((ExtractorJob,), (PureJob, PureSettings(), extractor())):  # the same model, stored otherwise
+        stored_in = job(adapted, concept_set(), SETTINGS, SCALING, tmp_path, BASE_ID, *more, values="of float8")
+        folders.append(stored_in.run.folder)
     assert len(set(folders)) == len(folders)
     assert folder() == folders[0]
     for method, unused in (("LoRA", "eta"), ("LoRA", "preservation_weight"), ("LoRA + DOP", "scale_max")):

@@ -100,6 +100,30 @@ def test_a_damaged_result_is_none(tmp_path: Path) -> None:
     assert run.finished().uid == extractor().uid
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "used by another process"), MemoryError()])
+def test_what_cannot_be_read_for_a_moment_is_neither_damaged_nor_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A virus scanner holds the file, or a drive is away: the steps that were made are still there afterwards."""
+
+    def held(*_: object, **__: object) -> None:
+        raise error
+
+    run = a_run(tmp_path)
+    for step in (1, 2):
+        run.add(record(step))
+    run.save_checkpoint(2, {"p": torch.ones(2)})
+    done = a_run(tmp_path, seed=2)
+    done.finish(extractor())
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.safe_open", held)
+        for read in (run.load_checkpoint, done.finished, lambda: done.is_finished):
+            with pytest.raises(type(error) if isinstance(error, MemoryError) else OSError):
+                read()
+    assert run.load_checkpoint()[0] == 2 and len(run.records()) == 2
+    assert done.finished().uid == extractor().uid
+
+
 def test_records_of_two_who_wrote_at_once_are_each_step_once_and_in_order(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     for step in (2, 3, 1, 2, 4):
