@@ -17,12 +17,11 @@ from torch import Tensor
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.files import save_json
 from purecc.forwards import Query, velocities
-from purecc.network import BASE, AdaptedNetwork
+from purecc.network import BASE, PURE, AdaptedNetwork
 from purecc.place import LAYOUT, Held, left_to_base
 from purecc.pocket import specification as spec
 from purecc.prompts import Placeholder
 from purecc.sampling import euler
-from purecc.training import PURE
 
 from .pocketbench import looks
 from .pocketbench.arms import ARMS, SHIPPED

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..purecc.curve import Point, point, read_curve
-from ..purecc.job import Job
+from ..purecc.job import FinishedJob, Job
 from ..purecc.runs import StepRecord
 from .host import when_needed
 
@@ -23,7 +23,7 @@ _running: set[str] = set()  # names of the runs that train at this moment
 class LiveChart:
     """Tells the page of a run from its beginning to its end: a context manager around the training."""
 
-    def __init__(self, node_id: str, job: Job):
+    def __init__(self, node_id: str, job: Job | FinishedJob):
         self.node_id, self.job, self.run = node_id, job, job.run.folder.name
         self._step = 0 if job.concept is None else job.settings.steps
         self._points: list[Point] = []  # not sent yet

@@ -168,6 +168,11 @@ class ConceptSetNode(io.ComfyNode):
         require_vae(vae[0])
         require_trigger(trigger[0])
         vae, path = vae[0], None if folder[0] == WIRED else folder_path(folder[0])
+        if path is not None and (pictures or masks):
+            raise ValueError(
+                f'Pictures or masks are connected, and folder says "{folder[0]}". Choose "{WIRED}" in folder to train on what is connected, or '
+                "take the wires off."
+            )
         lines = lines_of(captions)
         templates = templates_of(texts[0], lines, kind[0])
         encoders = []
@@ -282,6 +287,10 @@ def describe(concept_set: ConceptSet, shown: list[Picture]) -> str:
     rows = [f"{len(shown)} picture{'s' * (len(shown) > 1)}, {', '.join(map(str, sorted(set(sizes))))} px{flipped}"]
     for i, (picture, size) in enumerate(zip(shown, sizes, strict=True), 1):
         rows.append(f"{picture.name or i}: {described(*picture.came, size)}")
+    if len(shown) < 3:
+        rows.append(
+            "few pictures: what is around the thing, and its one pose, are learnt with it; 3 to 5 different ones are better"
+        )
     cut_outs = sum(picture.cut_out for picture in shown)
     rows += [f"cut-outs: {cut_outs}, on white; their masks are what is not transparent"] if cut_outs else []
     texts = dict.fromkeys(t for example in concept_set.examples for t in example.all_texts)

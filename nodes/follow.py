@@ -12,17 +12,18 @@ from ..purecc.concept import held_as, sampling_gate
 from ..purecc.concept_set import NULL
 from ..purecc.early_stop import reason
 from ..purecc.encoding import EncodedText, TextBatch
-from ..purecc.job import Job
+from ..purecc.flow import LatentScaling
+from ..purecc.job import FinishedJob, Job
 from ..purecc.network import BASE, AdaptedNetwork
 from ..purecc.runs import StepRecord
 from ..purecc.sampling import euler, guided_velocity
-from ..purecc.training import LatentScaling
 from .chart import LiveChart
 from .host import when_needed
 from .types import Advanced, TrainingData
 
 session = when_needed("session")
 
+FOUND = "This very run was finished before: taken from disk."
 _PREVIEWS = 4  # in a run
 _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
 
@@ -82,7 +83,7 @@ class Validation:
         return session.decode_latents(self.vae, scaling.to_autoencoder(latent))
 
 
-def follow(job: Job, validation: Validation, node_id: str, model: str, models_stay: bool) -> None:
+def follow(job: Job | FinishedJob, validation: Validation, node_id: str, model: str, models_stay: bool) -> None:
     """Runs a job to its end, showing it in the node. A cancel leaves a checkpoint and is passed on.
 
     `models_stay`: the host's own have room beside it; else the VAE leaves the device after each preview.
@@ -90,7 +91,7 @@ def follow(job: Job, validation: Validation, node_id: str, model: str, models_st
     total = job.settings.steps
     progress = session.Progress(node_id, total)
     if job.concept is not None:
-        progress.step(total, "This very run was finished before: taken from disk.")
+        progress.step(total, FOUND)
     job.preparing = lambda what, done, of: _before(node_id, what, done, of)
     every = validation.every or max(1, total // _PREVIEWS)
     # closing: a cancel writes the checkpoint now, not when the traceback is let go
@@ -110,7 +111,7 @@ def follow(job: Job, validation: Validation, node_id: str, model: str, models_st
 
 def _before(node_id: str, what: str, done: int, total: int) -> None:
     """Progress before the first step."""
-    session.Progress(node_id, total).step(done, f"{what}: {done} / {total}")
+    session.Progress(node_id, total).step(done, f"{what}: {done / total:.0%}")
     session.check_interrupted()
 
 
@@ -121,7 +122,7 @@ def _line(record: StepRecord, total: int) -> str:
     return line
 
 
-def report(title: str, job: Job) -> str:
+def report(title: str, job: Job | FinishedJob) -> str:
     """The run in figures, for people."""
     s = job.concept.summary
     settings = job.settings

@@ -6,14 +6,14 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..purecc.concept import Concept
-from ..purecc.job import Job
+from ..purecc.job import FinishedJob, Job
+from ..purecc.network import EXTRACTOR, PURE
 from ..purecc.objective import ORIGINALS
 from ..purecc.presets import ON_FACE, SHIPPED
 from ..purecc.scenes import with_scenes
 from ..purecc.settings import EMBEDDINGS, METHODS, PURE_METHODS
 from ..purecc.stages import ExtractorJob, PureJob
-from ..purecc.training import EXTRACTOR, PURE
-from .follow import Validation, follow, report
+from .follow import FOUND, Validation, follow, report
 from .host import when_needed
 from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, TrainingData
 
@@ -87,6 +87,10 @@ class TrainExtractor(io.ComfyNode):
         train = advanced.train_settings("extractor", **face)
         with session.outside_inference():
             validation = Validation(data, convert.sampling_shift(model), advanced)
+            if job := training.finished(model, data, train):
+                follow(job, validation, cls.hidden.unique_id, EXTRACTOR, True)
+                text = f"{report('Extractor', job)}\n{FOUND}"
+                return io.NodeOutput(job.concept, text, ui=shown(job, text))
             with training.prepared(model, data, train) as it:
                 root = session.runs_folder()
                 job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, it.values)
@@ -236,7 +240,7 @@ def embeddings_of(extractor: Concept | None, asked: str | None) -> dict[str, Any
     return {"embeddings": asked or mode, "tokens": extractor.token_embeddings is not None and asked != "none"}
 
 
-def shown(job: Job, text: str) -> dict[str, list[str]]:
+def shown(job: Job | FinishedJob, text: str) -> dict[str, list[str]]:
     """What the page gets when the node is done: the report, and the run for the chart."""
     return {"text": [text], "purecc_run": [job.run.folder.name]}
 

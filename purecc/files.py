@@ -45,17 +45,19 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     program may hold it, or a drive be away.
     """
     try:
+        path.open("rb").close()  # the library says of one that may not be read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
     except OSError as error:
-        raise type(error)(f"{path.name} cannot be read: {error}. Nothing of it is lost; try again.") from error
+        raise OSError(f"{path.name} cannot be read now: {error}") from error
 
 
 def is_whole(path: Path) -> bool:
     """Whether there is a safetensors file as long as its header says; nothing else of it is read. Raises OSError where it cannot be read now."""
     try:
+        path.open("rb").close()  # as above
         with safetensors.safe_open(path, framework="pt"):
             return True
     except (FileNotFoundError, safetensors.SafetensorError):

@@ -35,6 +35,11 @@ def fingerprints(weight: Callable[[str], Tensor], blocks: int) -> tuple[str, str
     return signs.hexdigest()[:16], values.hexdigest()[:16]
 
 
+def is_same(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one model, whatever words stand behind them."""
+    return one.partition(" ")[0] == other.partition(" ")[0]
+
+
 def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
     """The fingerprint of a diffusers transformer's base weights, with LoRA adapters on it or not."""
 

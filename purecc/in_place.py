@@ -10,7 +10,8 @@ from pathlib import Path
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Calls `write(temporary)` and puts the result in `path`'s place; on failure what stood there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}")
+    # of another kind than `path`, or what a crash leaves behind would be listed among finished files
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.part")
     try:
         write(temporary)
         with temporary.open("rb+") as file:

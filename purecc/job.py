@@ -60,7 +60,7 @@ class Job:
         self._require_fit()
         self.run = self.run_of(data, settings, scaling, root, base, network.dtype, values, **identity)
         finished = self.run.finished()
-        self.concept: Concept | None = self._timed(finished) if finished else None
+        self.concept: Concept | None = _timed(finished, self.run) if finished else None
         self.preparing: Callable[[str, int, int], None] = lambda what, done, total: None  # called before the first step
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
@@ -152,7 +152,7 @@ class Job:
         )  # fmt: skip
         result = self.result()
         self.run.finish(result)
-        self.concept = self._timed(result)
+        self.concept = _timed(result, self.run)
 
     def prepare(self) -> None:
         """Adds the models that the objective names to the network."""
@@ -190,11 +190,6 @@ class Job:
             summary=self.summary(),
             gate=settings.gate,
         )
-
-    def _timed(self, concept: Concept) -> Concept:
-        """With the seconds a step took, which are not in the run's file: the same settings give the same bytes."""
-        seconds = sorted(record.seconds for record in self.run.records()) or [0.0]
-        return replace(concept, summary={**concept.summary, "seconds_per_step": seconds[len(seconds) // 2]})
 
     def summary(self) -> dict[str, float]:
         """Means over the last tenth of the steps (up to those that were kept), and how far texts without the concept were moved."""
@@ -235,3 +230,20 @@ class Job:
 
     def _initial_embeddings(self) -> ConceptEmbeddings | None:
         return initial_embeddings(self.network, self.data, self.scaling, self.settings.embeddings)
+
+
+class FinishedJob:
+    """What a job would be whose run was finished before, where nothing of it asks for the network."""
+
+    def __init__(self, run: Run, settings: TrainSettings, concept: Concept):
+        """`concept`: as `Run.finished` gives it."""
+        self.run, self.settings, self.concept = run, settings, _timed(concept, run)
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        yield from ()
+
+
+def _timed(concept: Concept, run: Run) -> Concept:
+    """With the seconds a step took, which are not in the run's file: the same settings give the same bytes."""
+    seconds = sorted(record.seconds for record in run.records()) or [0.0]
+    return replace(concept, summary={**concept.summary, "seconds_per_step": seconds[len(seconds) // 2]})

@@ -5,12 +5,11 @@ from diffusers import SD3Transformer2DModel
 from diffusers.models.normalization import RMSNorm
 from torch import nn
 
-if torch.__version__ < (2, 5):
-    raise ImportError(f"PureCC needs PyTorch 2.5 or newer; this is {torch.__version__}.")
-
 
 def fuse_norms(transformer: SD3Transformer2DModel) -> None:
-    """Puts it in the place of the transformer's own; the same weights, under the same names."""
+    """Puts it in the place of the transformer's own; the same weights, under the same names. Before PyTorch 2.5 all stays as it is."""
+    if torch.__version__ < (2, 5):
+        return
     for module in list(transformer.modules()):
         for name, norm in list(module.named_children()):
             if isinstance(norm, RMSNorm) and norm.weight is not None and norm.bias is None:

@@ -17,6 +17,7 @@ from .shapes import Shape, fit, size_of
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 UNREAD = (".heic", ".heif", ".avif", ".jxl", ".tif", ".tiff", ".gif")  # pictures too, which are told rather than taken
 MASK = ".mask"  # dog.png has its mask in dog.mask.png
+CUT_OUT = 0.05  # share of a picture that is transparent, from which on it is a cut-out: rounded corners and soft edges are none
 _CELL = 8  # pixels that a latent's one stands for
 
 
@@ -124,13 +125,13 @@ def require_masks(pictures: Sequence[Picture]) -> None:
 
 
 def _on_white(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Colours [height, width, 3], and how opaque they are, [height, width]; None where all are."""
+    """Colours [height, width, 3], and how opaque they are, [height, width]; None of a picture that is no cut-out."""
     with Image.open(path) as image:
         clear = "A" in image.getbands() or "transparency" in image.info
     if not clear:
         return _open(path, "RGB"), None
     colours, opaque = _open(path, "RGBA").split([3, 1], dim=-1)
-    return colours * opaque + 1 - opaque, None if bool((opaque == 1).all()) else opaque[..., 0]
+    return colours * opaque + 1 - opaque, opaque[..., 0] if float(opaque.mean()) < 1 - CUT_OUT else None
 
 
 def _open(path: Path, mode: str) -> Tensor:

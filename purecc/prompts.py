@@ -135,6 +135,9 @@ def _unnamed(rest: str, class_word: str, elsewhere: bool) -> str:
 
     `rest`: what follows; `elsewhere`: whether the caption has the class word anywhere.
     """
+    several = find_word(f"{class_word}s", rest)
+    if several is not None and not re.search(rf"\b{_BESIDE}|[.,;:]", rest[: several.start()], re.IGNORECASE):
+        return ""  # "two [V] dogs"
     word = find_word(class_word, rest)
     if word is not None:
         return class_word if _ANOTHER.search(rest[: word.start()]) else ""

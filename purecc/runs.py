@@ -3,13 +3,14 @@
 <root>/<stage>-<hash>/
     settings.json           what the hash is taken of
     metrics.jsonl           one StepRecord a line
-    checkpoint.safetensors  parameters and optimiser after `step` steps
+    checkpoint.safetensors  parameters and optimiser after `step` steps, the last too: a run of more steps goes on from there
     concept.safetensors     the result, there only when the run is finished
 """
 
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -99,22 +100,58 @@ class Run:
         save_tensors(self.folder / "checkpoint.safetensors", tensors, {"step": str(step)})
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]]:
-        """Steps done and tensors; (0, {}) where there is none, or a damaged one; OSError as `finished`. Measures of later steps are dropped: they come again."""
-        path = self.folder / "checkpoint.safetensors"
-        step, tensors = 0, {}
-        if path.is_file():
-            try:
-                tensors, header = load_tensors(path)
-                step = int(header["step"])
-            except (ValueError, KeyError) as error:
-                log.warning("The checkpoint in %s is damaged (%s); the run begins anew.", self.folder.name, error)
-                step, tensors = 0, {}
-        kept = [record for record in self.records() if record.step <= step]
+        """Steps done and tensors, of the run or of one alike but for its number of steps, whichever is further; (0, {}) where there is none.
+
+        Measures of later steps are dropped: they come again. A damaged checkpoint is none; raises OSError as `finished`.
+        """
+        step, tensors = self._checkpoint()
+        source = self
+        for other in self._alike():
+            reached, held = other._checkpoint()
+            if step < reached <= self.identity["steps"]:
+                step, tensors, source = reached, held, other
+        if source is not self:
+            log.info("%s goes on from step %d of %s.", self.folder.name, step, source.folder.name)
+        kept = [record for record in source.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
         write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
         return step, tensors
 
+    def _checkpoint(self) -> tuple[int, dict[str, Tensor]]:
+        path = self.folder / "checkpoint.safetensors"
+        if not path.is_file():
+            return 0, {}
+        try:
+            tensors, header = load_tensors(path)
+            return int(header["step"]), tensors
+        except (ValueError, KeyError) as error:
+            log.warning("The checkpoint in %s is damaged (%s) and left aside.", self.folder.name, error)
+            return 0, {}
+
+    @property
+    def is_part_of_longer(self) -> bool:
+        """Whether its steps are those that a run of more steps begins with: no rate falls towards its end, and no early stop ends it."""
+        return self.identity.get("schedule") == "constant" and not self.identity.get("stop_patience")
+
+    def _alike(self) -> Iterator["Run"]:
+        """Runs beside this one whose steps are the same as far as both go."""
+        if not self.is_part_of_longer:
+            return
+        stage, own = self.folder.name.rpartition("-")[0], _but_steps(self.identity)
+        for settings in self.folder.parent.glob(f"{stage}-*/settings.json"):
+            try:
+                identity = json.loads(settings.read_text(encoding="utf-8"))
+            except ValueError:
+                continue
+            if settings.parent != self.folder and isinstance(identity, dict) and _but_steps(identity) == own:
+                yield Run(self.folder.parent, stage, identity)
+
     def finish(self, concept: Concept) -> None:
-        """Keeps the result; the checkpoint is no longer needed."""
+        """Keeps the result, and the checkpoint where a run of more steps can go on from it."""
         save_concept(concept, self.result)
-        (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        if not self.is_part_of_longer:
+            (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _but_steps(identity: dict[str, Any]) -> str:
+    return json.dumps({name: value for name, value in identity.items() if name != "steps"}, sort_keys=True)

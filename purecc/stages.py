@@ -7,6 +7,7 @@ from typing import Any
 from .class_pictures import ClassPictures, class_pictures
 from .concept import T5_SLOT, Concept
 from .concept_set import ConceptSet
+from .fingerprint import is_same
 from .flow import LatentScaling, mean_time
 from .found_masks import with_found_masks
 from .job import Job
@@ -60,7 +61,7 @@ class PureJob(Job):
             raise ValueError(
                 f'The extractor was trained for "{extractor.trigger}", the concept set is for "{data.trigger}".'
             )
-        if extractor is not None and extractor.base != base:
+        if extractor is not None and not is_same(extractor.base, base):
             raise ValueError("The extractor was trained on another base model than the one that is connected.")
         embedded = extractor is not None and (extractor.embeddings or extractor.token_embeddings)
         if embedded and extractor.tokens != data.tokens:

@@ -18,8 +18,6 @@ from .concept_set import ConceptSet
 from .early_stop import EarlyStop, validation_loss
 from .files import load_optimizer_tensors, optimizer_tensors
 from .flow import LatentScaling
-from .network import EXTRACTOR as EXTRACTOR
-from .network import PURE as PURE
 from .network import AdaptedNetwork
 from .recorded import Recorder
 from .runs import Run, StepRecord
@@ -166,6 +164,11 @@ def freeze_all_but(network: AdaptedNetwork, parameters: list[nn.Parameter]) -> N
 def _require_finite(value: float, what: str, step: int, settings: TrainSettings) -> None:
     if math.isfinite(value):
         return
+    if step == 1:  # what learns has changed nothing yet
+        raise FloatingPointError(
+            f"The {what} is not finite at step 1: the model itself predicts what is not finite. Its file may be damaged, or of a format that this "
+            "ComfyUI does not read; see whether it draws without training."
+        )
     remedy = f"Lower the learning rate ({settings.learning_rate:g}) or the embedding rate ({settings.embedding_rate:g})"
     if settings.max_grad_norm > 0.1:
         remedy += f", or max_grad_norm ({settings.max_grad_norm:g})"

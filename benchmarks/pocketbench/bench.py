@@ -17,7 +17,8 @@ from purecc.concept_set import ConceptSet, build_concept_set
 from purecc.encoding import PocketTextEncoder, TextBatch
 from purecc.files import load_tensors, save_tensors, write_atomically
 from purecc.fingerprint import transformer_fingerprint
-from purecc.network import BASE, AdaptedNetwork
+from purecc.flow import LatentScaling
+from purecc.network import BASE, PURE, AdaptedNetwork
 from purecc.pocket import specification as spec
 from purecc.pocket.model import Pocket, load_pocket
 from purecc.prompts import Kind, Placeholder
@@ -25,7 +26,6 @@ from purecc.sampling import euler, guided_velocity
 from purecc.scenes import with_scenes
 from purecc.stages import ExtractorJob, PureJob
 from purecc.token_embeddings import PocketTokenEncoder
-from purecc.training import PURE, LatentScaling
 
 from .arms import HELD_BY, Arm
 from .case import WITNESSES, Case, Drawing, protocol

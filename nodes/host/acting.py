@@ -19,7 +19,7 @@ from torch import Tensor
 from ...purecc.concept import T5_SLOT, Concept, Gate
 from .lora import Moved, RowLora, Where
 from .marks import CONCEPTS, MAP, concept_of, concepts_in, marks_of, slot_of
-from .session import warn_in_node
+from .session import tell_below_node, warn_of_mistake
 
 KEY = "purecc"  # of our wrappers among those of other packs
 # keys in transformer_options
@@ -83,9 +83,14 @@ class Applied:
     @property
     def waits_for_its_trigger(self) -> bool:
         """Whether anything of it acts only where a prompt holds its trigger."""
-        own, gated = self.concept, bool(self.row_loras) and self.gate != "off"
+        own = self.concept
         embedded = own.embeddings is not None or own.token_embeddings is not None
-        return gated or (embedded and self.embedding_strength != 0)
+        return self.is_gated or (embedded and self.embedding_strength != 0)
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether its LoRA acts only there."""
+        return bool(self.row_loras) and self.gate != "off"
 
     def vectors(self, slots: tuple[int, ...]) -> Moved:
         """The embeddings of slots, [blocks, slots, width]."""
@@ -228,16 +233,14 @@ def check_prompts(
     named = concepts_in(texts)
     waiting = [one for number, one in carried.items() if number not in named and one.waits_for_its_trigger]
     silent = ", ".join(f'"{one.concept.trigger}"' for one in waiting)
+    idle = ", ".join(f'"{one.concept.trigger}"' for one in waiting if one.is_gated or one.concept.lora is None)
     if silent and not named and not any(MAP in one.get("model_conds", ()) for one in texts):
-        warn_in_node(
+        warn_of_mistake(
             f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "
             "Connect the CLIP output of Apply Concept to the text encode nodes."
         )
-    elif silent:
-        warn_in_node(
-            f"PureCC: no prompt of this sampling holds the trigger {silent}, so the concept's embeddings and gated LoRA do "
-            "nothing here. (Conditioning Average takes it away from its conditioning_from.)"
-        )
+    elif idle:
+        tell_below_node(f"PureCC: no {idle} in these prompts, so it does nothing.")
     if any(MAP in one.get("model_conds", ()) for one in texts):
         for one in texts:  # a map for all, or the host draws apart what the base draws together
             if "cross_attn" in one and MAP not in one.get("model_conds", {}):

@@ -8,6 +8,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...purecc.concept import Concept, Gate
+from ...purecc.fingerprint import is_same
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
 from .acting import KEY, Applied, attach
@@ -87,7 +88,7 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
         here, patched = fingerprint(model), fingerprint(model, with_patches=True)
     except PackedError:  # which model it is cannot be told; the concept works all the same
         return ""
-    if concept.base in ("", here, patched):
+    if not concept.base or is_same(concept.base, here) or is_same(concept.base, patched):
         return ""
     return (
         f'"{concept.trigger} {concept.class_word}" was trained on another base model ({concept.base}; this one is {here}): '

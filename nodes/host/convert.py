@@ -12,7 +12,7 @@ from ...purecc.adaln_table import is_modulation
 from ...purecc.frozen import Storage, linears, packed, store, stream
 from ...purecc.positions import set_table, side_for
 from .marks import CONCEPTS
-from .weights import HEAD, HostWeights, loras, require_sd3
+from .weights import HEAD, HostWeights, require_sd3
 
 log = logging.getLogger(__name__)
 _HARMLESS_PATCHES = {"latent_format", "model_sampling", "manual_cast_dtype"}  # not part of the network
@@ -103,10 +103,8 @@ def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
         found.append(
             "The model is float8 or quantised otherwise, a few percent away from the original; the concept fits the original less well."
         )
-    if count := loras(model):
-        found.append(
-            f"{count} LoRA{'s' * (count > 1)} on the model count{'s' * (count == 1)} as part of the base: apply the concept to the same."
-        )
+    if model.patches:
+        found.append("LoRAs on the model count as part of the base: apply the concept to the same.")
     return found + _left_out(model)
 
 

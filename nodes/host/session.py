@@ -22,6 +22,7 @@ from server import PromptServer
 from torch import Tensor
 
 log = logging.getLogger(__name__)
+TEXT, MISTAKE = "purecc.text", "purecc.mistake"  # events to the page
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
 _BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
 _PREVIEW = 256  # pixels, the longer side at most
@@ -133,32 +134,42 @@ class Progress:
         picture = ("JPEG", preview.convert("RGB"), _PREVIEW) if preview is not None else None
         self._bar.update_absolute(done, self.total, picture)
         if text:
-            server = PromptServer.instance
-            server.send_progress_text(text, self.node_id, server.client_id)
+            _show(text, self.node_id)
 
 
-def warn_in_node(text: str) -> None:
-    """Logs a warning and shows it under the node that is running, where there is one."""
-    _in_node(text, logging.WARNING)
-
-
-def tell_in_node(text: str) -> None:
-    """Logs a text and shows it under the node that is running, where there is one."""
-    _in_node(text, logging.INFO)
-
-
-def _in_node(text: str, level: int) -> None:
+def tell_in_node(text: str, level: int = logging.INFO) -> None:
+    """Logs a text and shows it in the node of this pack that is running, where there is one."""
     log.log(level, text)
-    server = PromptServer.instance
-    node_id = getattr(server, "last_node_id", None)
-    if node_id is not None:
+    if (node_id := _running()) is not None:
+        _show(text, node_id)
+
+
+def tell_below_node(text: str) -> None:
+    """Logs a text and has the page show it below the node that is running, any pack's, as it shows progress: two lines at most."""
+    log.info(text)
+    if (node_id := _running()) is not None:
+        server = PromptServer.instance
         server.send_progress_text(text, node_id, server.client_id)
 
 
+def warn_of_mistake(text: str) -> None:
+    """Logs what is wired wrongly though it runs, and has the page show it over the canvas."""
+    log.warning(text)
+    send_event(MISTAKE, {"text": text})
+
+
+def _running() -> str | None:
+    return getattr(PromptServer.instance, "last_node_id", None)
+
+
+def _show(text: str, node_id: str) -> None:
+    send_event(TEXT, {"node": node_id, "text": text})
+
+
 def send_event(name: str, data: dict[str, Any]) -> None:
-    """An event to the page that queued what is running."""
+    """An event to the page that queued what is running, with the prompt's id."""
     server = PromptServer.instance
-    server.send_sync(name, data, server.client_id)
+    server.send_sync(name, {**data, "prompt_id": getattr(server, "last_prompt_id", None)}, server.client_id)
 
 
 def serve_json(route: str, answer: Callable[[str], dict[str, Any]]) -> None:

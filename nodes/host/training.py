@@ -1,7 +1,8 @@
 """From the host's MODEL to a network that trains, and back: room is asked for before, memory is returned after."""
 
 import gc
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,6 +18,7 @@ from ...purecc.concept_set import ConceptSet
 from ...purecc.encoding import TextEncoder
 from ...purecc.flow import LatentScaling
 from ...purecc.frozen import Storage
+from ...purecc.job import FinishedJob
 from ...purecc.memory import Estimate, Inputs, estimate, in_words, is_out_of_memory
 from ...purecc.network import AdaptedNetwork
 from ...purecc.recorded import records_on
@@ -55,6 +57,47 @@ class Prepared:
         return f"{self.notes}\nthe training took {in_words(peak - self.before)} of the GPU at most, by its allocator, previews included; {in_words(self.needed.peak)} were reckoned for the steps"
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a result depends on, before there is a network."""
+
+    device: torch.device
+    dtype: torch.dtype
+    scaling: LatentScaling
+    base: str
+    values: str
+    run_of: Callable[[Storage], Run]
+
+
+def _asked(
+    model: ModelPatcher,
+    data: ConceptSet,
+    settings: TrainSettings,
+    pure: PureSettings | None = None,
+    extractor: Concept | None = None,
+) -> _Asked:
+    device = session.training_device()
+    dtype = session.training_dtype(device, settings.dtype)
+    scaling = LatentScaling(*convert.latent_scaling(model))
+    base, values = fingerprints(model, with_patches=True)
+    stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
+
+    @cache
+    def run_of(storage: Storage) -> Run:
+        stored, root = replace(settings, frozen_weights=storage), session.runs_folder()
+        return stage.run_of(data, stored, scaling, root, base, dtype, values, **identity)
+
+    return _Asked(device, dtype, scaling, base, values, run_of)
+
+
+def finished(model: ModelPatcher, wire: TrainingData, settings: TrainSettings) -> FinishedJob | None:
+    """Stage 1 where this very run was finished before: no network is built for it. Raises ValueError for a MODEL of another type."""
+    wire.concept_set.require_readable(convert.configuration(model))
+    run = _asked(model, wire.concept_set, settings).run_of(settings.frozen_weights)
+    concept = run.finished()
+    return None if concept is None else FinishedJob(run, settings, concept)
+
+
 @contextmanager
 def prepared(
     model: ModelPatcher,
@@ -71,25 +114,17 @@ def prepared(
     some gigabytes to and fro takes seconds each time. Raises ValueError, before any work, where the MODEL is of
     another type or a GPU has not the memory.
     """
-    data, device = wire.concept_set, session.training_device()
-    token_encoder = None
+    data, token_encoder = wire.concept_set, None
+    device = session.training_device()
     if settings.token_embeddings or (extractor is not None and extractor.token_embeddings):
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
     if any(name.startswith("diffusion_model") for name in model.object_patches_backup):
         session.free_for_training()  # what another node put into the network's place leaves with it
     config = convert.configuration(model)
     data.require_readable(config)
-    scaling = LatentScaling(*convert.latent_scaling(model))
-    dtype = session.training_dtype(device, settings.dtype)
-    inputs = Inputs.of(data, config["patch_size"])
-    (base, values), root = fingerprints(model, with_patches=True), session.runs_folder()
+    asked = _asked(model, data, settings, pure, extractor)
+    inputs, dtype, run_of = Inputs.of(data, config["patch_size"]), asked.dtype, asked.run_of
     encoders = in_encoders(token_encoder, data, settings, pure)
-    stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
-
-    @cache
-    def run_of(storage: Storage) -> Run:
-        stored = replace(settings, frozen_weights=storage)
-        return stage.run_of(data, stored, scaling, root, base, dtype, values, **identity)
 
     @cache
     def has_result(storage: Storage) -> bool:
@@ -111,7 +146,7 @@ def prepared(
         session.free_for_training()
     there = room()
     chosen = plan(needed, settings, there, lambda rung: run_of(rung.frozen_weights).begun)
-    foreign = remark_on_latents(data, scaling)
+    foreign = remark_on_latents(data, asked.scaling)
     told = [
         chosen.line,
         phases(chosen.needed, data, wire.vae, wire.encoder),
@@ -120,7 +155,7 @@ def prepared(
     ]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
     # before the work: a run that ends for want of memory has said what it needs
-    (session.warn_in_node if foreign else session.tell_in_node)(notes)
+    session.tell_in_node(notes, logging.WARNING if foreign else logging.INFO)
     settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there
@@ -134,7 +169,9 @@ def prepared(
             )
         )  # fmt: skip
         network.token_encoder = token_encoder
-        yield Prepared(network, scaling, base, values, settings, notes, chosen.needed, models_stay, before)
+        yield Prepared(
+            network, asked.scaling, asked.base, asked.values, settings, notes, chosen.needed, models_stay, before
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -4,7 +4,6 @@ Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffuse
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,8 +69,8 @@ class HostWeights:
         return place if isinstance(place, str) else place[0]
 
     def __getitem__(self, name: str) -> Tensor:
-        """One weight, float32, where the host keeps it."""
-        return self._part(self.places[name], self._whole(self._key(self.places[name]), None))
+        """One weight, where the host keeps it and, without patches, in its dtype: of most readers a few values are wanted."""
+        return self._part(self.places[name], self._whole(self._key(self.places[name]), None, widen=self.with_patches))
 
     def items(self, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:
         """Every (name, float32 weight), each weight of the host read once, though q, k and v are parts of one."""
@@ -100,9 +99,9 @@ class HostWeights:
         """Whether any weight has 8 bits or fewer."""
         return any(dtype.itemsize == 1 for dtype in self.dtypes())
 
-    def _whole(self, key: str, device: torch.device | str | None) -> Tensor:
+    def _whole(self, key: str, device: torch.device | str | None, widen: bool = True) -> Tensor:
         (weight, convert), *patches = self.entries[key]
-        weight = convert(weight, inplace=False)  # undoes fp8 scales and other quantisation
+        weight = convert(_computing(weight), inplace=False)  # undoes fp8 scales and other quantisation
         if not weight.is_floating_point():
             raise PackedError(
                 f"This MODEL's weights are packed ({key} is {str(weight.dtype).removeprefix('torch.')}, as in GGUF and NF4 files). "
@@ -111,6 +110,8 @@ class HostWeights:
         if key == _POSITIONS and self.side:
             weight = centre(weight, self.side)
         weight = weight.detach()
+        if not widen:
+            return weight
         if device is not None and torch.device(device).type == "cuda":
             weight = weight.to(device)  # as it is stored: PyTorch would widen it here first, and send twice the bytes
         weight = weight.to(device=device, dtype=torch.float32, copy=True)
@@ -154,6 +155,14 @@ def _entries(model: ModelPatcher) -> dict[str, list[Any]]:
     return found
 
 
+def _computing(weight: Tensor) -> Tensor:
+    """A quantised weight of the host's that does not say in what it is computed with (in a whole checkpoint), or in 8 bits: to be read in float32."""
+    told = getattr(weight, "_layout_params", {})
+    if "orig_dtype" not in told or getattr(told["orig_dtype"], "itemsize", 1) > 1:
+        return weight
+    return type(weight)(weight._qdata, weight._layout_type, {**told, "orig_dtype": torch.float32})
+
+
 def _as_it_is(weight: Tensor, **_: Any) -> Tensor:
     return weight
 
@@ -177,17 +186,7 @@ def fingerprints(model: ModelPatcher, with_patches: bool = False) -> tuple[str, 
         for key in sorted(model.patches):
             digest.update(key.encode())
             _update(digest, model.patches[key])
-        count = loras(model)
-        return f"{digest.hexdigest()[:16]} (with {count} LoRA{'s' * (count > 1)} on it)", values
-
-
-def loras(model: ModelPatcher) -> int:
-    """How many LoRAs, or other changes of its weights, other nodes put on the MODEL.
-
-    One LoRA is several patches of a weight that is q, k and v in one: a patch's fourth entry says of which part it is.
-    """
-    parts = (Counter(repr(patch[3:4]) for patch in patches) for patches in model.patches.values())
-    return max((max(of_part.values()) for of_part in parts if of_part), default=0)
+        return f"{digest.hexdigest()[:16]} (with LoRAs on it)", values
 
 
 def _update(digest: "hashlib._Hash", value: Any) -> None:

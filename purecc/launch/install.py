@@ -250,10 +250,10 @@ def link_folder(source: Path, link: Path) -> None:
 
 
 def best_device(layout: Layout) -> str:
-    """ "gpu" where torch sees an accelerator, else "cpu". Asked once for each Python, then remembered in the stamp file."""
+    """ "gpu" where torch sees an accelerator, which is remembered in the stamp file for each Python; else "cpu", which is asked anew: a driver may come."""
     stamp = Stamp(layout.stamp)
     key = f"device of {layout.python}"
-    if stamp.get(key) not in ("gpu", "cpu"):
+    if stamp.get(key) != "gpu":
         code = "import torch; print('gpu' if torch.cuda.is_available() or torch.backends.mps.is_available() else 'cpu')"
         found = subprocess.run(
             [str(layout.python), "-c", code], capture_output=True, text=True, env=clean_environment()
@@ -261,5 +261,7 @@ def best_device(layout: Layout) -> str:
         answer = found.stdout.strip()
         if answer not in ("gpu", "cpu"):
             raise LaunchError(f"torch does not load in {layout.python}:\n{found.stderr.strip()[-1500:]}")
+        if answer == "cpu":
+            return answer
         stamp.set(key, answer)
-    return stamp.get(key) or "cpu"
+    return "gpu"

@@ -30,7 +30,7 @@ class Progress:
             for node in data["nodes"].values():
                 if node["state"] == "running" and node["max"] > 1:
                     self._step(node.get("real_node_id", node["node_id"]), node["value"], node["max"])
-        elif event == "progress_text" and data["node"] == self._running:
+        elif event in ("progress_text", "purecc.text") and data["node"] == self._running:
             self._text = data["text"].splitlines()[0] if data["text"].strip() else ""
         elif event in ("execution_success", "execution_error", "execution_interrupted"):
             self._switch(None)

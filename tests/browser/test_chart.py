@@ -64,8 +64,9 @@ def graph(seed: int, steps: int, pure_steps: int = 0) -> dict:
     return {n: {"class_type": t, "inputs": i, "_meta": {"title": title}} for n, (t, title, i) in nodes.items()}
 
 
-def load(page: Page, prompt: dict) -> None:
-    page.evaluate("async prompt => { await app.loadApiJson(prompt, 'chart'); }", prompt)
+def load(page: Page, prompt: dict, name: str = "chart") -> None:
+    """As a workflow of this name: another one opens in a tab of its own."""
+    page.evaluate("async ([prompt, name]) => { await app.loadApiJson(prompt, name); }", [prompt, name])
     page.wait_for_function("n => document.querySelectorAll('.purecc-chart canvas').length === n",
                            arg=sum("Pure" in v["class_type"] and "steps" in v["inputs"] for v in prompt.values()))  # fmt: skip
 

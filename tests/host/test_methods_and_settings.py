@@ -142,7 +142,7 @@ def test_memory_is_told_before_each_phase(server: Server) -> None:
     p.show([p.pure(pocket, p.concept_set(pocket, trigger="[M]"), None, method="LoRA", steps=2, seed=11), 2])
 
     def on_event(kind: str, value: Any) -> None:
-        if kind == "progress_text":
+        if kind == "purecc.text":
             texts.append(value["text"])
 
     server.client.run(p.nodes, on_event=on_event, timeout=DEADLINE)
@@ -203,7 +203,7 @@ def test_class_pictures_show_progress_and_obey_cancel(server: Server) -> None:
     texts: list[str] = []
 
     def on_event(kind: str, value: Any) -> None:
-        if kind == "progress_text" and "pictures of the class" in str(value):
+        if kind == "purecc.text" and "pictures of the class" in str(value):
             texts.append(str(value))
             if len(texts) == 3:
                 server.client.post("/interrupt", {})

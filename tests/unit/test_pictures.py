@@ -89,6 +89,7 @@ def test_a_picture_turned_by_its_camera_stands_upright(tmp_path: Path) -> None:
 def test_a_cut_out_stands_on_white_and_its_mask_is_what_is_not_transparent(tmp_path: Path) -> None:
     """What lies under the transparency is of no meaning: editors leave the old background there, or black."""
     whole = Image.new("RGBA", (30, 20), (255, 0, 0, 255))
+    whole.paste((0, 0, 0, 0), (0, 0, 5, 5))  # a screenshot's corner is none
     whole.save(tmp_path / "whole.png")
     whole.paste((0, 255, 0, 0), (0, 0, 10, 20))
     whole.putpixel((29, 0), (255, 0, 0, 51))
@@ -100,7 +101,7 @@ def test_a_cut_out_stands_on_white_and_its_mask_is_what_is_not_transparent(tmp_p
     torch.testing.assert_close(cut.mask[0, 29], torch.tensor(0.2))
     torch.testing.assert_close(cut.pixels[0, 29], torch.tensor([1.0, 0.8, 0.8]))
     assert palette.cut_out and 0 < palette.mask.mean() < 1
-    assert opaque.mask is None and not opaque.cut_out
+    assert opaque.mask is None and not opaque.cut_out and opaque.pixels[0, 0].tolist() == [1, 1, 1]
 
 
 def test_masks_of_cut_outs_count_where_every_picture_has_one(tmp_path: Path) -> None:

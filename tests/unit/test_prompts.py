@@ -148,7 +148,7 @@ def test_a_trigger_that_the_class_holds_is_refused(trigger: str, class_word: str
 
 
 def test_of_two_triggers_that_begin_alike_the_longer_is_taken() -> None:
-    text, spans = substitute("a sks2 and a sks", {"sks": DOG, "sks2": CATS})
+    text, spans = substitute("a sks two and a sks", {"sks": DOG, "sks two": CATS})
     assert text == "a cat cat and a dog"
     assert [(text[s.start : s.end], s.concept) for s in spans] == [("cat cat", 12), ("dog", 11)]
 

@@ -47,6 +47,41 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_file_is_the_same(stage: str, 
     assert goes_on.run.result.read_bytes() == whole.run.result.read_bytes()
 
 
+@pytest.mark.parametrize("stage", ["extractor", *METHODS])
+def test_more_steps_go_on_from_a_shorter_run_bit_for_bit(stage: str, tmp_path: Path, finished) -> None:
+    """The seed of the whole run is that of its beginning, and a constant rate does not know of the end."""
+    make = lambda steps: (  # noqa: E731
+        extractor_job(tmp_path, replace(SETTINGS, steps=steps))
+        if stage == "extractor"
+        else pure_job(tmp_path, PureSettings(stage, **FEW), replace(SETTINGS, steps=steps))
+    )
+    shorter, whole = make(2), finished(stage)
+    run(shorter)
+    longer = make(4)
+    assert [record.step for record in longer] == [3, 4] and longer.run.folder != shorter.run.folder
+    assert losses(longer.run.records()) == losses(whole.run.records())
+    assert longer.run.result.read_bytes() == whole.run.result.read_bytes()
+    assert [record.step for record in make(3)] == [3]  # the checkpoint of step 2 is further than none
+    assert same(make(2).concept, shorter.concept)  # and is still there
+
+
+def test_a_cancelled_run_is_cut_to_fewer_steps(tmp_path: Path) -> None:
+    for record in extractor_job(tmp_path, replace(SETTINGS, steps=9)):
+        if record.step == 3:
+            break
+    assert [record.step for record in extractor_job(tmp_path, replace(SETTINGS, steps=3))] == []
+    assert [record.step for record in extractor_job(tmp_path, replace(SETTINGS, steps=2))] == [1, 2]
+
+
+@pytest.mark.parametrize("changed", [{"schedule": "cosine"}, {"stop_patience": 2, "stop_every": 1}, {"seed": 7}])
+def test_runs_that_begin_otherwise_are_not_gone_on_with(tmp_path: Path, changed: dict) -> None:
+    shorter = extractor_job(tmp_path, replace(SETTINGS, steps=2, **({} if "seed" in changed else changed)))
+    run(shorter)
+    longer = extractor_job(tmp_path, replace(SETTINGS, steps=3, **changed))
+    assert next(iter(longer)).step == 1
+    assert (shorter.run.folder / "checkpoint.safetensors").exists() == ("seed" in changed)
+
+
 def test_a_run_cut_off_without_warning_goes_on_from_its_checkpoint(tmp_path: Path, finished) -> None:
     """As after a power cut: the folder as it lay on the disk in the middle of step 4, the checkpoint of step 2."""
     for record in pure_job(tmp_path / "whole"):
@@ -98,7 +133,6 @@ def test_a_finished_run_is_found_and_not_trained_again(finished) -> None:
     assert again.concept is not None and run(again) == []
     assert same(again.concept, first.concept) and again.concept.summary == first.concept.summary
     assert again.network.lora_weights(EXTRACTOR, 1.0) is None  # nothing was even prepared
-    assert not (first.run.folder / "checkpoint.safetensors").exists()
     assert [record.step for record in again.run.records()] == [1, 2, 3, 4]
 
 

@@ -77,7 +77,7 @@ def test_without_a_checkpoint_a_run_starts_anew(tmp_path: Path) -> None:
     assert run.records() == []
 
 
-def test_a_finished_run_has_its_concept_and_no_checkpoint(tmp_path: Path) -> None:
+def test_a_finished_run_has_its_concept_and_no_checkpoint_that_nothing_could_go_on_from(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     assert run.finished() is None
     run.save_checkpoint(1, {"p": torch.ones(2)})

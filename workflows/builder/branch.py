@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from .graph import Graph, Node, Wire
 
 HEIGHT = 360  # pixels from one branch to the next
+KEPT = 470  # where its pictures are kept too: the newer node design shows the first across the node's whole width
 
 
 @dataclass(frozen=True)

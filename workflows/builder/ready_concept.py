@@ -2,7 +2,7 @@
 
 from purecc.launch.pictures import BUNDLED_CONCEPTS
 
-from .branch import HEIGHT, Sampling, keep, sample
+from .branch import HEIGHT, KEPT, Sampling, keep, sample
 from .graph import Graph, Node
 
 CONCEPT = BUNDLED_CONCEPTS["01"]
@@ -15,7 +15,8 @@ OTHER_PROMPT = "a big dog on the left in the city"
 def load_and_sample() -> Graph:
     """02: load a concept, sample beside the original, with the trigger in the prompt and without."""
     g = Graph()
-    g.group("1  Model and concept", 0, 0, 420, 780)
+    tall = 2 * KEPT + 60
+    g.group("1  Model and concept", 0, 0, 420, tall)
     pocket, concept, latent = _sources(g)
     g.note(
         20, 530, 380, 230,
@@ -24,7 +25,7 @@ def load_and_sample() -> Graph:
         "Write the trigger (here **[V]**) into the prompt, and encode with the CLIP that comes out of *Apply Concept*.",
         "A concept belongs to the model that it was trained on: this one to the Pocket Model.",
     )  # fmt: skip
-    g.group("2  Apply", 440, 0, 360, 780)
+    g.group("2  Apply", 440, 0, 360, tall)
     applied = _apply(g, 460, 60, pocket, concept, 1.0, "Apply Concept")
     g.note(
         460, 530, 320, 230,
@@ -39,13 +40,13 @@ def load_and_sample() -> Graph:
         ("4  Without it: the same picture, bit for bit", "without", OTHER_PROMPT),
     )
     for number, (title, part, prompt) in enumerate(parts):
-        top = number * 820
-        g.group(title, 820, top, 2000, 780)
+        top = number * (tall + 40)
+        g.group(title, 820, top, 2000, tall)
         decoded = []
         for row, (arm, source) in enumerate((("original", pocket), ("customised", applied))):
             text = prompt if source is applied else prompt.replace("[V] ", "")
-            picture = sample(g, 840, top + 60 + row * HEIGHT, arm, source, text, how)
-            keep(g, 1720, top + 60 + row * HEIGHT, arm, f"02_{part}_{arm}", picture)
+            picture = sample(g, 840, top + 60 + row * KEPT, arm, source, text, how)
+            keep(g, 1720, top + 60 + row * KEPT, arm, f"02_{part}_{arm}", picture)
             decoded.append(picture["IMAGE"])
         compared = g.add("PureCCCompare", 2060, top + 60, 300, 170, part, original=decoded[0], customised=decoded[1])
         g.add(

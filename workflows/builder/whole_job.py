@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from purecc.presets import ON_FACE
 
-from .branch import HEIGHT, Sampling, keep, sample
+from .branch import KEPT, Sampling, keep, sample
 from .graph import Graph, Node
 
-ROOM = 860  # for a training node: its chart, its line of text and its preview come while it runs
+ROOM = 1160  # for a training node: its chart, its text and its preview come while it runs
 START = 500  # below the note that says what to do: the model
 _BRANCHES = 1720  # where the sampling branches begin
 
@@ -38,7 +38,7 @@ class Plan:
     @property
     def tall(self) -> int:
         """Pixels of the groups left of the pictures."""
-        return 1880 if self.with_lora else 1600
+        return 2460 if self.with_lora else 1820
 
 
 ETA = (
@@ -151,7 +151,7 @@ def _whole_job(g: Graph, model: Node, plan: Plan) -> Graph:
     how = Sampling(
         latent["LATENT"], model["VAE"], plan.seed, plan.steps, plan.cfg, plan.scheduler, negative=plan.negative
     )
-    tall = len(arms) * HEIGHT + 60
+    tall = len(arms) * KEPT + 60
     _pictures(g, 0, tall, "4  With the concept", "with", plan.prompt, arms, data, how, plan)
     title = "5  A prompt without it: how far does it move?"
     _pictures(g, tall + 40, tall, title, "without", plan.other_prompt, arms, data, how, plan)
@@ -162,21 +162,21 @@ def _training(g: Graph, model: Node, data: Node, plan: Plan) -> tuple[Node, Node
     """Both stages; the nodes with the concept and, where the plan has it, the plain LoRA."""
     g.group("2  Training", 440, 0, 860, plan.tall)
     extractor = g.add(
-        "PureCCTrainExtractor", 460, 60, 400, 620, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
+        "PureCCTrainExtractor", 460, 60, 400, 700, *plan.training, "replace", 0, model=model["MODEL"], data=data["data"]
     )
     wires = {"model": model["MODEL"], "data": data["data"], "extractor": extractor["extractor"]}
     # eta, fixed lambda, original; seed, the two anchors
     anchors = (ON_FACE["background_anchor"], ON_FACE["scene_anchor"])
     settings = (ON_FACE["eta"], 0.0, "frozen base", *plan.training, 0, *anchors)
-    pure = g.add("PureCCPureLearning", 880, 60, 400, 660, "PureCC", *settings, title="Pure Learning", **wires)
+    pure = g.add("PureCCPureLearning", 880, 60, 400, 730, "PureCC", *settings, title="Pure Learning", **wires)
     lora = None
     if plan.with_lora:
         title = "To compare: a plain LoRA"
-        lora = g.add("PureCCPureLearning", 880, 120 + ROOM, 400, 660, "LoRA", *settings, title=title, **wires)
-    g.add("PureCCSaveConcept", 460, 60 + ROOM, 400, 100, plan.file, concept=pure["concept"])
+        lora = g.add("PureCCPureLearning", 880, 120 + ROOM, 400, 730, "LoRA", *settings, title=title, **wires)
+    g.add("PureCCSaveConcept", 460, 1000, 400, 120, plan.file, concept=pure["concept"])
     title = "Base without the trigger, customised with it"
-    g.add("SaveImage", 460, 1080, 400, 290, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
-    g.note(460 if plan.with_lora else 880, 1430 if plan.with_lora else 60 + ROOM, 400, 400 if plan.with_lora else 560,
+    g.add("SaveImage", 460, 1180, 400, 290, f"purecc/{plan.prefix}validation", title=title, images=pure["validation"])
+    g.note(460 if plan.with_lora else 880, 1740 if plan.with_lora else 60 + ROOM, 400, 300 if plan.with_lora else 560,
            *plan.notes["training"])  # fmt: skip
     return pure, lora
 
@@ -189,7 +189,7 @@ def _pictures(
     g.group(title, _BRANCHES - 20, top, 2060, tall)
     decoded: list[Node] = []
     for row, (arm, source) in enumerate(arms):
-        y = top + 60 + row * HEIGHT
+        y = top + 60 + row * KEPT
         text = prompt if arm != "original" else prompt.replace(f"{plan.trigger} ", "")
         picture = sample(g, _BRANCHES, y, arm, source, text, how)
         keep(g, _BRANCHES + 880, y, arm, f"{plan.prefix}{part}_{arm.replace(' ', '_')}", picture)

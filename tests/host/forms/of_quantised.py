@@ -9,7 +9,7 @@ from common import apart, check, compared, noise, predicted, refused, trained, w
 from purecc_pack.nodes.host import convert, lora
 from purecc_pack.purecc.concept import Concept, LoraWeights
 from purecc_pack.purecc.targets import lora_modules
-from sd3_files import REDUCED, quantised, weights
+from sd3_files import REDUCED, SINGLE_FILE, prefixed, quantised, weights
 
 import nodes
 
@@ -28,6 +28,9 @@ def quantised_layers() -> dict:
         )
     seen["newer"] = compared(model)
     seen["trained"] = trained(model)
+
+    whole = write("checkpoints", "quantised.safetensors", prefixed(values, SINGLE_FILE), metadata)
+    seen["in a whole checkpoint"] = compared(nodes.CheckpointLoaderSimple().load_checkpoint(whole)[0])
 
     concept = some_concept(model)
     patched = model.clone()

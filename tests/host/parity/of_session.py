@@ -56,13 +56,17 @@ def session_of_training() -> Result:
     try:
         session.Progress("5:2", 10).step(3, "loss 0.5", Image.new("RGB", (64, 64)))
         server.last_node_id = "7"
-        session.warn_in_node("careful")
+        session.tell_in_node("careful")
+        session.tell_below_node("no trigger")
+        session.warn_of_mistake("another CLIP")
     finally:
         server.send_sync = before
         comfy.utils.set_progress_bar_global_hook(hook)
     result.sentences[f"bar {bars}"] = bars[0][:2] == (3, 10) and bars[0][2][0] == "JPEG" and bars[0][3] == "5:2"
-    result.sentences[f"text {sent[0]}"] = sent[0][1].endswith(b"5:2loss 0.5")
-    result.sentences[f"warning {sent[1]}"] = sent[1][1].endswith(b"7careful")
+    result.sentences[f"text {sent[0]}"] = is_event(sent[0], "purecc.text", node="5:2", text="loss 0.5")
+    result.sentences[f"in its own node {sent[1]}"] = is_event(sent[1], "purecc.text", node="7", text="careful")
+    result.sentences[f"below another's {sent[2]}"] = sent[2][1].endswith(b"7no trigger")
+    result.sentences[f"over the canvas {sent[3]}"] = is_event(sent[3], "purecc.mistake", text="another CLIP")
 
     session.check_interrupted()
     comfy.model_management.interrupt_current_processing(True)
@@ -77,6 +81,14 @@ def session_of_training() -> Result:
     result.sentences["out of memory, told late"] = [is_out_of_memory(one) for one in errors] == [True, False]
     result.sentences["no model of the host is left loaded"] = not comfy.model_management.current_loaded_models
     return result
+
+
+def is_event(sent: tuple, name: str, **fields: str) -> bool:
+    """And the prompt's id, by which a page knows the workflow."""
+    return sent[0] == name and sent[1] == {
+        **fields,
+        "prompt_id": getattr(PromptServer.instance, "last_prompt_id", None),
+    }
 
 
 @check

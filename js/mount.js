@@ -1,0 +1,16 @@
+/** Nodes 2.0 put an element of a node into the page once: where the next graph has a node of the same id, they go on showing the last one's. */
+
+import { app } from "../../scripts/app.js";
+
+const LATER = [300, 1500]; // ms after a node was made
+
+/** Puts a node's element where one of its kind stands that belongs to no node any more. Its class tells the kind. */
+export function mount(node, element) {
+  if (element.isConnected || node.graph !== app.canvas.graph) return;
+  document.querySelector(`[data-node-id="${node.id}"] .${element.className}`)?.replaceWith(element);
+}
+
+/** `mount`, when the page has drawn the node. */
+export function mountLater(node, element) {
+  for (const wait of LATER) setTimeout(() => mount(node, element), wait);
+}

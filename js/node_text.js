@@ -1,0 +1,99 @@
+/** What a node has to say stands in it, to be read and copied: while it runs, and its summary, report or figures afterwards.
+ *  What is wrong though it runs is said over the canvas.
+ */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { mount, mountLater } from "./mount.js";
+import { onAnswer, onEvent, onResult } from "./prompts.js";
+
+// at least, in pixels; more scrolls, or shows in a taller node. (Training nodes have theirs below the chart: training_chart.js)
+const HEIGHTS = {
+  PureCCConceptSet: 100,
+  PureCCCompare: 54,
+  PureCCSettings: 40,
+  PureCCGuider: 40,
+  PureCCExportConcept: 40,
+  PureCCImportLora: 26,
+  PureCCSaveConcept: 26,
+  PureCCLoadConcept: 26,
+};
+const HOSTS_OWN = "$$node-text-preview"; // the widget in which the page shows progress texts
+const texts = new WeakMap(); // node -> element with a box in it
+
+/** Gives a node its text, as its last widget so far; `height` in pixels, at least. */
+export function addText(node, height) {
+  const outer = element(height);
+  texts.set(node, outer);
+  mountLater(node, outer);
+  const widget = node.addDOMWidget("said", "purecc_text", outer, {
+    serialize: false, // no part of the prompt
+    hideOnZoom: false,
+    getMinHeight: () => height,
+  });
+  widget.serialize = false; // nor of the workflow's widget values
+  const grow = () => node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
+  const configure = node.onConfigure;
+  node.onConfigure = function (...args) {
+    configure?.apply(this, args);
+    grow(); // a workflow of an earlier version had no room for it
+  };
+  grow();
+}
+
+/** A box whose size does not follow from its text, and the text in it. */
+function element(height) {
+  const outer = document.createElement("div");
+  outer.className = "purecc-text";
+  outer.style.cssText = `position:relative; width:100%; height:100%; min-height:${height}px`;
+  const box = document.createElement("div");
+  box.style.cssText =
+    "position:absolute; inset:0; overflow:auto; padding:3px 6px; white-space:pre-wrap; overflow-wrap:anywhere; " +
+    "font:11px/1.35 Inter, system-ui, sans-serif; color:var(--input-text, #ddd); user-select:text; cursor:text";
+  box.addEventListener("wheel", (event) => {
+    if (box.scrollHeight > box.clientHeight && !event.ctrlKey) event.stopPropagation();
+    else app.canvas.processMouseWheel(event);
+  });
+  outer.append(box);
+  return outer;
+}
+
+function show(node, text) {
+  const outer = texts.get(node);
+  if (!outer) return;
+  if (outer.textContent !== text) outer.firstChild.textContent = text;
+  mount(node, outer);
+}
+
+function warn(text) {
+  app.extensionManager?.toast?.add({ severity: "warn", summary: "PureCC", detail: text, life: 15000 });
+}
+
+/** A notice below another pack's node is of its last run: the sampler may run without the concept now. */
+function takeBackNotices() {
+  for (const node of (app.rootGraph ?? app.graph)?.nodes ?? []) {
+    const said = node.widgets?.find((widget) => widget.name === HOSTS_OWN);
+    if (String(said?.value).startsWith("PureCC:")) said.value = "";
+  }
+}
+
+function warnOfRefused(answer) {
+  for (const { class_type, errors } of Object.values(answer?.node_errors ?? {}))
+    if (class_type?.startsWith("PureCC")) for (const { message, details } of errors) warn(`${message}: ${details}`);
+}
+
+app.registerExtension({
+  name: "purecc.node_text",
+
+  setup() {
+    onEvent("purecc.text", (node, { text }) => show(node, text));
+    onResult((node, { text }) => text?.length && show(node, text.join("\n")));
+    onAnswer.push(warnOfRefused);
+    api.addEventListener("purecc.mistake", ({ detail }) => warn(detail.text));
+    api.addEventListener("execution_start", takeBackNotices);
+  },
+
+  nodeCreated(node) {
+    if (HEIGHTS[node.comfyClass]) addText(node, HEIGHTS[node.comfyClass]);
+  },
+});

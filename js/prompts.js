@@ -1,0 +1,127 @@
+/** Which workflow queued a prompt, and what came of its nodes: their ids are alike in all workflows that came of one template. */
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const SETTLED = [100, 1000]; // ms after a graph was loaded, when the page has made its workflow the active one
+const prompts = new Map(); // id -> { workflow, signatures: node -> what its result depends on }
+const outputs = new Map(); // signature -> output
+const results = new WeakMap(); // workflow -> (node -> output)
+const waiting = []; // [prompt's id, function]: of events that came before the server's answer
+const handlers = []; // of results
+let asked = 0; // answers that are to come
+
+/** Of several outputs those whose values are refused are left out of a run, and the page only frames their nodes: called with the answer. */
+export const onAnswer = [];
+
+const active = () => app.extensionManager?.workflow?.activeWorkflow ?? app;
+
+/** The node of an execution's id: "5:3" is node 3 in the sub-graph of node 5. */
+function nodeOf(id) {
+  let graph = app.rootGraph ?? app.graph;
+  let node = null;
+  for (const part of String(id).split(":")) {
+    node = graph?.getNodeById(part);
+    graph = node?.subgraph;
+  }
+  return node;
+}
+
+/** Calls `then(node, detail)` for an event of a prompt whose workflow is in front. */
+export function onEvent(name, then) {
+  api.addEventListener(name, ({ detail }) =>
+    whenKnown(detail.prompt_id, (prompt) => {
+      const node = isInFront(prompt) && nodeOf(detail.display_node ?? detail.node);
+      if (node) then(node, detail);
+    }),
+  );
+}
+
+/** Calls `then(node, output)` for each result of a node, also where the server had it in its cache, and again when its workflow comes to the front. */
+export function onResult(then) {
+  handlers.push(then);
+}
+
+function signatureOf(nodes, id, known) {
+  if (known.has(id)) return known.get(id);
+  known.set(id, "a circle");
+  const { class_type, inputs } = nodes[id];
+  const named = Object.keys(inputs)
+    .sort()
+    .map((name) => {
+      const value = inputs[name];
+      const wired = Array.isArray(value) && value.length === 2 && nodes[value[0]];
+      return [name, wired ? [signatureOf(nodes, String(value[0]), known), value[1]] : value];
+    });
+  known.set(id, JSON.stringify([class_type, named]));
+  return known.get(id);
+}
+
+function isInFront(prompt) {
+  return !prompt || prompt.workflow === active(); // of one that was queued before the page was loaded nothing is known
+}
+
+function whenKnown(id, then) {
+  if (prompts.has(id) || !asked) then(prompts.get(id));
+  else waiting.push([id, then]);
+}
+
+function keep(prompt, id, output) {
+  const workflow = prompt?.workflow ?? active();
+  if (!results.has(workflow)) results.set(workflow, new Map());
+  results.get(workflow).set(id, output);
+  const node = isInFront(prompt) && nodeOf(id);
+  if (node) for (const then of handlers) then(node, output);
+}
+
+function showAgain() {
+  for (const [id, output] of results.get(active()) ?? []) {
+    const node = nodeOf(id);
+    if (node) for (const then of handlers) then(node, output);
+  }
+}
+
+app.registerExtension({
+  name: "purecc.prompts",
+
+  setup() {
+    const queue = api.queuePrompt;
+    api.queuePrompt = async (...args) => {
+      const workflow = active();
+      asked += 1;
+      try {
+        const answer = await queue.apply(api, args);
+        const nodes = args[1]?.output ?? {};
+        const own = Object.keys(nodes).filter((id) => nodes[id].class_type?.startsWith("PureCC"));
+        const known = new Map();
+        const signatures = new Map(own.map((id) => [id, signatureOf(nodes, id, known)]));
+        if (answer?.prompt_id) prompts.set(answer.prompt_id, { workflow, signatures });
+        for (const then of onAnswer) then(answer);
+        return answer;
+      } finally {
+        asked -= 1;
+        const later = waiting.splice(0);
+        for (const [id, then] of later) whenKnown(id, then);
+      }
+    };
+    api.addEventListener("executed", ({ detail }) =>
+      whenKnown(detail.prompt_id, (prompt) => {
+        const id = String(detail.display_node ?? detail.node);
+        if (prompt?.signatures.has(id)) outputs.set(prompt.signatures.get(id), detail.output);
+        if (detail.output) keep(prompt, id, detail.output);
+      }),
+    );
+    api.addEventListener("execution_cached", ({ detail }) =>
+      whenKnown(detail.prompt_id, (prompt) => {
+        for (const id of detail.nodes ?? []) {
+          const output = outputs.get(prompt?.signatures.get(String(id)));
+          if (output) keep(prompt, String(id), output);
+        }
+      }),
+    );
+  },
+
+  afterConfigureGraph() {
+    for (const wait of SETTLED) setTimeout(showAgain, wait);
+  },
+});

@@ -1,0 +1,116 @@
+"""What nodes say stands in them, in both node designs; and a run belongs to the workflow that it was queued from."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from controls import run_button
+from test_chart import DEADLINE, canvas, design, graph, load, run, wait_for_chart, wait_until_idle  # noqa: F401
+
+from purecc.launch.server import Server
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+TEXTS = (
+    """() => Object.fromEntries([...document.querySelectorAll('.purecc-text')].map((box, i) => [i, box.textContent]))"""
+)
+
+
+def texts(page: Page) -> list[str]:
+    return list(page.evaluate(TEXTS).values())
+
+
+def wait_for_text(page: Page, words: str) -> None:
+    page.wait_for_function(
+        "words => [...document.querySelectorAll('.purecc-text')].some(box => box.textContent.includes(words))",
+        arg=words, timeout=DEADLINE,
+    )  # fmt: skip
+
+
+def saving(name: str, seed: int) -> dict:
+    """The chart's graph, and its concept saved under a name."""
+    nodes = graph(seed=seed, steps=2, pure_steps=2)
+    nodes["7"] = {"class_type": "PureCCSaveConcept", "inputs": {"concept": ["4", 0], "name": name}, "_meta": {}}
+    return nodes
+
+
+def test_summary_report_and_file_stand_in_their_nodes(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    load(canvas, saving("texts/a concept", seed=300 + len(design)))
+    run(canvas)
+    for words in (
+        "5 pictures, 128 x 128 px",
+        "Extractor: rank 2, 2 steps",
+        "PureCC: rank 2, 2 steps",
+        "models/purecc/texts/a concept",
+    ):
+        wait_for_text(canvas, words)
+    wait_until_idle(server)
+    said = sorted(texts(canvas))
+    assert len(said) == 4 and all(said)  # and of no node the host's own widget for texts
+    assert not canvas.evaluate(
+        "() => app.graph.nodes.some(n => n.widgets?.some(w => w.name === '$$node-text-preview'))"
+    )
+
+    # the graph opened anew: all of it is in the host's cache, which tells nothing of the nodes within
+    load(canvas, saving("texts/a concept", seed=300 + len(design)), "the same again")
+    canvas.wait_for_timeout(1500)
+    assert not any(texts(canvas))
+    run(canvas)
+    wait_for_text(canvas, "Extractor: rank 2, 2 steps")
+    assert wait_for_chart(canvas, "state === 'finished'", chart=1)["step"] == 2
+    assert sorted(texts(canvas)) == said
+
+
+def test_a_value_that_is_refused_is_told_over_the_canvas(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    """The host runs the other outputs, and would only frame the node."""
+    load(canvas, saving("../../elsewhere", seed=400 + len(design)))
+    run(canvas)
+    canvas.get_by_text("is not a name for a file here", exact=False).first.wait_for(timeout=DEADLINE)
+    wait_until_idle(server)
+
+
+def test_a_run_is_drawn_in_the_workflow_that_queued_it_alone(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    """Node ids are alike in two workflows of one template."""
+    load(canvas, graph(seed=500 + len(design), steps=3000))
+    run(canvas)
+    live = wait_for_chart(canvas, "state === 'running' && points >= 2")
+    load(canvas, graph(seed=510 + len(design), steps=5), "another")
+    canvas.wait_for_timeout(3000)
+    seen = canvas.evaluate("() => ({ ...document.querySelector('.purecc-chart canvas').dataset })")
+    assert seen["run"] == "" and not any("step" in text for text in texts(canvas))
+    assert "purecc_run" not in json.dumps(canvas.evaluate("() => app.graph.serialize()"))
+
+    canvas.locator(".workflow-tabs .p-togglebutton, [data-testid=workflow-tab]").nth(-2).click()
+    again = wait_for_chart(canvas, f"state === 'running' && step > {live['step']}")
+    assert again["run"] == live["run"]
+    run_button(canvas)  # the page is whole
+
+
+def test_a_run_is_no_step_of_undo_and_its_chart_stays(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    """The page itself takes note of nodes that have grown with their pictures; the run's name in them is nothing to undo."""
+    load(canvas, graph(seed=600 + len(design), steps=2))
+    tracker = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    note = f"() => {{ const t = {tracker}; (t.captureCanvasState ?? t.checkState).call(t); }}"
+    rank = "app.graph.nodes.find(n => n.comfyClass === 'PureCCTrainExtractor').widgets.find(w => w.name === 'rank')"
+    canvas.wait_for_timeout(1500)
+    canvas.evaluate(note)
+    canvas.evaluate(f"() => {{ {rank}.value = 3; }}")
+    canvas.evaluate(note)
+    run(canvas)
+    done = wait_for_chart(canvas, "state === 'finished'")
+    wait_until_idle(server)
+    canvas.evaluate(note)
+    kept = canvas.evaluate(
+        f"""() => [...{tracker}.undoQueue, {tracker}.activeState].map(
+            state => state.nodes.find(n => n.type === 'PureCCTrainExtractor')?.properties.purecc_run)"""
+    )
+    assert kept[-1] == done["run"] and set(kept) <= {None, done["run"]}
+    assert None not in kept[kept.index(done["run"]) :]  # in all states that have the node
+    for _ in range(4):
+        canvas.evaluate(f"async () => {{ await {tracker}.undo(); }}")
+        if canvas.evaluate(f"() => {rank}.value") == 2:
+            break
+    assert canvas.evaluate(f"() => {rank}.value") == 2
+    assert wait_for_chart(canvas, "state === 'finished'")["run"] == done["run"]
