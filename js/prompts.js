@@ -6,8 +6,10 @@ import { api } from "../../scripts/api.js";
 const SETTLED = [100, 1000]; // ms after a graph was loaded, when the page has made its workflow the active one
 const prompts = new Map(); // id -> { workflow, signatures: node -> what its result depends on }
 const outputs = new Map(); // signature -> output
+const numbers = new Map(); // a node's class and inputs, those on wires by their own numbers -> its signature, a number
 const results = new WeakMap(); // workflow -> (node -> output)
 const waiting = []; // [prompt's id, function]: of events that came before the server's answer
+const HISTORY = 32; // prompts of before, looked through for what the server has in its cache and another page, or this one before it was loaded anew, was told
 const handlers = []; // of results
 let asked = 0; // answers that are to come
 
@@ -42,9 +44,10 @@ export function onResult(then) {
   handlers.push(then);
 }
 
+/** A number for all that a node's result depends on. `known`: those of the prompt's nodes so far. */
 function signatureOf(nodes, id, known) {
   if (known.has(id)) return known.get(id);
-  known.set(id, "a circle");
+  known.set(id, null); // a circle ends here
   const { class_type, inputs } = nodes[id];
   const named = Object.keys(inputs)
     .sort()
@@ -53,8 +56,26 @@ function signatureOf(nodes, id, known) {
       const wired = Array.isArray(value) && value.length === 2 && nodes[value[0]];
       return [name, wired ? [signatureOf(nodes, String(value[0]), known), value[1]] : value];
     });
-  known.set(id, JSON.stringify([class_type, named]));
+  const text = JSON.stringify([class_type, named]);
+  if (!numbers.has(text)) numbers.set(text, numbers.size);
+  known.set(id, numbers.get(text));
   return known.get(id);
+}
+
+/** Of the pack's nodes in a prompt: id -> signature. */
+function signaturesOf(nodes) {
+  const own = Object.keys(nodes).filter((id) => nodes[id].class_type?.startsWith("PureCC"));
+  const known = new Map();
+  return new Map(own.map((id) => [id, signatureOf(nodes, id, known)]));
+}
+
+/** Adds what came of earlier prompts' nodes, by the server's history. */
+async function learnFromHistory() {
+  const answer = await api.fetchApi(`/history?max_items=${HISTORY}`).catch(() => null);
+  const history = answer?.ok ? await answer.json().catch(() => ({})) : {};
+  for (const { prompt, outputs: found } of Object.values(history))
+    for (const [id, signature] of signaturesOf(prompt?.[2] ?? {}))
+      if (found?.[id] && !outputs.has(signature)) outputs.set(signature, found[id]);
 }
 
 function isInFront(prompt) {
@@ -91,10 +112,7 @@ app.registerExtension({
       asked += 1;
       try {
         const answer = await queue.apply(api, args);
-        const nodes = args[1]?.output ?? {};
-        const own = Object.keys(nodes).filter((id) => nodes[id].class_type?.startsWith("PureCC"));
-        const known = new Map();
-        const signatures = new Map(own.map((id) => [id, signatureOf(nodes, id, known)]));
+        const signatures = signaturesOf(args[1]?.output ?? {});
         if (answer?.prompt_id) prompts.set(answer.prompt_id, { workflow, signatures });
         for (const then of onAnswer) then(answer);
         return answer;
@@ -112,11 +130,11 @@ app.registerExtension({
       }),
     );
     api.addEventListener("execution_cached", ({ detail }) =>
-      whenKnown(detail.prompt_id, (prompt) => {
-        for (const id of detail.nodes ?? []) {
-          const output = outputs.get(prompt?.signatures.get(String(id)));
-          if (output) keep(prompt, String(id), output);
-        }
+      whenKnown(detail.prompt_id, async (prompt) => {
+        const cached = (detail.nodes ?? []).map(String).filter((id) => prompt?.signatures.has(id));
+        const known = (id) => outputs.get(prompt.signatures.get(id));
+        if (!cached.every(known)) await learnFromHistory();
+        for (const id of cached) if (known(id)) keep(prompt, id, known(id));
       }),
     );
   },

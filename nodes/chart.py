@@ -13,7 +13,7 @@ from ..purecc.job import FinishedJob, Job
 from ..purecc.runs import StepRecord
 from .host import when_needed
 
-session = when_needed("session")
+folders, page = when_needed("folders"), when_needed("page")
 EVENT, ROUTE = "purecc.run", "/purecc/runs/{name}"
 _PAUSE = 0.1  # seconds between two events at least: fast steps travel together
 
@@ -46,17 +46,17 @@ class LiveChart:
 
     def _send(self, state: str) -> None:
         fields = {"run": self.run, "state": state, "step": self._step, "total": self.job.settings.steps}
-        session.send_event(EVENT, {"node": self.node_id, **fields, "points": self._points})
+        page.send_event(EVENT, {"node": self.node_id, **fields, "points": self._points})
         self._points, self._sent = [], time.monotonic()
 
 
 def serve_runs() -> None:
     """Adds the route to the host's server."""
-    session.serve_json(ROUTE, lambda name: _answer(name))
+    page.serve_json(ROUTE, lambda name: _answer(name))
 
 
 def _answer(name: str) -> dict[str, Any]:
-    fields = asdict(read_curve(session.runs_folder(), name))
+    fields = asdict(read_curve(folders.runs_folder(), name))
     if fields.pop("finished"):
         return {**fields, "state": "finished"}
     return {**fields, "state": "running" if name in _running else "stopped"}

@@ -19,7 +19,7 @@ from ..purecc.pictures import (
     three_channels,
     unread_files,
 )
-from ..purecc.prompts import KINDS, Kind, Placeholder
+from ..purecc.prompts import KINDS, Kind, Placeholder, words_of
 from ..purecc.public_code import csv_file, csv_files, read_csv
 from ..purecc.shapes import SHAPES, Size, described
 from ..purecc.templates import CAPTIONS, TEMPLATES, Captions, require_templates
@@ -27,7 +27,8 @@ from .checks import require_clip, require_trigger, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
 
-session, text, training = when_needed("session"), when_needed("text"), when_needed("training")
+folders, page, session = when_needed("folders"), when_needed("page"), when_needed("session")
+text, training = when_needed("text"), when_needed("training")
 
 WIRED = "(pictures from the input)"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
@@ -52,7 +53,7 @@ class ConceptSetNode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Its VAE; the pictures are encoded with it, once."),
                 io.Combo.Input(
                     "folder",
-                    options=[WIRED, *folders()],
+                    options=[WIRED, *_choices()],
                     default=WIRED,
                     tooltip="Where the pictures are: the picture input of this node, a folder inside ComfyUI's input folder, or an "
                     "example of the pack. 3 to 5 pictures are enough. dog.txt beside dog.png is its caption, dog.mask.png its mask. A "
@@ -145,7 +146,13 @@ class ConceptSetNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: list[str]) -> bool | str:
+    def validate_inputs(cls, folder: list[str], trigger: list[str], class_word: list[str]) -> bool | str:
+        if trigger[0] is not None and class_word[0] is not None:  # as a wire's words, which are not known yet
+            try:
+                require_trigger(trigger[0])
+                words_of(trigger[0], class_word[0])
+            except ValueError as error:
+                return str(error)
         if folder[0] is not None and folder[0] != WIRED and not folder_path(folder[0]).is_dir():
             return f'There is no folder "{folder[0]}". Put it into ComfyUI\'s input folder and refresh (R).'
         return True
@@ -191,7 +198,7 @@ class ConceptSetNode(io.ComfyNode):
                 shown = masks_for_all(read(path, trigger[0], class_word[0], fitted))
             require_masks(shown)
             largest = max((p.pixels.shape[:2] for p in shown), key=lambda size: size[0] * size[1])
-            session.tell_in_node(training.encoding(clip[0], vae, *largest))
+            page.tell_in_node(training.encoding(clip[0], vae, *largest))
             concept_set = build_concept_set(
                 [p.pixels for p in shown],
                 captions_of(shown, [] if templates else lines),
@@ -214,10 +221,10 @@ class ConceptSetNode(io.ComfyNode):
         return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
 
 
-def folders() -> list[str]:
+def _choices() -> list[str]:
     """Folders with pictures: the pack's examples, then those in the host's input folder."""
     examples = [_EXAMPLE + p.name for p in sorted(EXAMPLES.iterdir()) if p.is_dir()] if EXAMPLES.is_dir() else []
-    return examples + [p.name for p in sorted(session.input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
+    return examples + [p.name for p in sorted(folders.input_folder().iterdir()) if p.is_dir() and _holds_pictures(p)]
 
 
 def read(folder: Path, trigger: str, class_word: str, prepare: Callable[[Picture], Picture]) -> list[Picture]:
@@ -235,7 +242,7 @@ def _holds_pictures(folder: Path) -> bool:
 
 def folder_path(name: str) -> Path:
     """The folder of a combo entry. Raises ValueError for a name that leads elsewhere."""
-    root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (session.input_folder(), name)
+    root, name = (EXAMPLES, name[len(_EXAMPLE) :]) if name.startswith(_EXAMPLE) else (folders.input_folder(), name)
     if name != Path(name).name or name in ("", ".", ".."):
         raise ValueError(f'"{name}" is not a folder inside "{root.name}". Choose one of the list, or press R.')
     return root / name

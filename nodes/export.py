@@ -9,7 +9,7 @@ from ..purecc.concept import Concept
 from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
 from ..purecc.files import save_tensors
 from ..purecc.learned_embeds import read_learned_embeds
-from ..purecc.prompts import KINDS, require_apart
+from ..purecc.prompts import KINDS, words_of
 from ..purecc.public_code import PEFT_CONFIG, read_lora
 from .checks import require_trigger
 from .host import when_needed
@@ -17,7 +17,7 @@ from .types import CATEGORY, ConceptWire
 
 NO_TOKEN = "none"
 
-loras, session, token_text = when_needed("loras"), when_needed("session"), when_needed("token_text")
+folders, loras, token_text = when_needed("folders"), when_needed("loras"), when_needed("token_text")
 
 
 class ExportConcept(io.ComfyNode):
@@ -53,12 +53,12 @@ class ExportConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
-        return session.not_a_name(loras.loras_folder(), name) or True
+        return folders.not_a_name(loras.loras_folder(), name) or True
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **_: object) -> str:
         """Changes with what is in the LoRA's file: one that was deleted is written again."""
-        return session.content_under(loras.loras_folder(), name)
+        return folders.content_under(loras.loras_folder(), name)
 
     @classmethod
     def execute(cls, concept: Concept, model, name: str, clip=None) -> io.NodeOutput:
@@ -67,11 +67,11 @@ class ExportConcept(io.ComfyNode):
         if concept.token_embeddings:
             folder = loras.embeddings_folder()
             # a prompt's word ends at a space, and brackets in it are weights
-            file = session.path_inside(folder, re.sub(r"[\s(),]", "_", name.strip()), ".safetensors")
+            file = folders.path_inside(folder, re.sub(r"[\s(),]", "_", name.strip()), ".safetensors")
             called = file.relative_to(folder).with_suffix("").as_posix()
         if concept.lora is not None:
             tensors, metadata = plain_lora(concept, called)
-            path = session.path_inside(loras.loras_folder(), name, ".safetensors")
+            path = folders.path_inside(loras.loras_folder(), name, ".safetensors")
             loras.require_loadable(model, concept, tensors)
             save_tensors(path, tensors, metadata)
             written.append((path, f"loras/{path.relative_to(loras.loras_folder()).as_posix()}"))
@@ -130,17 +130,14 @@ class ImportLora(io.ComfyNode):
     def fingerprint_inputs(cls, file: str, learned_token: str = NO_TOKEN, **_: object) -> str:
         """Changes with what is in the files."""
         lora, token = (None if name is None else loras.lora_file(name) for name in (file, learned_token))
-        return session.content_of(lora, lora and lora.with_name(PEFT_CONFIG), token)
+        return folders.content_of(lora, lora and lora.with_name(PEFT_CONFIG), token)
 
     @classmethod
     def execute(
         cls, file: str, trigger: str, class_word: str, kind: str, alpha: float, learned_token: str = NO_TOKEN
     ) -> io.NodeOutput:
         require_trigger(trigger)
-        trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
-        if not trigger or not class_word:
-            raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
-        require_apart(trigger, class_word)
+        trigger, class_word = words_of(trigger, class_word)
         concept = read_lora(loras.lora_path(file), trigger, class_word, kind, alpha)
         if learned_token != NO_TOKEN:
             rows = read_learned_embeds(loras.lora_path(learned_token)).rows

@@ -6,7 +6,7 @@ from ..purecc.concept import Concept, load_concept, save_concept
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
 
-session = when_needed("session")
+folders = when_needed("folders")
 
 
 class SaveConcept(io.ComfyNode):
@@ -31,18 +31,18 @@ class SaveConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
-        return session.not_a_name(session.concepts_folder(), name) or True
+        return folders.not_a_name(folders.concepts_folder(), name) or True
 
     @classmethod
     def fingerprint_inputs(cls, name: str, **_: object) -> str:
         """Changes with what is in the file: one that was deleted is written again."""
-        return session.content_under(session.concepts_folder(), name)
+        return folders.content_under(folders.concepts_folder(), name)
 
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
-        path = session.path_inside(session.concepts_folder(), name, ".safetensors")
+        path = folders.path_inside(folders.concepts_folder(), name, ".safetensors")
         save_concept(concept, path)
-        shown = path.relative_to(session.concepts_folder().parent.parent).as_posix()
+        shown = path.relative_to(folders.concepts_folder().parent.parent).as_posix()
         return io.NodeOutput(str(path), ui={"text": [shown]})
 
 
@@ -54,7 +54,7 @@ class LoadConcept(io.ComfyNode):
             display_name="Load Concept",
             category=CATEGORY,
             description="Reads a concept from models/purecc, or an example that comes with the pack.",
-            inputs=[io.Combo.Input("name", options=session.concept_files(), tooltip="A file that Save Concept wrote.")],
+            inputs=[io.Combo.Input("name", options=folders.concept_files(), tooltip="A file that Save Concept wrote.")],
             outputs=[
                 ConceptWire.Output("concept", display_name="concept", tooltip="For Apply Concept."),
                 io.String.Output("trigger", display_name="trigger", tooltip="The word that calls it in prompts."),
@@ -63,18 +63,18 @@ class LoadConcept(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, name: str) -> bool | str:
-        if name is not None and session.concept_file(name) is None:
+        if name is not None and folders.concept_file(name) is None:
             return f'There is no concept file "{name}" in models/purecc. Refresh (R) and choose another.'
         return True
 
     @classmethod
     def fingerprint_inputs(cls, name: str) -> str:
         """Changes with what is in the file."""
-        return session.content_of(session.concept_file(name)) if name is not None else ""
+        return folders.content_of(folders.concept_file(name)) if name is not None else ""
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        concept = load_concept(session.concept_path(name))
+        concept = load_concept(folders.concept_path(name))
         text = f"{concept.trigger} {concept.class_word} ({concept.role})"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
 

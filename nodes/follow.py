@@ -21,7 +21,7 @@ from .chart import LiveChart
 from .host import when_needed
 from .types import Advanced, TrainingData
 
-session = when_needed("session")
+page, session = when_needed("page"), when_needed("session")
 
 FOUND = "This very run was finished before: taken from disk."
 _PREVIEWS = 4  # in a run
@@ -89,7 +89,7 @@ def follow(job: Job | FinishedJob, validation: Validation, node_id: str, model: 
     `models_stay`: the host's own have room beside it; else the VAE leaves the device after each preview.
     """
     total = job.settings.steps
-    progress = session.Progress(node_id, total)
+    progress = page.Progress(node_id, total)
     if job.concept is not None:
         progress.step(total, FOUND)
     job.preparing = lambda what, done, of: _before(node_id, what, done, of)
@@ -111,7 +111,7 @@ def follow(job: Job | FinishedJob, validation: Validation, node_id: str, model: 
 
 def _before(node_id: str, what: str, done: int, total: int) -> None:
     """Progress before the first step."""
-    session.Progress(node_id, total).step(done, f"{what}: {done / total:.0%}")
+    page.Progress(node_id, total).step(done, f"{what}: {done / total:.0%}")
     session.check_interrupted()
 
 

@@ -17,7 +17,8 @@ from .follow import FOUND, Validation, follow, report
 from .host import when_needed
 from .types import CATEGORY, Advanced, ConceptWire, Data, SettingsWire, TrainingData
 
-convert, session, training = when_needed("convert"), when_needed("session"), when_needed("training")
+convert, folders = when_needed("convert"), when_needed("folders")
+session, training = when_needed("session"), when_needed("training")
 
 ANCHORS = ("background_anchor", "scene_anchor")  # of the face, for the methods with L_PureCC
 
@@ -92,7 +93,7 @@ class TrainExtractor(io.ComfyNode):
                 text = f"{report('Extractor', job)}\n{FOUND}"
                 return io.NodeOutput(job.concept, text, ui=shown(job, text))
             with training.prepared(model, data, train) as it:
-                root = session.runs_folder()
+                root = folders.runs_folder()
                 job = ExtractorJob(it.network, data.concept_set, it.settings, it.scaling, root, it.base, it.values)
                 follow(job, validation, cls.hidden.unique_id, EXTRACTOR, it.models_stay)
                 text = f"{report('Extractor', job)}\n{it.told()}"
@@ -189,7 +190,7 @@ class PureLearning(io.ComfyNode):
                 data = replace(data, concept_set=with_scenes(data.concept_set, data.encoder))
             validation = Validation(data, shift, advanced)
             with training.prepared(model, data, train, pure, extractor) as it:
-                root = session.runs_folder()
+                root = folders.runs_folder()
                 job = PureJob(
                     it.network, data.concept_set, it.settings, it.scaling, root, it.base, pure, extractor, it.values
                 )

@@ -54,7 +54,7 @@ def held_as(kind: Kind, token_embeddings: bool) -> Kind | None:
 
 @dataclass(frozen=True)
 class LoraWeights:
-    """A LoRA over named Linears: change = alpha / rank * B @ A. This line is the only place where the scale is said."""
+    """A LoRA over named Linears: change = alpha / rank * B @ A."""
 
     matrices: dict[str, tuple[Tensor, Tensor]]  # module -> (A [rank, in], B [out, rank])
     alpha: float

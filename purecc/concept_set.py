@@ -12,7 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
 from .flow import LatentScaling
-from .prompts import KINDS, Kind, Placeholder, SceneTexts, Texts, class_text, find_trigger, require_apart, texts_of
+from .prompts import KINDS, Kind, Placeholder, SceneTexts, Texts, class_text, find_trigger, texts_of, words_of
 from .templates import texts_of_template
 
 NULL = ""
@@ -251,16 +251,13 @@ def build_concept_set(
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
     class word, a caption that holds neither, or a template without its place for the concept.
     """
-    trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
+    trigger, class_word = words_of(trigger, class_word)
     if not pictures:
         raise ValueError("There are no pictures. Connect 3 to 5 of the concept, or choose a folder that holds them.")
     if len(captions) != len(pictures):
         raise ValueError(f"Pictures: {len(pictures)}, captions: {len(captions)}. One line for each is needed.")
-    if not trigger or not class_word:
-        raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
     if kind not in KINDS:
         raise ValueError(f'The kind is "{kind}"; it must be one of {", ".join(KINDS)}.')
-    require_apart(trigger, class_word)
     if templates:
         every = [texts_of_template(template, trigger, class_word, kind) for template in templates]
         # each begins at another, so that what reads the first text alone (probes, previews) has seen several

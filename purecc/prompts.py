@@ -92,6 +92,15 @@ def require_apart(trigger: str, class_word: str) -> None:
         )
 
 
+def words_of(trigger: str, class_word: str) -> tuple[str, str]:
+    """Both with single spaces. Raises ValueError where one is empty, or where they are not apart."""
+    trigger, class_word = " ".join(trigger.split()), " ".join(class_word.split())
+    if not trigger or not class_word:
+        raise ValueError(f'The trigger is "{trigger}" and the class word "{class_word}"; neither may be empty.')
+    require_apart(trigger, class_word)
+    return trigger, class_word
+
+
 def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
     """Complete, base and target text of a caption, which may hold the trigger or not, or be empty.
 

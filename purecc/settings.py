@@ -187,7 +187,7 @@ class PureSettings:
             return self
         if self.eta:
             raise ValueError(
-                "PureCC needs an extractor: connect Train Extractor, or choose another method. Without one eta must be 0."
+                "PureCC needs an extractor: connect Train Extractor (one that is bypassed counts as none), or choose another method. Without one eta must be 0."
             )
         return replace(self, method="LoRA")
 

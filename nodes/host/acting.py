@@ -19,7 +19,7 @@ from torch import Tensor
 from ...purecc.concept import T5_SLOT, Concept, Gate
 from .lora import Moved, RowLora, Where
 from .marks import CONCEPTS, MAP, concept_of, concepts_in, marks_of, slot_of
-from .session import tell_below_node, warn_of_mistake
+from .page import tell_below_node, warn_of_mistake
 
 KEY = "purecc"  # of our wrappers among those of other packs
 # keys in transformer_options

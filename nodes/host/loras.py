@@ -9,8 +9,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...purecc.concept import Concept
+from .folders import file_of, files_of
 from .lora import lora_places
-from .session import file_of, files_of
 
 
 def loras_folder() -> Path:

@@ -1,38 +1,17 @@
-"""What a training node needs of the host: device, pictures in and out, progress, interruption, folders."""
+"""What a training node needs of the host: device, pictures in and out, interruption, memory."""
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 import comfy.model_management
 import comfy.sd
-import comfy.utils
-import folder_paths
 import torch
-from aiohttp import web
-from PIL import Image
-from server import PromptServer
 from torch import Tensor
 
 log = logging.getLogger(__name__)
-TEXT, MISTAKE = "purecc.text", "purecc.mistake"  # events to the page
-_FOLDER = "purecc"  # of the host's models folder, and of its output folder
-_BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
-_PREVIEW = 256  # pixels, the longer side at most
-_DEVICES = {
-    "con",
-    "prn",
-    "aux",
-    "nul",
-    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
-}  # on Windows, no files
 
 
 @contextmanager
@@ -122,69 +101,6 @@ def _finite(vae: comfy.sd.VAE, work: Callable[[], Tensor]) -> Tensor:
             vae.first_stage_model.to(dtype)
 
 
-class Progress:
-    """A node's progress bar, the text under it and its preview picture."""
-
-    def __init__(self, node_id: str, total: int):
-        self.node_id, self.total = node_id, total
-        self._bar = comfy.utils.ProgressBar(total, node_id=node_id)
-
-    def step(self, done: int, text: str = "", preview: Image.Image | None = None) -> None:
-        """`done` of `total` steps are done."""
-        picture = ("JPEG", preview.convert("RGB"), _PREVIEW) if preview is not None else None
-        self._bar.update_absolute(done, self.total, picture)
-        if text:
-            _show(text, self.node_id)
-
-
-def tell_in_node(text: str, level: int = logging.INFO) -> None:
-    """Logs a text and shows it in the node of this pack that is running, where there is one."""
-    log.log(level, text)
-    if (node_id := _running()) is not None:
-        _show(text, node_id)
-
-
-def tell_below_node(text: str) -> None:
-    """Logs a text and has the page show it below the node that is running, any pack's, as it shows progress: two lines at most."""
-    log.info(text)
-    if (node_id := _running()) is not None:
-        server = PromptServer.instance
-        server.send_progress_text(text, node_id, server.client_id)
-
-
-def warn_of_mistake(text: str) -> None:
-    """Logs what is wired wrongly though it runs, and has the page show it over the canvas."""
-    log.warning(text)
-    send_event(MISTAKE, {"text": text})
-
-
-def _running() -> str | None:
-    return getattr(PromptServer.instance, "last_node_id", None)
-
-
-def _show(text: str, node_id: str) -> None:
-    send_event(TEXT, {"node": node_id, "text": text})
-
-
-def send_event(name: str, data: dict[str, Any]) -> None:
-    """An event to the page that queued what is running, with the prompt's id."""
-    server = PromptServer.instance
-    server.send_sync(name, {**data, "prompt_id": getattr(server, "last_prompt_id", None)}, server.client_id)
-
-
-def serve_json(route: str, answer: Callable[[str], dict[str, Any]]) -> None:
-    """Adds GET `route`, which has a part {name}: `answer(name)` as JSON; a LookupError becomes 404 with its sentence."""
-
-    @PromptServer.instance.routes.get(route)
-    async def handler(request: web.Request) -> web.Response:
-        loop = asyncio.get_running_loop()
-        try:
-            body = await loop.run_in_executor(None, answer, request.match_info["name"])
-        except LookupError as error:
-            return web.json_response({"error": str(error.args[0])}, status=404)
-        return web.json_response(body)
-
-
 def check_interrupted() -> None:
     """Raises the host's own exception where the user pressed cancel; let it pass through."""
     comfy.model_management.throw_exception_if_processing_interrupted()
@@ -208,115 +124,3 @@ def watch_peak(device: torch.device) -> int:
 def peak(device: torch.device) -> int | None:
     """Bytes, by the allocator, since `watch_peak`; None where no allocator counts them."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def runs_folder() -> Path:
-    """Where runs are kept: in the output folder, so that the page can show their pictures after a reload."""
-    return _made(Path(folder_paths.get_output_directory()) / _FOLDER / "runs")
-
-
-def input_folder() -> Path:
-    """The host's folder for people's own pictures."""
-    return Path(folder_paths.get_input_directory())
-
-
-def concepts_folder() -> Path:
-    """models/purecc, where concept files are saved; made where it is not there yet."""
-    return _made(_register())
-
-
-def _register() -> Path:
-    """models/purecc, made known to the host, .safetensors only. Makes no folder: lists are asked for while the pack loads.
-
-    The pack's own concepts are registered beside it, last: a file of the user's that has the same name is taken.
-    """
-    folder = Path(folder_paths.models_dir) / _FOLDER
-    # add_model_folder_path would leave the set of extensions empty, which means every file
-    paths, _ = folder_paths.folder_names_and_paths.get(_FOLDER, ([], set()))
-    others = [path for path in paths if path not in (str(folder), str(_BUNDLED))]
-    paths = [str(folder), *others, str(_BUNDLED)]
-    folder_paths.folder_names_and_paths[_FOLDER] = (paths, {".safetensors"})
-    return folder
-
-
-def concept_files() -> list[str]:
-    """Names of the concept files, relative to their folders, for a combo."""
-    _register()
-    return files_of(_FOLDER)
-
-
-def concept_file(name: str) -> Path | None:
-    """The file of a name from `concept_files`; None where there is none."""
-    _register()
-    return file_of(_FOLDER, name)
-
-
-def concept_path(name: str) -> Path:
-    """The same. Raises ValueError where there is none: the host does not check combos."""
-    if path := concept_file(name):
-        return path
-    raise ValueError(f'There is no concept "{name}" in {concepts_folder()}. Refresh the list (R) and choose another.')
-
-
-def content_of(*files: Path | None) -> str:
-    """Changes with the bytes of any of the files, and where one comes or goes; not where one is written anew as it was."""
-    return repr([None if file is None or not file.is_file() else _digest(file, *_stamp(file)) for file in files])
-
-
-def _stamp(file: Path) -> tuple[int, int]:
-    seen = file.stat()
-    return seen.st_mtime_ns, seen.st_size
-
-
-@lru_cache(maxsize=64)
-def _digest(file: Path, *_: int) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def not_a_name(folder: Path, name: str | None) -> str | None:
-    """Why no .safetensors file of this name can be in the folder; None where one can, and of a wire's name, which is not known yet."""
-    try:
-        if name is not None:
-            path_inside(folder, name, ".safetensors")
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def content_under(folder: Path, name: str | None) -> str:
-    """`content_of` the .safetensors file of a name; of one that cannot be, or is not known yet, nothing."""
-    return "" if name is None or not_a_name(folder, name) else content_of(path_inside(folder, name, ".safetensors"))
-
-
-def files_of(kind: str) -> list[str]:
-    """Names of the files in the host's folders of a kind, with / after sub-folders on Windows too: workflows are shared."""
-    return [name.replace("\\", "/") for name in folder_paths.get_filename_list(kind)]
-
-
-def file_of(kind: str, name: str) -> Path | None:
-    """The file of a name from `files_of`, or of one that a workflow of Windows has with \\; None where there is none."""
-    name = name.replace("\\", "/")
-    return Path(folder_paths.get_full_path_or_raise(kind, name)) if name in files_of(kind) else None
-
-
-def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
-    """`folder`/`name` with the suffix; sub-folders are allowed. Raises ValueError for a name that leads out of the folder."""
-    parts = PurePosixPath(name.strip().replace("\\", "/")).parts
-    rooted = name.strip().startswith(("/", "\\")) or PureWindowsPath(name.strip()).drive
-    strange = any(c in part for part in parts for c in '<>:"|?*\0') or any(len(part) > 200 for part in parts)
-    if not parts or rooted or ".." in parts or strange or any(p.partition(".")[0].lower() in _DEVICES for p in parts):
-        raise ValueError(
-            f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder, and no name that '
-            "Windows keeps for devices (con, aux, nul, ...)."
-        )
-    path = folder.joinpath(*parts)
-    if suffix and path.suffix.lower() != suffix:
-        path = path.with_name(path.name + suffix)
-    if folder.resolve() not in path.resolve().parents:  # a link inside the folder may lead out of it
-        raise ValueError(f'"{name}" leads out of {folder}. Use a name without links.')
-    return path
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

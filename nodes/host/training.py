@@ -27,7 +27,7 @@ from ...purecc.savings import Room, has_room_for_more, plan
 from ...purecc.settings import PureSettings, TrainSettings
 from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
-from . import convert, session, token_text
+from . import convert, folders, page, session, token_text
 from .weights import fingerprints
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
@@ -84,7 +84,7 @@ def _asked(
 
     @cache
     def run_of(storage: Storage) -> Run:
-        stored, root = replace(settings, frozen_weights=storage), session.runs_folder()
+        stored, root = replace(settings, frozen_weights=storage), folders.runs_folder()
         return stage.run_of(data, stored, scaling, root, base, dtype, values, **identity)
 
     return _Asked(device, dtype, scaling, base, values, run_of)
@@ -155,7 +155,7 @@ def prepared(
     ]
     notes = "\n".join([*foreign, *told, *convert.remarks(model, dtype)])
     # before the work: a run that ends for want of memory has said what it needs
-    session.tell_in_node(notes, logging.WARNING if foreign else logging.INFO)
+    page.tell_in_node(notes, logging.WARNING if foreign else logging.INFO)
     settings = chosen.settings
     largest = max(max(example.latent.shape[1:]) for example in data.examples)
     modulation = "cpu" if settings.modulation_table else None  # the job's table keeps it there

@@ -19,7 +19,7 @@ import purecc_pack  # noqa: E402
 import torch  # noqa: E402
 from graph import Prompt  # noqa: E402
 from PIL import Image  # noqa: E402
-from purecc_pack.nodes.host import session  # noqa: E402
+from purecc_pack.nodes.host import folders  # noqa: E402
 from purecc_pack.purecc.concept import load_concept, save_concept  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from sd3_files import REDUCED, SINGLE_FILE, VAE, prefixed, random_values, vae_shapes, weights  # noqa: E402
@@ -100,7 +100,7 @@ def job(file: str) -> dict:
 def without_t5(p: Prompt, source: str, run: Path) -> dict:
     """The concept as if it had been trained without T5, behind the CLIP that has it: drawn with the trigger and without."""
     concept = load_concept(run / "concept.safetensors")
-    path = session.concepts_folder() / "without t5.safetensors"
+    path = folders.concepts_folder() / "without t5.safetensors"
     save_concept(replace(concept, embeddings=replace(concept.embeddings, t5=None)), path)
     applied = p.apply(source, [p.add("PureCCLoadConcept", name=path.name), 0], gate="as trained")
     texts = {"T5 later, with trigger": "a [V] dog in the snow", "T5 later, without trigger": "a dog in the snow"}

@@ -16,7 +16,8 @@ from common import Result, check, host
 from PIL import Image
 from purecc_pack.nodes.export import ImportLora
 from purecc_pack.nodes.files import LoadConcept
-from purecc_pack.nodes.host import loras, session, training
+from purecc_pack.nodes.host import folders as host_folders
+from purecc_pack.nodes.host import loras, page, session, training
 from purecc_pack.purecc.memory import is_out_of_memory
 from server import PromptServer
 
@@ -54,11 +55,11 @@ def session_of_training() -> Result:
     hook = comfy.utils.PROGRESS_BAR_HOOK
     comfy.utils.set_progress_bar_global_hook(lambda *args, **kwargs: bars.append((*args, kwargs["node_id"])))
     try:
-        session.Progress("5:2", 10).step(3, "loss 0.5", Image.new("RGB", (64, 64)))
+        page.Progress("5:2", 10).step(3, "loss 0.5", Image.new("RGB", (64, 64)))
         server.last_node_id = "7"
-        session.tell_in_node("careful")
-        session.tell_below_node("no trigger")
-        session.warn_of_mistake("another CLIP")
+        page.tell_in_node("careful")
+        page.tell_below_node("no trigger")
+        page.warn_of_mistake("another CLIP")
     finally:
         server.send_sync = before
         comfy.utils.set_progress_bar_global_hook(hook)
@@ -95,16 +96,16 @@ def is_event(sent: tuple, name: str, **fields: str) -> bool:
 def folders() -> Result:
     """Files stay where they belong."""
     result = Result()
-    folder = session.concepts_folder()
+    folder = host_folders.concepts_folder()
     (folder / "sub").mkdir(exist_ok=True)
     for name in ("a.safetensors", "b.txt", "sub/c.safetensors"):
         (folder / name).touch()
-    files = session.concept_files()
+    files = host_folders.concept_files()
     own = {f for f in files if not f.startswith(("tests/", "example "))}  # the pack's example is listed too
     result.sentences[f"concept files {files}"] = own == {"a.safetensors", "sub/c.safetensors"}
-    result.sentences["their paths"] = session.concept_path("a.safetensors") == folder / "a.safetensors"
+    result.sentences["their paths"] = host_folders.concept_path("a.safetensors") == folder / "a.safetensors"
     for name in ("sub/c.safetensors", "sub\\c.safetensors"):  # as a workflow of Windows has it
-        result.sentences[f"{name}"] = session.concept_path(name) == folder / "sub" / "c.safetensors"
+        result.sentences[f"{name}"] = host_folders.concept_path(name) == folder / "sub" / "c.safetensors"
         result.sentences[f"{name} may be loaded"] = LoadConcept.validate_inputs(name) is True
         result.sentences[f"{name} is watched"] = LoadConcept.fingerprint_inputs(name) != ""
     (loras.loras_folder() / "sub").mkdir(exist_ok=True)
@@ -116,12 +117,14 @@ def folders() -> Result:
     for trigger in ("(ohwx)", "a\\b"):
         taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
         result.raises(f"the trigger {trigger}", "which prompts read as weights", taken)
-    result.raises("a combo's value is checked", "no concept", lambda: session.concept_path("../secret.safetensors"))
+    result.raises(
+        "a combo's value is checked", "no concept", lambda: host_folders.concept_path("../secret.safetensors")
+    )
     output = Path(folder_paths.get_output_directory())
-    result.sentences["runs are in the output folder"] = output in session.runs_folder().parents
+    result.sentences["runs are in the output folder"] = output in host_folders.runs_folder().parents
 
     with tempfile.TemporaryDirectory() as outside:
-        inside = session.path_inside
+        inside = host_folders.path_inside
         result.sentences["suffix"] = inside(folder, "dog", ".safetensors") == folder / "dog.safetensors"
         result.sentences["no suffix twice"] = (
             inside(folder, "x.safetensors", ".safetensors") == folder / "x.safetensors"
