@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from comfy_api.latest import io
 
@@ -89,10 +90,11 @@ class ImportLora(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="PureCCImportLora",
-            display_name="Import LoRA (public code, peft)",
+            display_name="Import LoRA (public code, peft, kohya)",
             category=CATEGORY,
             description="Reads an SD3 LoRA from models/loras as a concept: one that the paper's public code wrote, which ComfyUI's own "
-            "loader does not take, or any by diffusers or peft. Apply Concept then gives it a trigger and a gate.",
+            "loader does not take, any by diffusers or peft, or, with the MODEL connected, of any other trainer. Apply Concept then gives "
+            "it a trigger and a gate, and holds what is around it.",
             inputs=[
                 io.Combo.Input(
                     "file", options=loras.lora_files(),
@@ -112,6 +114,10 @@ class ImportLora(io.ComfyNode):
                     "learned_token", options=[NO_TOKEN, *loras.token_files()], default=NO_TOKEN, optional=True,
                     tooltip="The public code's learned_embeds.pt in models/loras, where its LoRA learnt beside a token of its own: the "
                     "trigger then reads as that token in CLIP-L and CLIP-G. Read as plain tensors; nothing in it is run.",
+                ),
+                io.Model.Input(
+                    "model", optional=True,
+                    tooltip="The model that the LoRA is for. Needed where its file names ComfyUI's or kohya's modules: they are found by it.",
                 ),
             ],
             outputs=[
@@ -134,11 +140,18 @@ class ImportLora(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, file: str, trigger: str, class_word: str, kind: str, alpha: float, learned_token: str = NO_TOKEN
+        cls,
+        file: str,
+        trigger: str,
+        class_word: str,
+        kind: str,
+        alpha: float,
+        learned_token: str = NO_TOKEN,
+        model=None,
     ) -> io.NodeOutput:
         require_trigger(trigger)
         trigger, class_word = words_of(trigger, class_word)
-        concept = read_lora(loras.lora_path(file), trigger, class_word, kind, alpha)
+        concept, left_out = imported(loras.lora_path(file), trigger, class_word, kind, alpha, model)
         if learned_token != NO_TOKEN:
             rows = read_learned_embeds(loras.lora_path(learned_token)).rows
             concept = replace(concept, token_embeddings=rows)
@@ -147,8 +160,27 @@ class ImportLora(io.ComfyNode):
             parts.append(f"{len(lora.matrices)} modules, rank {lora.rank}, alpha {lora.alpha:g}")
         if concept.token_embeddings:
             parts.append(f"a token in {' and '.join(concept.token_embeddings)}")
+        if left_out:
+            parts.append(f"{left_out} keys left out: of text encoders, or no LoRA of a Linear")
         text = f"{', '.join(parts)}; its base is not known"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
+
+
+def imported(path: Path, trigger: str, class_word: str, kind: str, alpha: float, model: object) -> tuple[Concept, int]:
+    """A file as a concept, and how many of its keys are left out. Raises ValueError for one that only a MODEL's names would explain."""
+    try:
+        return read_lora(path, trigger, class_word, kind, alpha), 0
+    except ValueError as error:
+        if model is None:
+            raise ValueError(
+                f"{error} Connect the MODEL that it is for, where it is another trainer's (kohya, ComfyUI's Train LoRA)."
+            ) from error
+    lora, left_out = loras.lora_on(model, path, alpha)
+    concept = Concept(
+        trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=lora, embeddings=None,
+        settings={"imported": path.name},
+    )  # fmt: skip
+    return concept, left_out
 
 
 NODES = [ExportConcept, ImportLora]

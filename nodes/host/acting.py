@@ -67,6 +67,7 @@ class Applied:
     gate: Gate = "conditioning"  # of the row_loras
     span: tuple[float, float] = (0.0, 1.0)  # of the sampling, in which it acts: from its start to its end
     holds: bool = False  # leaves the rest to the base model, see holding.py
+    acts_anyway: bool = False  # its LoRA does, in prompts without the trigger too
     _vectors: dict[tuple[int, ...], Moved] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> "Applied":
@@ -83,14 +84,9 @@ class Applied:
     @property
     def waits_for_its_trigger(self) -> bool:
         """Whether anything of it acts only where a prompt holds its trigger."""
-        own = self.concept
+        own, gated = self.concept, bool(self.row_loras) and self.gate != "off"
         embedded = own.embeddings is not None or own.token_embeddings is not None
-        return self.is_gated or (embedded and self.embedding_strength != 0)
-
-    @property
-    def is_gated(self) -> bool:
-        """Whether its LoRA acts only there."""
-        return bool(self.row_loras) and self.gate != "off"
+        return gated or (embedded and self.embedding_strength != 0)
 
     def vectors(self, slots: tuple[int, ...]) -> Moved:
         """The embeddings of slots, [blocks, slots, width]."""
@@ -233,7 +229,7 @@ def check_prompts(
     named = concepts_in(texts)
     waiting = [one for number, one in carried.items() if number not in named and one.waits_for_its_trigger]
     silent = ", ".join(f'"{one.concept.trigger}"' for one in waiting)
-    idle = ", ".join(f'"{one.concept.trigger}"' for one in waiting if one.is_gated or one.concept.lora is None)
+    idle = ", ".join(f'"{one.concept.trigger}"' for one in waiting if not one.acts_anyway)
     if silent and not named and not any(MAP in one.get("model_conds", ()) for one in texts):
         warn_of_mistake(
             f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "

@@ -66,7 +66,7 @@ def apply_concept(
     patched = model.clone()
     if lora_acts and in_weights:
         add_lora(patched, concept, strength)
-    applied = Applied(concept, embedding_strength, gated, gate, span, holds)
+    applied = Applied(concept, embedding_strength, gated, gate, span, holds, lora_acts and gate == "off")
     patched.model_options["transformer_options"][CONCEPTS] = {**carried, concept.uid: applied}
     attach(patched)
     if holds and not patched.get_wrappers(WrappersMP.CALC_COND_BATCH, KEY):

@@ -41,7 +41,7 @@ def tell_in_node(text: str, level: int = logging.INFO) -> None:
 
 def tell_below_node(text: str) -> None:
     """Logs a text and has the page show it below the node that is running, any pack's, as it shows progress: two lines at most."""
-    log.info(text)
+    log.warning(text)
     if (node_id := _running()) is not None:
         server = PromptServer.instance
         server.send_progress_text(text, node_id, server.client_id)

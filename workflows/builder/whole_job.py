@@ -40,6 +40,11 @@ class Plan:
         """Pixels of the groups left of the pictures."""
         return 2460 if self.with_lora else 1820
 
+    @property
+    def sheet_width(self) -> int:
+        """Of two rows of pictures: no wider than lets it stay in its row, where it is shown across the node's whole width."""
+        return min(480, 170 * self.count)
+
 
 ETA = (
     "**eta is 0 as it comes:** the two anchors hold the rest, and the extractor gives the starting point alone. Turn eta up, and the "
@@ -202,4 +207,13 @@ def _pictures(
             original=decoded[0]["IMAGE"], customised=picture["IMAGE"], **({"data": data["data"]} if part == "with" else {}),
         )  # fmt: skip
         name = f"purecc/{plan.prefix}sheet_{part}_{arm.replace(' ', '_')}"
-        g.add("SaveImage", _BRANCHES + 1540, y, 480, 290, name, title=f"Sheet: {arm}", images=compared["sheet"])
+        g.add(
+            "SaveImage",
+            _BRANCHES + 1540,
+            y,
+            plan.sheet_width,
+            290,
+            name,
+            title=f"Sheet: {arm}",
+            images=compared["sheet"],
+        )

@@ -9,12 +9,13 @@ from comfy.model_management import unload_all_models
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
-from purecc_pack.nodes.host import convert
+from purecc_pack.nodes.host import convert, loras
 from purecc_pack.nodes.host.apply import apply_concept, base_warning
 from purecc_pack.nodes.host.marks import CONCEPTS
 from purecc_pack.nodes.host.weights import fingerprint
 from purecc_pack.purecc.concept import ConceptEmbeddings, LoraWeights
 from purecc_pack.purecc.encoding import EncodedText
+from purecc_pack.purecc.files import save_tensors
 
 import nodes
 
@@ -117,16 +118,16 @@ def messages() -> Result:
     """What a person reads where something is not wired, or does not fit."""
     result, (model, clip, _) = Result(), host()
     concept = random_concept(base=fingerprint(model))
-    patched, marking = apply_concept(model, clip, concept)
+    patched, marking = apply_concept(model, clip, concept, gate="picture")
     run = lambda one: lambda: picture(patched, encode(one, PLAIN), encode(one, NEGATIVE), steps=3)  # noqa: E731
     said = warnings_of(run(clip))
     result.sentences[f"CLIP not wired, said once: {said}"] = (
         len(said) == 1 and '"[V]"' in said[0] and "Connect the CLIP" in said[0]
     )
     said = warnings_of(run(marking))
-    result.sentences[f"no trigger, said once: {said}"] = (
-        len(said) == 1 and '"[V]"' in said[0] and "no prompt" in said[0]
-    )
+    result.sentences[f"no trigger, said once: {said}"] = said == [
+        'PureCC: no "[V]" in these prompts, so it does nothing.'
+    ]
     said = warnings_of(lambda: picture(patched, encode(marking, PROMPT), encode(marking, ""), steps=2))
     result.sentences[f"silent where all is well: {said}"] = said == []
 
@@ -138,6 +139,7 @@ def messages() -> Result:
         ("its embeddings off", 0, {"gate": "off", "embedding_strength": 0.0}),
         ("a gated LoRA", 1, {"gate": "picture", "embedding_strength": 0.0}),
         ("embeddings alone", 1, {"gate": "off", "strength": 0.0}),
+        ("embeddings beside a LoRA everywhere", 0, {"gate": "off"}),
     ):
         one = random_concept(embeddings=name != "a LoRA everywhere, for a part of the sampling")
         given, knows = apply_concept(model, clip, one, **changed)
@@ -162,7 +164,8 @@ def messages() -> Result:
     off = apply_concept(*apply_concept(model, clip, concept), concept, 0.0, 0.0)
     on = apply_concept(*apply_concept(model, clip, concept, 0.0, 0.0), concept)
     same = [
-        picture(one, encode(knows, PROMPT), encode(knows, ""), steps=2) for one, knows in (off, on, (patched, marking))
+        picture(one, encode(knows, PROMPT), encode(knows, ""), steps=2)
+        for one, knows in (off, on, apply_concept(model, clip, concept))
     ]
     result.sentences["twice, once at strength 0"] = torch.equal(same[0], same[2]) and torch.equal(same[1], same[2])
     result.raises(
@@ -187,4 +190,50 @@ def messages() -> Result:
             "5 of the",
             lambda gate=gate, misfit=misfit: apply_concept(model, clip, misfit, gate=gate),
         )
+    return result
+
+
+@check
+def lora_files() -> Result:
+    """LoRAs of other trainers, imported: what the host's own loader makes of them. The largest of several ranks, text encoders left out."""
+    result, (model, clip, _) = Result(), host()
+    network = model.model.diffusion_model
+    shapes = {
+        name: module.weight.shape
+        for name, module in network.joint_blocks.named_modules(prefix="joint_blocks")
+        if name.endswith((".qkv", ".proj", ".fc1"))
+    }
+    generator = torch.Generator().manual_seed(0)
+    for trainer, prefix, dots, ends in (
+        ("kohya", "lora_unet_", "_", ("lora_down", "lora_up")),
+        ("Train LoRA", "diffusion_model.", ".", ("lora_A", "lora_B")),
+    ):
+        tensors = {}
+        for number, (name, (rows, width)) in enumerate(sorted(shapes.items())):
+            own, rank = prefix + name.replace(".", dots), 4 + 4 * (number % 2)
+            tensors[f"{own}.{ends[0]}.weight"] = torch.randn(rank, width, generator=generator) / width**0.5
+            tensors[f"{own}.{ends[1]}.weight"] = torch.randn(rows, rank, generator=generator) / 8
+            tensors[f"{own}.alpha"] = torch.tensor(2.0)
+        others = {
+            "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(()),
+            "lora_te1_strange.alpha": torch.ones(()),
+        }
+        path = loras.loras_folder() / f"{trainer}.safetensors"
+        save_tensors(path, tensors | others)
+        lora, left_out = loras.lora_on(model, path)
+        result.sentences[f"{trainer}: {left_out} left out, rank {lora.rank}"] = (left_out, lora.rank) == (2, 8)
+        concept = replace(random_concept(embeddings=False), lora=lora)
+        applied, marking = apply_concept(model, clip, concept, 0.8, gate="off")
+        texts = encode(marking, PLAIN), encode(marking, NEGATIVE)
+        stock = nodes.LoraLoaderModelOnly().load_lora_model_only(model, path.name, 0.8)[0]
+        got, wanted, base = (predict(one, *texts, TIMES) for one in (applied, stock, model))
+        result.figure(f"{trainer}, in the weights", got.positive, wanted.positive, base.positive)
+        gated, marking = apply_concept(model, clip, concept, 0.8, gate="picture", hold_surroundings=False)
+        texts = encode(marking, PROMPT), encode(marking, NEGATIVE)
+        got, wanted, base = (predict(one, *texts, TIMES) for one in (gated, stock, model))
+        result.figure(f"{trainer}, behind a gate", got.positive, wanted.positive, base.positive)
+        got, base = (predict(one, encode(marking, PLAIN), texts[1], TIMES) for one in (gated, model))
+        result.sentences[f"{trainer}, and without the word nothing"] = torch.equal(got.positive, base.positive)
+    save_tensors(path, others)
+    result.raises("a file of text encoders alone", "no LoRA of a Linear", lambda: loras.lora_on(model, path))
     return result
