@@ -166,15 +166,16 @@ def test_a_base_in_fewer_bytes_draws_its_own_class_pictures(tmp_path: Path) -> N
     assert not torch.equal(drawn["whole"], drawn["float8"])
 
 
-def test_a_base_that_was_rounded_draws_its_own_class_pictures(tmp_path: Path) -> None:
-    drawn = {}
-    for values in ("whole", "rounded"):
-        one = transformer()
-        if values == "rounded":
-            one.to(torch.float8_e4m3fn).to(torch.float32)
+@pytest.mark.parametrize(("dtype", "values"), [(torch.float8_e4m3fn, "rounded"), (torch.bfloat16, "whole")])
+def test_a_base_that_was_rounded_or_computes_otherwise_draws_its_own_class_pictures(
+    tmp_path: Path, dtype: torch.dtype, values: str
+) -> None:
+    drawn, rounded = [], transformer().to(dtype)
+    for one, told in (
+        (transformer(), "whole"),
+        (rounded.to(torch.float32) if values == "rounded" else rounded, values),
+    ):
         pure = PureSettings(method="LoRA + prior preservation", **FEW)
-        job = PureJob(
-            AdaptedNetwork(one), concept_set(), SETTINGS, SCALING, tmp_path, BASE_ID, pure, None, values=values
-        )
-        drawn[values] = job.class_pictures().latents[CHANNELS, SIDE, SIDE]
-    assert not torch.equal(drawn["whole"], drawn["rounded"])
+        job = PureJob(AdaptedNetwork(one), concept_set(), SETTINGS, SCALING, tmp_path, BASE_ID, pure, None, told)
+        drawn.append(job.class_pictures().latents[CHANNELS, SIDE, SIDE])
+    assert not torch.equal(*drawn)
