@@ -6,7 +6,7 @@ from pathlib import Path
 
 from comfy_api.latest import io
 
-from ..purecc.concept import Concept
+from ..purecc.concept import Concept, ForeignLoraError
 from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
 from ..purecc.files import save_tensors
 from ..purecc.learned_embeds import read_learned_embeds
@@ -161,16 +161,16 @@ class ImportLora(io.ComfyNode):
         if concept.token_embeddings:
             parts.append(f"a token in {' and '.join(concept.token_embeddings)}")
         if left_out:
-            parts.append(f"{left_out} keys left out: of text encoders, or no LoRA of a Linear")
+            parts.append(f"{left_out} parts left out: of text encoders, or no LoRA of a Linear")
         text = f"{', '.join(parts)}; its base is not known"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
 
 
 def imported(path: Path, trigger: str, class_word: str, kind: str, alpha: float, model: object) -> tuple[Concept, int]:
-    """A file as a concept, and how many of its keys are left out. Raises ValueError for one that only a MODEL's names would explain."""
+    """A file as a concept, and how many of its parts are left out. Raises ValueError for one that only a MODEL's names would explain."""
     try:
         return read_lora(path, trigger, class_word, kind, alpha), 0
-    except ValueError as error:
+    except ForeignLoraError as error:
         if model is None:
             raise ValueError(
                 f"{error} Connect the MODEL that it is for, where it is another trainer's (kohya, ComfyUI's Train LoRA)."

@@ -68,6 +68,10 @@ class LoraWeights:
         return self.alpha / self.rank
 
 
+class ForeignLoraError(ValueError):
+    """A file that is no LoRA in diffusers' names with one rank and one alpha; the host's own loader may know it."""
+
+
 def lora_of(name: str, matrices: dict[str, tuple[Tensor, Tensor]], alphas: Iterable[float | Tensor]) -> LoraWeights:
     """A file's LoRA. Raises ValueError where modules have several ranks or alphas, where A and B do not go together, and for what is not finite."""
     told = {float(alpha) if torch.as_tensor(alpha).numel() == 1 else math.nan for alpha in alphas}
@@ -78,11 +82,11 @@ def lora_of(name: str, matrices: dict[str, tuple[Tensor, Tensor]], alphas: Itera
             raise ValueError(f"{name}: the LoRA of {module} is not finite. The training that made it had diverged.")
     ranks = sorted({a.shape[0] for a, _ in matrices.values()})
     if len(ranks) != 1:
-        raise ValueError(f"{name} has modules of different rank ({ranks}); PureCC's concepts have one.")
+        raise ForeignLoraError(f"{name} has modules of different rank ({ranks}); PureCC's concepts have one.")
     if any(not math.isfinite(alpha) for alpha in told):
         raise ValueError(f"{name}: the LoRA's alpha is no number.")
     if len(told) != 1:
-        raise ValueError(f"{name} has modules of different alpha ({sorted(told)}); PureCC's concepts have one.")
+        raise ForeignLoraError(f"{name} has modules of different alpha ({sorted(told)}); PureCC's concepts have one.")
     return LoraWeights(matrices, told.pop())
 
 

@@ -131,7 +131,8 @@ def _on_white(path: Path) -> tuple[Tensor, Tensor | None]:
     if not clear:
         return _open(path, "RGB"), None
     colours, opaque = _open(path, "RGBA").split([3, 1], dim=-1)
-    return colours * opaque + 1 - opaque, opaque[..., 0] if float(opaque.mean()) < 1 - CUT_OUT else None
+    blended = torch.where(opaque == 1, colours, colours * opaque + 1 - opaque)
+    return blended, opaque[..., 0] if float(opaque.mean()) < 1 - CUT_OUT else None
 
 
 def _open(path: Path, mode: str) -> Tensor:

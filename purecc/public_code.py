@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from torch import Tensor
 
-from .concept import Concept, lora_of
+from .concept import Concept, ForeignLoraError, lora_of
 from .files import load_tensors
 from .learned_embeds import read_learned_embeds
 from .pictures import Picture, as_it_is, read_picture, read_text
@@ -110,7 +110,7 @@ def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: floa
     tensors, metadata = load_tensors(path)
     matrices, alphas = _matrices(tensors, path.name)
     rank = next(iter(matrices.values()))[0].shape[0]
-    told = [alpha] if alpha else alphas or [_told_alpha(path, metadata, rank)]
+    told = [alpha] if alpha else alphas or [told_alpha(path, metadata, rank)]
     return Concept(
         trigger=trigger, class_word=class_word, kind=kind, role="concept", base="", lora=lora_of(path.name, matrices, told),
         embeddings=None, settings={"imported": path.name},
@@ -118,7 +118,7 @@ def read_lora(path: Path, trigger: str, class_word: str, kind: Kind, alpha: floa
 
 
 def _matrices(tensors: Mapping[str, Tensor], name: str) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Tensor]]:
-    """module -> (A, B), and the alphas. Raises ValueError for a key that is none of these."""
+    """module -> (A, B), and the alphas. Raises ForeignLoraError for a key that is none of these."""
     parts: dict[str, dict[str, Tensor]] = {}
     strange, alphas = [], []
     for key, value in tensors.items():
@@ -135,14 +135,14 @@ def _matrices(tensors: Mapping[str, Tensor], name: str) -> tuple[dict[str, tuple
     half = [module for module, both in parts.items() if len(both) < 2]
     if strange or half or not parts:
         what = f"{(strange or half)[0]!r} is not understood" if strange or half else "there are no such keys"
-        raise ValueError(
+        raise ForeignLoraError(
             f"{name} is no LoRA of an SD3 transformer: {what}. Expected are keys as "
             "transformer_blocks.0.attn.to_q.lora_A.weight, after transformer. or base_model.model."
         )
     return {module: (both["A"], both["B"]) for module, both in parts.items()}, alphas
 
 
-def _told_alpha(path: Path, metadata: Mapping[str, str], rank: int) -> float:
+def told_alpha(path: Path, metadata: Mapping[str, str], rank: int) -> float:
     """What multiplies B A, times the rank, by the file's own metadata (diffusers) or an adapter_config.json beside it (peft); the rank where
     neither is there, which is what the public code trains with.
     """

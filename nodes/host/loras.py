@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from ...purecc.concept import Concept, LoraWeights, lora_of
 from ...purecc.files import load_tensors
+from ...purecc.public_code import told_alpha
 from .folders import file_of, files_of
 from .lora import lora_places
 from .weights import HostWeights
@@ -69,12 +70,13 @@ def require_loadable(model: ModelPatcher, concept: Concept, tensors: Mapping[str
 
 def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWeights, int]:
     """A LoRA file in any names that the host's loader knows (kohya's, ComfyUI's Train LoRA, ...), on diffusers' modules; and how
-    many of its keys are left out: those of text encoders, and what is no LoRA of a Linear.
+    many of its parts are left out: keys that name nothing of the MODEL, as of text encoders, and weights whose change is no LoRA of a Linear.
 
-    `alpha` 0: what the file says. Of a Linear that is q, k and v in one, each has the whole A and its rows of B. All modules get the largest rank, and alpha = rank.
+    `alpha` 0: what the file says, or the text beside it (`told_alpha`). Of a Linear that is q, k and v in one, each has the whole A and its rows of B. All modules get the largest rank, and alpha = rank.
     Raises ValueError where nothing is left, or for what is no file of tensors.
     """
-    tensors, _ = load_tensors(path)
+    tensors, metadata = load_tensors(path)
+    states = any(key.endswith(".alpha") for key in tensors)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patches = comfy.lora.load_lora(tensors, names, log_missing=False)
     modules: dict[str, list[tuple[str, int, int | None]]] = {}  # by the host's weight: name, its first row, its rows
@@ -82,22 +84,23 @@ def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWe
         key, part, change = (place, None, None) if isinstance(place, str) else (*place, None)[:3]
         if change is None:
             modules.setdefault(key, []).append((name.removesuffix(".weight"), *(part[1:] if part else (0, None))))
-    found, used = {}, set()
+    found, left_out = {}, set(tensors)
     for target, adapter in patches.items():
         key, own = (target, None) if isinstance(target, str) else target[:2]
         up, down, told, *more = adapter.weights if getattr(adapter, "name", "") == "lora" else (None,) * 3
         linear = model.model.get_submodule(key.rpartition(".")[0])
-        if up is None or any(part is not None for part in more) or not hasattr(linear, "out_features"):
+        left_out -= getattr(adapter, "loaded_keys", set())  # of all adapters together
+        parts = modules.get(key, []) if up is not None and hasattr(linear, "out_features") else []
+        parts = [part for part in parts if own is None or own[1:] == part[1:]]
+        if not parts or any(one is not None for one in more):
+            left_out.add(target)
             continue
-        a, b = down.float(), up.float() * ((alpha or told or len(down)) / len(down))
-        for name, first, rows in modules.get(key, []):
-            if own is None:  # of the whole weight
-                found[name] = a, b[first : None if rows is None else first + rows]
-            elif own[1:] == (first, rows):
-                found[name] = a, b
-            else:
-                continue
-            used |= adapter.loaded_keys
+        if told is None and not states:
+            told = told_alpha(path, metadata, len(down))
+        told = alpha or (len(down) if told is None else told)
+        a, b = down.float(), up.float() * (told / len(down))
+        for name, first, rows in parts:
+            found[name] = a, b if own or rows is None else b[first : first + rows]
     if not found:
         raise ValueError(f"{path.name} has no LoRA of a Linear of this MODEL.")
     rank = max(a.shape[0] for a, _ in found.values())
@@ -105,4 +108,4 @@ def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWe
         name: (pad(a, (0, 0, 0, rank - a.shape[0])), pad(b, (0, rank - b.shape[1])))
         for name, (a, b) in sorted(found.items())
     }
-    return lora_of(path.name, widened, [float(rank)]), len(tensors.keys() - used)
+    return lora_of(path.name, widened, [float(rank)]), len(left_out)

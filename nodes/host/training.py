@@ -90,8 +90,15 @@ def _asked(
     return _Asked(device, dtype, scaling, base, values, run_of)
 
 
+def _put_back(model: ModelPatcher) -> None:
+    """What another node put into the network's place leaves with it: its weights have other names there."""
+    if any(name.startswith("diffusion_model") for name in model.object_patches_backup):
+        session.free_for_training()
+
+
 def finished(model: ModelPatcher, wire: TrainingData, settings: TrainSettings) -> FinishedJob | None:
     """Stage 1 where this very run was finished before: no network is built for it. Raises ValueError for a MODEL of another type."""
+    _put_back(model)
     wire.concept_set.require_readable(convert.configuration(model))
     run = _asked(model, wire.concept_set, settings).run_of(settings.frozen_weights)
     concept = run.finished()
@@ -118,8 +125,7 @@ def prepared(
     device = session.training_device()
     if settings.token_embeddings or (extractor is not None and extractor.token_embeddings):
         token_encoder = token_text.HostTokenEncoder(wire.encoder, data.trigger, data.tokens, device)
-    if any(name.startswith("diffusion_model") for name in model.object_patches_backup):
-        session.free_for_training()  # what another node put into the network's place leaves with it
+    _put_back(model)
     config = convert.configuration(model)
     data.require_readable(config)
     asked = _asked(model, data, settings, pure, extractor)

@@ -119,6 +119,19 @@ def test_a_title_on_the_canvas_is_the_name_without_the_words_for_the_search_box(
     assert titles == ["Pure Learning", "Train Extractor"]
 
 
+def test_wires_of_the_packs_own_kinds_have_colours_in_every_palette(page: Page) -> None:
+    seen = """kind => [LGraphCanvas.link_type_colors[kind], app.canvas.default_connection_color_byType[kind],
+        getComputedStyle(document.body).getPropertyValue(`--color-datatype-${kind}`).trim()]"""
+    kinds = "PURECC_DATA", "PURECC_CONCEPT", "PURECC_SETTINGS"
+    for palette in ("dark", "light"):
+        page.evaluate("name => app.extensionManager.setting.set('Comfy.ColorPalette', name)", palette)
+        page.wait_for_timeout(500)
+        colours = [set(page.evaluate(seen, kind)) for kind in kinds]
+        assert all(len(of_kind) == 1 and "".join(of_kind).startswith("#") for of_kind in colours)
+        assert len(set.union(*colours)) == len(kinds)
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+
+
 @pytest.mark.parametrize("page", [True], ids=["nodes 2.0"], indirect=True)
 def test_a_small_learning_rate_is_shown_and_can_be_typed(page: Page) -> None:
     page.evaluate("""() => {

@@ -69,6 +69,7 @@ def train(model, wire, seed: int, pure: PureSettings = PAPER, stop: Exception | 
     data = wire.concept_set
     settings, seen = TrainSettings(steps=2, learning_rate=1e-3, seed=seed, **changed), {}
     with session.outside_inference():
+        assert training.finished(model, wire, settings) is None  # as the node asks first
         with training.prepared(model, wire, settings) as it:
             job = ExtractorJob(it.network, data, settings, it.scaling, RUNS, it.base)
             list(job)

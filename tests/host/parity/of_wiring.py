@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import torch
@@ -218,10 +219,13 @@ def lora_files() -> Result:
             "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(()),
             "lora_te1_strange.alpha": torch.ones(()),
         }
+        loha = f"{prefix}{'joint_blocks.0.context_block.mlp.fc2'.replace('.', dots)}.hada_w"
+        others |= {f"{loha}{end}": torch.zeros(4, 1024) for end in ("1_b", "2_b")}
+        others |= {f"{loha}{end}": torch.zeros(256, 4) for end in ("1_a", "2_a")}
         path = loras.loras_folder() / f"{trainer}.safetensors"
         save_tensors(path, tensors | others)
         lora, left_out = loras.lora_on(model, path)
-        result.sentences[f"{trainer}: {left_out} left out, rank {lora.rank}"] = (left_out, lora.rank) == (2, 8)
+        result.sentences[f"{trainer}: {left_out} left out, rank {lora.rank}"] = (left_out, lora.rank) == (3, 8)
         concept = replace(random_concept(embeddings=False), lora=lora)
         applied, marking = apply_concept(model, clip, concept, 0.8, gate="off")
         texts = encode(marking, PLAIN), encode(marking, NEGATIVE)
@@ -234,6 +238,19 @@ def lora_files() -> Result:
         result.figure(f"{trainer}, behind a gate", got.positive, wanted.positive, base.positive)
         got, base = (predict(one, encode(marking, PLAIN), texts[1], TIMES) for one in (gated, model))
         result.sentences[f"{trainer}, and without the word nothing"] = torch.equal(got.positive, base.positive)
+    stated = {
+        key: value for key, value in tensors.items() if not key.endswith(".alpha") and "0.x_block.attn.proj" in key
+    }
+    save_tensors(path, stated)
+    beside, rank = path.with_name("adapter_config.json"), len(next(v for k, v in stated.items() if ends[0] in k))
+    plain, _ = loras.lora_on(model, path)
+    beside.write_text(json.dumps({"r": rank, "lora_alpha": 3 * rank}), encoding="utf-8")
+    told, _ = loras.lora_on(model, path)
+    beside.unlink()
+    (module,) = plain.matrices
+    result.sentences["an alpha that is told beside the file"] = torch.allclose(
+        told.matrices[module][1], 3 * plain.matrices[module][1]
+    ) and torch.equal(loras.lora_on(model, path, 3.0 * rank)[0].matrices[module][1], told.matrices[module][1])
     save_tensors(path, others)
     result.raises("a file of text encoders alone", "no LoRA of a Linear", lambda: loras.lora_on(model, path))
     return result
