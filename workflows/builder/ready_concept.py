@@ -19,7 +19,7 @@ def load_and_sample() -> Graph:
     g.group("1  Model and concept", 0, 0, 420, tall)
     pocket, concept, latent = _sources(g)
     g.note(
-        20, 530, 380, 230,
+        20, 580, 380, 230,
         "**Use a concept.** *Load Concept* lists what *Save Concept* wrote, and this example. *Apply Concept* puts it on MODEL "
         "and CLIP; everything after it is stock.",
         "Write the trigger (here **[V]**) into the prompt, and encode with the CLIP that comes out of *Apply Concept*.",
@@ -62,7 +62,7 @@ def seeds_and_strengths() -> Graph:
     g.group("1  Model and concept", 0, 0, 420, tall)
     pocket, concept, latent = _sources(g)
     g.note(
-        20, 530, 380, 330,
+        20, 580, 380, 330,
         "**One concept at several strengths.** Each row has the same start noises (one seed, a batch of four), so only the "
         "strength differs from row to row.",
         "0 is the base model; the trigger then reads as its class word. Between 0.5 and 1 the concept comes in; above 1 the drawing breaks up. "
@@ -89,8 +89,8 @@ def seeds_and_strengths() -> Graph:
 def _sources(g: Graph) -> tuple[Node, Node, Node]:
     """Model, concept and start latent, in the first group."""
     pocket = g.add("PureCCPocketModel", 20, 60, 380, 70)
-    concept = g.add("PureCCLoadConcept", 20, 190, 380, 100, CONCEPT)
-    latent = g.add("EmptySD3LatentImage", 20, 350, 380, 130, SIZE, SIZE, COUNT)
+    concept = g.add("PureCCLoadConcept", 20, 190, 380, 120, CONCEPT)
+    latent = g.add("EmptySD3LatentImage", 20, 400, 380, 130, SIZE, SIZE, COUNT)
     return pocket, concept, latent
 
 

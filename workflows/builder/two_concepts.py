@@ -16,11 +16,11 @@ def two_concepts() -> Graph:
     tall = 3 * HEIGHT + 60
     g.group("1  Model and concepts", 0, 0, 420, tall)
     pocket = g.add("PureCCPocketModel", 20, 60, 380, 70)
-    dog = g.add("PureCCLoadConcept", 20, 190, 380, 100, DOG, title="Load Concept: [V] dog")
-    flower = g.add("PureCCLoadConcept", 20, 350, 380, 100, FLOWER, title="Load Concept: [W] flower")
-    latent = g.add("EmptySD3LatentImage", 20, 510, 380, 130, SIZE, SIZE, COUNT)
+    dog = g.add("PureCCLoadConcept", 20, 190, 380, 120, DOG, title="Load Concept: [V] dog")
+    flower = g.add("PureCCLoadConcept", 20, 400, 380, 120, FLOWER, title="Load Concept: [W] flower")
+    latent = g.add("EmptySD3LatentImage", 20, 610, 380, 130, SIZE, SIZE, COUNT)
     g.note(
-        20, 700, 380, 300,
+        20, 790, 380, 300,
         "**Two concepts in one prompt.** They were taught apart, each with a trigger of its own. Chain one *Apply Concept* for each, and write both "
         "triggers into the prompt. Two things do best where the prompt says where each of them is.",
         "**Your own:** give the second concept another trigger when you teach it; *Load Concept* shows which one a concept has.",
