@@ -87,7 +87,7 @@ app.registerExtension({
 
   setup() {
     onEvent("purecc.text", (node, { text }) => show(node, text));
-    onResult((node, { text }) => text?.length && show(node, text.join("\n")));
+    onResult(Object.keys(HEIGHTS), (node, { text }) => text?.length && show(node, text.join("\n")));
     onAnswer.push(warnOfRefused);
     api.addEventListener("purecc.mistake", ({ detail }) => warn(detail.text));
     api.addEventListener("execution_start", takeBackNotices);

@@ -10,6 +10,8 @@ const numbers = new Map(); // a node's class and inputs, those on wires by their
 const results = new WeakMap(); // workflow -> (node -> output)
 const waiting = []; // [prompt's id, function]: of events that came before the server's answer
 const HISTORY = 32; // prompts of before, looked through for what the server has in its cache and another page, or this one before it was loaded anew, was told
+const sought = new Set(); // signatures that the history was asked for
+const shows = new Set(); // classes of nodes that show results
 const handlers = []; // of results
 let asked = 0; // answers that are to come
 
@@ -39,8 +41,9 @@ export function onEvent(name, then) {
   );
 }
 
-/** Calls `then(node, output)` for each result of a node, also where the server had it in its cache, and again when its workflow comes to the front. */
-export function onResult(then) {
+/** Calls `then(node, output)` for each result of a node of these classes, also where the server had it in its cache, and again when its workflow comes to the front. */
+export function onResult(classes, then) {
+  for (const name of classes) shows.add(name);
   handlers.push(then);
 }
 
@@ -62,9 +65,9 @@ function signatureOf(nodes, id, known) {
   return known.get(id);
 }
 
-/** Of the pack's nodes in a prompt: id -> signature. */
+/** Of the nodes in a prompt that show results: id -> signature. */
 function signaturesOf(nodes) {
-  const own = Object.keys(nodes).filter((id) => nodes[id].class_type?.startsWith("PureCC"));
+  const own = Object.keys(nodes).filter((id) => shows.has(nodes[id].class_type));
   const known = new Map();
   return new Map(own.map((id) => [id, signatureOf(nodes, id, known)]));
 }
@@ -73,7 +76,7 @@ function signaturesOf(nodes) {
 async function learnFromHistory() {
   const answer = await api.fetchApi(`/history?max_items=${HISTORY}`).catch(() => null);
   const history = answer?.ok ? await answer.json().catch(() => ({})) : {};
-  for (const { prompt, outputs: found } of Object.values(history))
+  for (const { prompt, outputs: found } of Object.values(history).reverse()) // the newest first
     for (const [id, signature] of signaturesOf(prompt?.[2] ?? {}))
       if (found?.[id] && !outputs.has(signature)) outputs.set(signature, found[id]);
 }
@@ -133,7 +136,8 @@ app.registerExtension({
       whenKnown(detail.prompt_id, async (prompt) => {
         const cached = (detail.nodes ?? []).map(String).filter((id) => prompt?.signatures.has(id));
         const known = (id) => outputs.get(prompt.signatures.get(id));
-        if (!cached.every(known)) await learnFromHistory();
+        if (!cached.every((id) => known(id) || sought.has(prompt.signatures.get(id)))) await learnFromHistory();
+        for (const id of cached) sought.add(prompt.signatures.get(id));
         for (const id of cached) if (known(id)) keep(prompt, id, known(id));
       }),
     );

@@ -48,7 +48,7 @@ app.registerExtension({
       chart.take(detail);
       remember(node, detail.run);
     });
-    onResult((node, output) => {
+    onResult(Object.keys(HEIGHTS), (node, output) => {
       const run = charts.has(node) && output.purecc_run?.[0];
       if (!run) return;
       mount(node, charts.get(node).element);

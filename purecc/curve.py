@@ -47,4 +47,8 @@ def read_curve(root: Path, name: str, limit: int = 500) -> Curve:
     if records and kept[-1] is not records[-1]:
         kept.append(records[-1])
     done = records[-1].step if records else 0
-    return Curve(name, total, done, run.is_finished, [point(record) for record in kept])
+    try:
+        finished = run.is_finished
+    except OSError:  # another program holds it for a moment
+        finished = False
+    return Curve(name, total, done, finished, [point(record) for record in kept])

@@ -1,7 +1,8 @@
 """JSON and safetensors, written whole or not at all (`in_place`), and an optimiser's state without pickle."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,26 @@ def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     Raises ValueError where it is damaged or of another kind, and OSError where it cannot be read, now at least: another
     program may hold it, or a drive be away.
     """
+    with _opened(path) as file:
+        return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         path.open("rb").close()  # the library says of one that may not be read that there is none
         with safetensors.safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key).clone() for key in file.keys()}, file.metadata() or {}
+            yield file
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path.name} is not a readable safetensors file: {error}") from error
     except OSError as error:
         raise OSError(f"{path.name} cannot be read now: {error}") from error
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file, and nothing else of it. Raises as `load_tensors`."""
+    with _opened(path) as file:
+        return file.metadata() or {}
 
 
 def is_whole(path: Path) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from .concept import Concept, load_concept, save_concept
-from .files import is_whole, load_tensors, save_json, save_tensors, write_atomically
+from .files import is_whole, load_metadata, load_tensors, save_json, save_tensors, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -106,16 +106,23 @@ class Run:
         """
         step, tensors = self._checkpoint()
         source = self
-        for other in self._alike():
-            reached, held = other._checkpoint()
-            if step < reached <= self.identity["steps"]:
-                step, tensors, source = reached, held, other
-        if source is not self:
+        reached = {other: other._reached() for other in self._alike()}
+        reached = {other: of for other, of in reached.items() if step < of <= self.identity["steps"]}
+        if reached:
+            source = max(reached, key=reached.__getitem__)
+            step, tensors = source._checkpoint()
             log.info("%s goes on from step %d of %s.", self.folder.name, step, source.folder.name)
         kept = [record for record in source.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
         write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
         return step, tensors
+
+    def _reached(self) -> int:
+        """The checkpoint's step; 0 where there is none that can be read."""
+        try:
+            return int(load_metadata(self.folder / "checkpoint.safetensors")["step"])
+        except (OSError, ValueError, KeyError):
+            return 0
 
     def _checkpoint(self) -> tuple[int, dict[str, Tensor]]:
         path = self.folder / "checkpoint.safetensors"
@@ -141,7 +148,7 @@ class Run:
         for settings in self.folder.parent.glob(f"{stage}-*/settings.json"):
             try:
                 identity = json.loads(settings.read_text(encoding="utf-8"))
-            except ValueError:
+            except (OSError, ValueError):
                 continue
             if settings.parent != self.folder and isinstance(identity, dict) and _but_steps(identity) == own:
                 yield Run(self.folder.parent, stage, identity)
