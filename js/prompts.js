@@ -4,16 +4,18 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const SETTLED = [100, 1000]; // ms after a graph was loaded, when the page has made its workflow the active one
-const prompts = new Map(); // id -> { workflow, signatures: node -> what its result depends on }
+const prompts = new Map(); // id -> { order: the later the more, workflow, signatures: node -> what its result depends on }
 const outputs = new Map(); // signature -> output
 const numbers = new Map(); // a node's class and inputs, those on wires by their own numbers -> its signature, a number
-const results = new WeakMap(); // workflow -> (node -> output)
+const results = new WeakMap(); // workflow -> (node -> { order, output })
 const waiting = []; // [prompt's id, function]: of events that came before the server's answer
 const HISTORY = 32; // prompts of before, looked through for what the server has in its cache and another page, or this one before it was loaded anew, was told
 const sought = new Set(); // signatures that the history was asked for
 const shows = new Set(); // classes of nodes that show results
+const KEPT = 50; // prompts of which events may still come
 const handlers = []; // of results
 let asked = 0; // answers that are to come
+let last = 0; // order of the newest prompt
 
 /** Of several outputs those whose values are refused are left out of a run, and the page only frames their nodes: called with the answer. */
 export const onAnswer = [];
@@ -93,13 +95,15 @@ function whenKnown(id, then) {
 function keep(prompt, id, output) {
   const workflow = prompt?.workflow ?? active();
   if (!results.has(workflow)) results.set(workflow, new Map());
-  results.get(workflow).set(id, output);
+  const order = prompt?.order ?? 0;
+  if (results.get(workflow).get(id)?.order > order) return; // the history was asked for meanwhile
+  results.get(workflow).set(id, { order, output });
   const node = isInFront(prompt) && nodeOf(id);
   if (node) for (const then of handlers) then(node, output);
 }
 
 function showAgain() {
-  for (const [id, output] of results.get(active()) ?? []) {
+  for (const [id, { output }] of results.get(active()) ?? []) {
     const node = nodeOf(id);
     if (node) for (const then of handlers) then(node, output);
   }
@@ -115,9 +119,14 @@ app.registerExtension({
       asked += 1;
       try {
         const answer = await queue.apply(api, args);
-        const signatures = signaturesOf(args[1]?.output ?? {});
-        if (answer?.prompt_id) prompts.set(answer.prompt_id, { workflow, signatures });
-        for (const then of onAnswer) then(answer);
+        try {
+          const signatures = signaturesOf(args[1]?.output ?? {});
+          if (answer?.prompt_id) prompts.set(answer.prompt_id, { order: ++last, workflow, signatures });
+          if (prompts.size > KEPT) prompts.delete(prompts.keys().next().value);
+          for (const then of onAnswer) then(answer);
+        } catch (error) {
+          console.error("PureCC:", error); // the prompt is queued all the same
+        }
         return answer;
       } finally {
         asked -= 1;

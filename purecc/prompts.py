@@ -69,6 +69,10 @@ class Span:
 _BESIDE = r"(?:and|or|with|without|to|by|in|on|at|from|under|over|near|next|beside|behind|before|between)\b"
 #: between a trigger and the class word: a thing of its own begins ("beside a dog", ". A dog"), where "black and white dog" goes on
 _ANOTHER = re.compile(rf"(?:\b{_BESIDE}\s+|[.,;:]\s*)(?:a|an|the|another)\b", re.IGNORECASE)
+#: before a trigger: what it belongs to are several
+_COUNTED = re.compile(
+    r"\b(?:two|three|four|five|six|\d+|several|some|many|these|those|both)\s+(?:\w+\s+)?$", re.IGNORECASE
+)
 #: behind a trigger: no noun follows that it could belong to
 _ALONE = re.compile(rf"\s*(?:{_BESIDE}|[.,;:!?)]|$)", re.IGNORECASE)
 
@@ -116,7 +120,8 @@ def texts_of(caption: str, trigger: str, class_word: str, kind: Kind) -> Texts:
         return Texts(f"a {target}", class_text(class_word, kind), target)
     if held:
         elsewhere = find_word(class_word, _set_apart(caption, trigger, lambda _: "")) is not None
-        base = _set_apart(caption, trigger, lambda rest: _unnamed(rest, class_word, elsewhere))
+        several = _several(caption, trigger, class_word)
+        base = _set_apart(caption, trigger, lambda rest: "" if several else _unnamed(rest, class_word, elsewhere))
         base = _without_emptied_brackets(base)
         return Texts(_set_apart(caption, trigger), base, target)
     word = find_word(class_word, caption)
@@ -139,14 +144,19 @@ def _set_apart(text: str, trigger: str, put: Callable[[str], str] | None = None)
     return " ".join(re.sub(_trigger_pattern(trigger), placed, text, flags=re.IGNORECASE).split())
 
 
+def _several(caption: str, trigger: str, class_word: str) -> bool:
+    """Whether the trigger stands before more than one of the class: "two small [V] dogs"."""
+    held = find_trigger(trigger, caption)
+    dogs = find_word(f"{class_word}s", caption[held.end() :])
+    between = "" if dogs is None else caption[held.end() :][: dogs.start()]
+    return dogs is not None and len(between.split()) < 2 and _COUNTED.search(caption[: held.start()]) is not None
+
+
 def _unnamed(rest: str, class_word: str, elsewhere: bool) -> str:
     """What stands in the trigger's place without the concept: nothing in "a [V] old dog", the class word in "a [V] beside a dog".
 
     `rest`: what follows; `elsewhere`: whether the caption has the class word anywhere.
     """
-    several = find_word(f"{class_word}s", rest)
-    if several is not None and not re.search(rf"\b{_BESIDE}|[.,;:]", rest[: several.start()], re.IGNORECASE):
-        return ""  # "two [V] dogs"
     word = find_word(class_word, rest)
     if word is not None:
         return class_word if _ANOTHER.search(rest[: word.start()]) else ""

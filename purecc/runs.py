@@ -108,10 +108,11 @@ class Run:
         source = self
         reached = {other: other._reached() for other in self._alike()}
         reached = {other: of for other, of in reached.items() if step < of <= self.identity["steps"]}
-        if reached:
-            source = max(reached, key=reached.__getitem__)
-            step, tensors = source._checkpoint()
-            log.info("%s goes on from step %d of %s.", self.folder.name, step, source.folder.name)
+        for other in sorted(reached, key=reached.__getitem__, reverse=True):
+            if len([record for record in other.records() if record.step <= reached[other]]) == reached[other]:
+                (step, tensors), source = other._checkpoint(), other
+                log.info("%s goes on from step %d of %s.", self.folder.name, step, source.folder.name)
+                break
         kept = [record for record in source.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
         write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))

@@ -86,7 +86,10 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
     """
     try:
         here, patched = fingerprint(model), fingerprint(model, with_patches=True)
-    except PackedError:  # which model it is cannot be told; the concept works all the same
+    except (
+        PackedError,
+        KeyError,
+    ):  # which model it is cannot be told, as of a compiled one in its place; the concept works all the same
         return ""
     if not concept.base or is_same(concept.base, here) or is_same(concept.base, patched):
         return ""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import comfy.lora
 import folder_paths
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn.functional import pad
@@ -95,12 +96,19 @@ def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWe
         if not parts or any(one is not None for one in more):
             left_out.add(target)
             continue
-        if told is None and not states:
-            told = told_alpha(path, metadata, len(down))
-        told = alpha or (len(down) if told is None else told)
-        a, b = down.float(), up.float() * (told / len(down))
+        if alpha:
+            told = alpha
+        elif told is None:
+            told = len(down) if states else told_alpha(path, metadata, len(down))
+        a, b = (
+            down.float().flatten(1),
+            up.float().flatten(1) * (told / len(down)),
+        )  # some keep them as 1 x 1 convolutions
         for name, first, rows in parts:
-            found[name] = a, b if own or rows is None else b[first : first + rows]
+            pair = a, b if own or rows is None else b[first : first + rows]
+            if name in found:  # of q alone, beside one of q, k and v
+                pair = torch.cat([found[name][0], pair[0]]), torch.cat([found[name][1], pair[1]], 1)
+            found[name] = pair
     if not found:
         raise ValueError(f"{path.name} has no LoRA of a Linear of this MODEL.")
     rank = max(a.shape[0] for a, _ in found.values())

@@ -18,7 +18,7 @@ _PREVIEW = 256  # pixels, the longer side at most
 
 
 class Progress:
-    """A node's progress bar, the text under it and its preview picture."""
+    """A node's progress bar, the text in it and its preview picture."""
 
     def __init__(self, node_id: str, total: int):
         self.node_id, self.total = node_id, total

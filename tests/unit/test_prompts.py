@@ -185,3 +185,18 @@ def test_a_styles_trigger_inside_another_word_is_left_alone() -> None:
     texts = texts_of("a cartoon of a house in art style", "art", "style", "style")
     assert texts.base == "a cartoon of a house"
     assert texts.complete == "a cartoon of a house in art style"
+
+
+@pytest.mark.parametrize(
+    ("caption", "base"),
+    [
+        ("two [V] dogs", "two dogs"),
+        ("three small [V] dogs on a beach", "three small dogs on a beach"),
+        ("a photo of [V] chasing dogs", "a photo of dog chasing dogs"),
+        ("[V] watching dogs play", "dog watching dogs play"),
+        ("a photo of [V] among dogs", "a photo of dog among dogs"),
+        ("two [V] dogs and a dog", "two dogs and a dog"),
+    ],
+)
+def test_several_of_the_class_keep_their_word(caption: str, base: str) -> None:
+    assert texts_of(caption, "[V]", "dog", "instance").base == base

@@ -124,6 +124,13 @@ def test_what_cannot_be_read_for_a_moment_is_neither_damaged_nor_begun_anew(
     assert done.finished().uid == extractor().uid
 
 
+def test_what_a_crash_leaves_behind_is_in_no_list_of_finished_files(tmp_path: Path) -> None:
+    seen: list[Path] = []
+    write_atomically(tmp_path / "a.safetensors", lambda path: (seen.append(path), path.write_bytes(b"1")))
+    assert seen[0].parent == tmp_path and seen[0].suffix == ".part"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_records_of_two_who_wrote_at_once_are_each_step_once_and_in_order(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     for step in (2, 3, 1, 2, 4):

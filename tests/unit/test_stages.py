@@ -291,6 +291,9 @@ def test_pure_learning_needs_an_extractor(tmp_path: Path) -> None:
         make(PureSettings(), replace(extractor(), trigger="[W]"))
     with pytest.raises(ValueError, match="trained on another base model"):
         make(PureSettings(), extractor(), base="another")
+    assert (
+        make(PureSettings(), replace(extractor(), base=f"{BASE_ID} (with 1 LoRA on it)")).concept is None
+    )  # of before
     with pytest.raises(ValueError, match="has 1 embeddings a block, the concept set 2"):
         make(PureSettings(), extractor(), data=concept_set(tokens=2))
     assert make(PureSettings(method="LoRA"), None).concept is None

@@ -193,6 +193,15 @@ def test_accumulated_forwards_are_one_step_on_the_mean_gradient(tmp_path: Path, 
         torch.testing.assert_close(made, wanted, rtol=1e-3, atol=1e-5)
 
 
+def test_a_base_that_is_not_finite_is_named_at_the_first_step(tmp_path: Path) -> None:
+    """Nothing has been learnt then: a lower rate would not help."""
+    job = pure_job(tmp_path)
+    with torch.no_grad():
+        job.network.transformer.proj_out.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="not finite at step 1: the model itself"):
+        list(job)
+
+
 def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path: Path) -> None:
     """Where the loss itself is finite; and the checkpoint on disk stays as it was."""
     job = pure_job(tmp_path, settings=replace(SETTINGS, steps=6, checkpoint_every=2))
