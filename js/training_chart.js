@@ -49,8 +49,8 @@ app.registerExtension({
       remember(node, detail.run);
     });
     onResult(Object.keys(HEIGHTS), (node, output) => {
-      const run = charts.has(node) && output.purecc_run?.[0];
-      if (!run) return;
+      const run = output.purecc_run?.[0];
+      if (!charts.has(node) || !run?.startsWith(STAGES[node.comfyClass])) return;
       mount(node, charts.get(node).element);
       charts.get(node).show(run);
       remember(node, run);
