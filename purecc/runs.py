@@ -105,18 +105,22 @@ class Run:
         Measures of later steps are dropped: they come again. A damaged checkpoint is none; raises OSError as `finished`.
         """
         step, tensors = self._checkpoint()
-        source = self
+        kept = self._records_to(step)
         reached = {other: other._reached() for other in self._alike()}
-        reached = {other: of for other, of in reached.items() if step < of <= self.identity["steps"]}
         for other in sorted(reached, key=reached.__getitem__, reverse=True):
-            if len([record for record in other.records() if record.step <= reached[other]]) == reached[other]:
-                (step, tensors), source = other._checkpoint(), other
-                log.info("%s goes on from step %d of %s.", self.folder.name, step, source.folder.name)
+            if not step < reached[other] <= self.identity["steps"]:
+                continue
+            records = other._records_to(reached[other])
+            if len(records) == reached[other] and (found := other._checkpoint())[0] == reached[other]:
+                (step, tensors), kept = found, records
+                log.info("%s goes on from step %d of %s.", self.folder.name, step, other.folder.name)
                 break
-        kept = [record for record in source.records() if record.step <= step]
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)
         write_atomically(self.folder / "metrics.jsonl", lambda p: p.write_text(text, encoding="utf-8"))
         return step, tensors
+
+    def _records_to(self, step: int) -> list[StepRecord]:
+        return [record for record in self.records() if record.step <= step]
 
     def _reached(self) -> int:
         """The checkpoint's step; 0 where there is none that can be read."""

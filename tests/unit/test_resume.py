@@ -65,6 +65,23 @@ def test_more_steps_go_on_from_a_shorter_run_bit_for_bit(stage: str, tmp_path: P
     assert same(make(2).concept, shorter.concept)  # and is still there
 
 
+def test_a_shorter_run_that_is_not_whole_is_not_gone_on_from(tmp_path: Path) -> None:
+    """Of one without all of its measures the result's figures would be others, and so its file."""
+    shorter = extractor_job(tmp_path, replace(SETTINGS, steps=2))
+    run(shorter)
+    metrics, checkpoint = (shorter.run.folder / name for name in ("metrics.jsonl", "checkpoint.safetensors"))
+    whole, lines = checkpoint.read_bytes(), metrics.read_text(encoding="utf-8")
+    metrics.write_text(lines.splitlines()[0] + "\n", encoding="utf-8")
+    longer = extractor_job(tmp_path, replace(SETTINGS, steps=3))
+    assert longer.run.load_checkpoint() == (0, {})
+    metrics.write_text(lines, encoding="utf-8")
+    checkpoint.write_bytes(whole[:-8])
+    assert longer.run.load_checkpoint() == (0, {})
+    checkpoint.write_bytes(whole)
+    (tmp_path / "extractor-0123456789ab" / "settings.json").mkdir(parents=True)  # of another run, that cannot be read
+    assert longer.run.load_checkpoint()[0] == 2
+
+
 def test_a_cancelled_run_is_cut_to_fewer_steps(tmp_path: Path) -> None:
     for record in extractor_job(tmp_path, replace(SETTINGS, steps=9)):
         if record.step == 3:
