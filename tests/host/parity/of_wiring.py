@@ -229,10 +229,7 @@ def lora_files() -> Result:
         path = loras.loras_folder() / f"{trainer}.safetensors"
         save_tensors(path, tensors | others)
         lora, left_out = loras.lora_on(model, path)
-        result.sentences[f"{trainer}: {left_out} left out, rank {lora.rank}"] = (left_out, lora.rank) == (
-            3,
-            12 if trainer == "Train LoRA" else 8,
-        )
+        result.sentences[f"{trainer}: {left_out} left out, rank {lora.rank}"] = (left_out, lora.rank) == (3, 8)
         concept = replace(random_concept(embeddings=False), lora=lora)
         applied, marking = apply_concept(model, clip, concept, 0.8, gate="off")
         texts = encode(marking, PLAIN), encode(marking, NEGATIVE)
