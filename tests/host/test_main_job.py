@@ -160,7 +160,9 @@ def test_the_same_inputs_return_the_finished_run(server, trained) -> None:
     texts = []
     server.client.run(p.nodes, on_event=lambda kind, value: texts.append((kind, str(value))), timeout=DEADLINE)
     assert finished(server) == before
-    assert any("finished before" in text for kind, text in texts if kind == "purecc.text")
+    told = [text for kind, text in texts if kind == "purecc.text"]
+    assert sum("This very run was finished before" in text for text in told) == 2
+    assert sum("memory: about" in text for text in told) == 1  # for the extractor no network is built
 
 
 def test_a_cancelled_run_goes_on_where_it_was(server: Server) -> None:
