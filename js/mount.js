@@ -1,4 +1,4 @@
-/** Nodes 2.0 put an element of a node into the page once: where the next graph has a node of the same id, they go on showing the last one's. */
+/** Elements in nodes. Nodes 2.0 put one into the page once: where the next graph has a node of the same id, they go on showing the last one's. */
 
 import { app } from "../../scripts/app.js";
 
@@ -8,6 +8,16 @@ const LATER = [300, 1500]; // ms after a node was made
 export function mount(node, element) {
   if (element.isConnected || node.graph !== app.canvas.graph) return;
   document.querySelector(`[data-node-id="${node.id}"] .${element.className}`)?.replaceWith(element);
+}
+
+/** Calls `then` after a node's, or a prototype's, own method, with the same `this` and arguments. */
+export function after(owner, name, then) {
+  const original = owner[name];
+  owner[name] = function (...args) {
+    const result = original?.apply(this, args);
+    then.apply(this, args);
+    return result;
+  };
 }
 
 /** `mount`, when the page has drawn the node. */

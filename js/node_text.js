@@ -4,7 +4,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { mount, mountLater } from "./mount.js";
+import { after, mount, mountLater } from "./mount.js";
 import { onAnswer, onEvent, onResult } from "./prompts.js";
 
 // at least, in pixels; more scrolls, or shows in a taller node. (Training nodes have theirs below the chart: training_chart.js)
@@ -33,11 +33,7 @@ export function addText(node, height) {
   });
   widget.serialize = false; // nor of the workflow's widget values
   const grow = () => node.setSize([node.size[0], Math.max(node.size[1], node.computeSize()[1])]);
-  const configure = node.onConfigure;
-  node.onConfigure = function (...args) {
-    configure?.apply(this, args);
-    grow(); // a workflow of an earlier version had no room for it
-  };
+  after(node, "onConfigure", grow); // a workflow of an earlier version had no room for it
   grow();
 }
 
@@ -71,10 +67,12 @@ function warn(text) {
 
 /** A notice below another pack's node is of its last run: the sampler may run without the concept now. */
 function takeBackNotices() {
-  for (const node of (app.rootGraph ?? app.graph)?.nodes ?? []) {
-    const said = node.widgets?.find((widget) => widget.name === HOSTS_OWN);
-    if (String(said?.value).startsWith("PureCC:")) said.value = "";
-  }
+  const root = app.rootGraph ?? app.graph;
+  for (const graph of [root, ...(root?.subgraphs?.values() ?? [])])
+    for (const node of graph?.nodes ?? []) {
+      const said = node.widgets?.find((widget) => widget.name === HOSTS_OWN);
+      if (String(said?.value).startsWith("PureCC:")) said.value = "";
+    }
 }
 
 function warnOfRefused(answer) {

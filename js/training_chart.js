@@ -2,7 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { ChartWidget } from "./chart/widget.js";
-import { mount, mountLater } from "./mount.js";
+import { after, mount, mountLater } from "./mount.js";
 import { addText } from "./node_text.js";
 import { onEvent, onResult } from "./prompts.js";
 
@@ -25,16 +25,6 @@ function remember(node, run) {
     if (kept) kept.properties = { ...kept.properties, [PROPERTY]: run };
   }
   tracker?.updateModified?.(); // writes the draft
-}
-
-/** Calls `then` after a prototype's own method, with the same `this` and arguments. */
-function after(prototype, name, then) {
-  const original = prototype[name];
-  prototype[name] = function (...args) {
-    const result = original?.apply(this, args);
-    then.apply(this, args);
-    return result;
-  };
 }
 
 app.registerExtension({

@@ -161,7 +161,7 @@ class ImportLora(io.ComfyNode):
         if concept.token_embeddings:
             parts.append(f"a token in {' and '.join(concept.token_embeddings)}")
         if left_out:
-            parts.append(f"{left_out} parts left out: of text encoders, or no LoRA of a Linear")
+            parts.append(f"left out: {left_out} parts, of text encoders or other than a LoRA of a linear layer")
         text = f"{', '.join(parts)}; its base is not known"
         return io.NodeOutput(concept, concept.trigger, ui={"text": [text]})
 

@@ -236,7 +236,7 @@ def check_prompts(
             "Connect the CLIP output of Apply Concept to the text encode nodes."
         )
     elif idle:
-        tell_below_node(f"PureCC: no {idle} in these prompts, so it does nothing.")
+        tell_below_node(f"PureCC: no {idle} in these prompts, so its concept does nothing.")
     if any(MAP in one.get("model_conds", ()) for one in texts):
         for one in texts:  # a map for all, or the host draws apart what the base draws together
             if "cross_attn" in one and MAP not in one.get("model_conds", {}):

@@ -86,11 +86,8 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
     """
     try:
         here, patched = fingerprint(model), fingerprint(model, with_patches=True)
-    except (
-        PackedError,
-        KeyError,
-    ):  # which model it is cannot be told, as of a compiled one in its place; the concept works all the same
-        return ""
+    except (PackedError, KeyError):
+        return ""  # it cannot be told, as where a compiled network stands; the concept works all the same
     if not concept.base or is_same(concept.base, here) or is_same(concept.base, patched):
         return ""
     return (

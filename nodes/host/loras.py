@@ -73,7 +73,8 @@ def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWe
     """A LoRA file in any names that the host's loader knows (kohya's, ComfyUI's Train LoRA, ...), on diffusers' modules; and how
     many of its parts are left out: keys that name nothing of the MODEL, as of text encoders, and weights whose change is no LoRA of a Linear.
 
-    `alpha` 0: what the file says, or the text beside it (`told_alpha`). Of a Linear that is q, k and v in one, each has the whole A and its rows of B. All modules get the largest rank, and alpha = rank.
+    `alpha` 0: what the file says, or the text beside it (`told_alpha`). Of a Linear that is q, k and v in one, each has the whole A and
+    its rows of B. All modules get the largest rank, and alpha = rank.
     Raises ValueError where nothing is left, or for what is no file of tensors.
     """
     tensors, metadata = load_tensors(path)
@@ -100,10 +101,8 @@ def lora_on(model: ModelPatcher, path: Path, alpha: float = 0.0) -> tuple[LoraWe
             told = alpha
         elif told is None:
             told = len(down) if states else told_alpha(path, metadata, len(down))
-        a, b = (
-            down.float().flatten(1),
-            up.float().flatten(1) * (told / len(down)),
-        )  # some keep them as 1 x 1 convolutions
+        a, b = (matrix.float().flatten(1) for matrix in (down, up))  # some keep them as 1 x 1 convolutions
+        b = b * (told / len(down))
         for name, first, rows in parts:
             pair = a, b if own or rows is None else b[first : first + rows]
             if name in found:  # of q alone, beside one of q, k and v

@@ -69,7 +69,7 @@ class HostWeights:
         return place if isinstance(place, str) else place[0]
 
     def __getitem__(self, name: str) -> Tensor:
-        """One weight, where the host keeps it and, without patches, in its dtype: of most readers a few values are wanted."""
+        """One weight, where the host keeps it, in its dtype; with patches in float32."""
         return self._part(self.places[name], self._whole(self._key(self.places[name]), None, widen=self.with_patches))
 
     def items(self, device: torch.device | str) -> Iterator[tuple[str, Tensor]]:

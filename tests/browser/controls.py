@@ -13,6 +13,11 @@ def run_button(page: Page) -> Locator:
     return held.get_by_role("button", name="Run").or_(page.locator("button[data-testid=queue-button]")).first
 
 
+def texts(page: Page) -> list[str]:
+    """What stands in the pack's nodes."""
+    return page.evaluate("() => [...document.querySelectorAll('.purecc-text')].map(box => box.textContent)")
+
+
 def search_input(page: Page) -> Locator:
     """The box that a double click on the empty canvas opens."""
     own = page.locator(".comfy-vue-node-search-container .p-autocomplete input")

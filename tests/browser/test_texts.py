@@ -5,21 +5,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from controls import run_button
+from controls import run_button, texts
 from test_chart import DEADLINE, canvas, design, graph, load, run, wait_for_chart, wait_until_idle  # noqa: F401
 
 from purecc.launch.server import Server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
-
-TEXTS = (
-    """() => Object.fromEntries([...document.querySelectorAll('.purecc-text')].map((box, i) => [i, box.textContent]))"""
-)
-
-
-def texts(page: Page) -> list[str]:
-    return list(page.evaluate(TEXTS).values())
 
 
 def wait_for_text(page: Page, words: str) -> None:
@@ -114,3 +106,41 @@ def test_a_run_is_no_step_of_undo_and_its_chart_stays(canvas: Page, server: Serv
             break
     assert canvas.evaluate(f"() => {rank}.value") == 2
     assert wait_for_chart(canvas, "state === 'finished'")["run"] == done["run"]
+
+
+def sampling(text: str, clip: str) -> dict:
+    """The bundled concept, applied, and a picture of a prompt that is encoded by node `clip`: 1 the loader's, 3 Apply Concept's."""
+    encoded = {"clip": [clip, 1], "text": text}
+    nodes = {
+        "1": ("PureCCPocketModel", {}),
+        "2": ("PureCCLoadConcept", {"name": "example pink poodle.safetensors"}),
+        "3": ("PureCCApplyConcept", {"model": ["1", 0], "clip": ["1", 1], "concept": ["2", 0], "strength": 1.0, "embedding_strength": 1.0, "gate": "as trained"}),
+        "4": ("CLIPTextEncode", encoded),
+        "5": ("EmptySD3LatentImage", {"width": 128, "height": 128, "batch_size": 1}),
+        "6": ("KSampler", {"model": ["3", 0], "positive": ["4", 0], "negative": ["4", 0], "latent_image": ["5", 0], "seed": 1, "steps": 1,
+                           "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}),
+        "7": ("VAEDecode", {"samples": ["6", 0], "vae": ["1", 2]}),
+        "8": ("SaveImage", {"images": ["7", 0], "filename_prefix": "texts/t"}),
+    }  # fmt: skip
+    return {number: {"class_type": kind, "inputs": inputs, "_meta": {}} for number, (kind, inputs) in nodes.items()}
+
+
+def test_a_notice_goes_with_the_run_that_it_was_true_of(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    said = "() => app.graph.getNodeById(6).widgets.find(w => w.name === '$$node-text-preview')?.value ?? ''"
+    load(canvas, sampling(f"a dog, {design}", clip="3"))
+    run(canvas)
+    canvas.wait_for_function(f"() => ({said})().includes('no \"[V]\" in these prompts')", timeout=DEADLINE)
+    wait_until_idle(server)
+    canvas.evaluate("() => { app.graph.getNodeById(4).widgets.find(w => w.name === 'text').value = 'a [V] dog'; }")
+    run(canvas)
+    canvas.wait_for_function(f"() => !({said})().includes('PureCC')", timeout=DEADLINE)
+    wait_until_idle(server)
+    canvas.wait_for_timeout(500)
+    assert "PureCC" not in canvas.evaluate(said)
+
+
+def test_prompts_of_another_clip_are_told_over_the_canvas(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
+    load(canvas, sampling(f"a [V] dog, {design}", clip="1"))
+    run(canvas)
+    canvas.get_by_text("Connect the CLIP output of Apply Concept", exact=False).first.wait_for(timeout=DEADLINE)
+    wait_until_idle(server)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from controls import run_button
+from controls import run_button, texts
 from PIL import Image
 
 from purecc.launch.chromium import open_page
@@ -147,7 +147,7 @@ def test_01_runs_from_the_button_to_its_pictures(
         boxes = page.evaluate(NODES_2_BOXES if rendering else CLASSIC_BOXES)
         assert not overlapping(boxes)  # charts, previews and texts have grown the nodes
         assert not homeless(boxes, page.evaluate(FRAMES))
-        said = page.evaluate("() => [...document.querySelectorAll('.purecc-text')].map(box => box.textContent)")
+        said = texts(page)
         assert len(said) == 9 and all(said)  # Concept Set, three trainings, Save Concept, four Compares
     assert saved.is_file()
     assert not errors, errors

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -212,3 +213,11 @@ def test_a_failed_step_shows_the_end_of_its_log(tmp_path: Path, capsys: pytest.C
     assert caught.value.returncode == 3
     assert caught.value.output.splitlines() == [str(i) for i in range(85, 100)]
     assert "counting" in capsys.readouterr().out
+
+
+def test_a_gpu_is_remembered_and_its_lack_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver may come later."""
+    answers, layout = ["cpu", "gpu"], SimpleNamespace(stamp=tmp_path / "stamp.json", python="python")
+    asked = lambda *_, **__: SimpleNamespace(stdout=answers.pop(0), stderr="")  # noqa: E731
+    monkeypatch.setattr(install.subprocess, "run", asked)
+    assert [install.best_device(layout) for _ in range(3)] == ["cpu", "gpu", "gpu"] and not answers

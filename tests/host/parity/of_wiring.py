@@ -127,7 +127,7 @@ def messages() -> Result:
     )
     said = warnings_of(run(marking))
     result.sentences[f"no trigger, said once: {said}"] = said == [
-        'PureCC: no "[V]" in these prompts, so it does nothing.'
+        'PureCC: no "[V]" in these prompts, so its concept does nothing.'
     ]
     said = warnings_of(lambda: picture(patched, encode(marking, PROMPT), encode(marking, ""), steps=2))
     result.sentences[f"silent where all is well: {said}"] = said == []
