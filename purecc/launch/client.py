@@ -68,22 +68,28 @@ class Client:
         TimeoutError when it is over; ConnectionError or OSError if the server goes away.
         """
         deadline = time.monotonic() + timeout if timeout else float("inf")
+        record = None
         while time.monotonic() < deadline:
-            final = False
-            if self._stream:
-                event = _event(self._stream.receive(timeout=1.0))
-            else:  # submitted by another client: only the record tells
-                event = None
+            if self._stream is None:  # submitted by another client: only the record tells
+                if record := self.history(prompt_id):
+                    return record
                 time.sleep(0.2)
+                continue
+            message = self._stream.receive(timeout=1.0)
+            event = _event(message)
             if event and event[1].get("prompt_id", prompt_id) == prompt_id:
-                final = event[0] in _FINAL_EVENTS
                 if on_event:
                     on_event(*event)
-            # The record is written a moment after the final event; silence may mean that events were missed.
-            if final or not event:
-                record = self._finished(prompt_id, patience=10.0 if final else 0.0)
+                if event[0] in _FINAL_EVENTS and (record := self._written(prompt_id)):
+                    return record
+            if message is None:
+                # Silence may mean that the end was missed. The record may also have been written during it: the
+                # events before it are in the stream then, and are read before this ends.
                 if record:
                     return record
+                record = self.history(prompt_id)
+        if record:
+            return record
         raise TimeoutError(f"prompt {prompt_id} is not finished after {timeout:.0f} s")
 
     def run(self, prompt: dict[str, dict], on_event: EventHandler | None = None, timeout: float | None = None) -> dict:
@@ -97,13 +103,12 @@ class Client:
             self._stream.close()
             self._stream = None
 
-    def _finished(self, prompt_id: str, patience: float) -> dict | None:
-        until = time.monotonic() + patience
-        while True:
-            record = self.history(prompt_id)
-            if record or time.monotonic() >= until:
-                return record
+    def _written(self, prompt_id: str) -> dict | None:
+        """The record, which is written a moment after the final event; None where it is not within 10 seconds."""
+        until = time.monotonic() + 10.0
+        while not (record := self.history(prompt_id)) and time.monotonic() < until:
             time.sleep(0.05)
+        return record
 
     def _request(self, path: str, body: bytes | None, timeout: float) -> bytes:
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"} if body else {})
