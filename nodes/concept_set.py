@@ -27,8 +27,8 @@ from .checks import require_clip, require_trigger, require_vae
 from .host import when_needed
 from .types import CATEGORY, Data, TrainingData
 
-folders, page, session = when_needed("folders"), when_needed("page"), when_needed("session")
-text, training = when_needed("text"), when_needed("training")
+encoders, folders, page = when_needed("encoders"), when_needed("folders"), when_needed("page")
+session, text, training = when_needed("session"), when_needed("text"), when_needed("training")
 
 WIRED = "(pictures from the input)"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
@@ -182,11 +182,11 @@ class ConceptSetNode(io.ComfyNode):
             )
         lines = lines_of(captions)
         templates = templates_of(texts[0], lines, kind[0])
-        encoders = []
+        readers = []
 
         def encoder_of(word: str, placeholder: Placeholder) -> TextEncoder:
-            encoders.append(text.HostTextEncoder(clip[0], word, placeholder))
-            return encoders[0]
+            readers.append(text.HostTextEncoder(clip[0], word, placeholder))
+            return readers[0]
 
         def fitted(picture: Picture) -> Picture:
             return picture.fitted(resolution[0], shape[0])
@@ -208,6 +208,7 @@ class ConceptSetNode(io.ComfyNode):
                 tokens=tokens[0],
                 encode_picture=lambda pixels: session.encode_pictures(vae, pixels[None])[0],
                 text_encoder=encoder_of,
+                autoencoder=encoders.autoencoder(vae),
                 masks=[p.mask for p in shown if p.mask is not None],
                 templates=templates,
                 flip=flip[0],
@@ -218,7 +219,7 @@ class ConceptSetNode(io.ComfyNode):
         if unread:
             summary += f"\nleft out, for only {', '.join(SUFFIXES)} are read: {', '.join(sorted(unread))}"
         preview = ui.PreviewText(summary)
-        return io.NodeOutput(TrainingData(concept_set, vae, encoders[0]), summary, ui=preview)
+        return io.NodeOutput(TrainingData(concept_set, vae, readers[0]), summary, ui=preview)
 
 
 def _choices() -> list[str]:

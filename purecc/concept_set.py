@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, max_pool2d
+from torch.nn.functional import adaptive_avg_pool2d
 
 from .encoding import EncodedText, TextBatch, TextEncoder
+from .fingerprint import bytes_of, digest_of
 from .flow import LatentScaling
+from .mask_weights import covered, outside_of
 from .prompts import KINDS, Kind, Placeholder, SceneTexts, Texts, class_text, find_trigger, texts_of, words_of
 from .templates import texts_of_template
 
 NULL = ""
-_TOUCHED = 0.05  # share of a latent pixel that a mask must cover: mattes have a little grey everywhere
-_LEAST_OUTSIDE = 0.1  # of the picture: where less is left, it is not weighed up to a whole picture's worth
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,15 @@ class Example:
     latent: Tensor  # [channels, height, width]
     flipped: Tensor | None = None  # latent of the mirrored picture, where pictures may be flipped
     others: tuple[Texts, ...] = ()  # further texts, of templates
+    source: str = ""  # digest of the picture's pixels and the autoencoder's fingerprint; empty: the latents alone tell
+
+    @property
+    def identity(self) -> bytes:
+        """Tells its latents from others: by what they were made of, whose rounding does not count, or by their bits."""
+        flipped = self.flipped is not None
+        if self.source:
+            return f"{self.source} {flipped}".encode()
+        return bytes_of(self.latent) + (b"flipped" + bytes_of(self.flipped) if flipped else b"")
 
     @property
     def all_texts(self) -> tuple[Texts, ...]:
@@ -145,7 +154,7 @@ class ConceptSet:
     def concept_share(self) -> float:
         """How much of the pictures is on the masks and their rims, 0..1."""
         every = range(len(self.examples))  # one by one: they may be of several sizes
-        return sum(float(_covered(self._shares([i], ())).mean()) for i in every) / len(every)
+        return sum(float(covered(self._shares([i], ())).mean()) for i in every) / len(every)
 
     @property
     def masked(self) -> bool:
@@ -159,17 +168,15 @@ class ConceptSet:
 
     @property
     def mask_fingerprint(self) -> str:
-        return hashlib.sha256(b"".join(_bytes(mask) for mask in self.masks)).hexdigest()[:16]
+        return hashlib.sha256(b"".join(bytes_of(mask) for mask in self.masks)).hexdigest()[:16]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with any text, embedding of a text, or latent; the scenes' own are left aside."""
+        """Changes with any text, and with what texts and pictures were encoded from and by; the scenes' own are left aside."""
         digest = hashlib.sha256(f"{self.trigger}|{self.class_word}|{self.kind}|{self.tokens}".encode())
         for example in self.examples:
             digest.update(repr(example.texts).encode())
-            digest.update(_bytes(example.latent))
-            if example.flipped is not None:
-                digest.update(b"flipped" + _bytes(example.flipped))
+            digest.update(example.identity)
             if example.others:
                 digest.update(repr(example.others).encode())
         of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
@@ -179,52 +186,12 @@ class ConceptSet:
 
     @cached_property
     def scene_fingerprint(self) -> str:
-        """Changes with any text of the scenes, or its embedding."""
+        """As `fingerprint`, of the scenes' texts."""
         asked = {text for scene in self.scenes for text in astuple(scene)}
         return hashlib.sha256(repr(self.scenes).encode() + self._encodings(asked)).hexdigest()[:16]
 
     def _encodings(self, texts: set[str]) -> bytes:
-        found = b""
-        for text in sorted(texts):
-            encoded = self.encoded[text]
-            found += text.encode() + b"".join(map(_bytes, (encoded.rows, encoded.pooled, encoded.marks)))
-        return found
-
-
-def outside_of(share: Tensor) -> Tensor:
-    """Weights [batch, 1, height, width] of what lies outside of masks (0..1, likewise) and their rims, of mean 1."""
-    outside = 1 - _covered(share)
-    return outside / outside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
-
-
-def inside_of(outside: Tensor) -> Tensor:
-    """From the weights of `outside_of` those of the masks and their rims, of mean 1 likewise; all 0 where there is no mask."""
-    inside = (outside == 0).to(outside)
-    return inside / inside.mean((1, 2, 3), keepdim=True).clamp_min(_LEAST_OUTSIDE)
-
-
-def loss_weights_of(outside: Tensor, background: float) -> Tensor:
-    """From the weights of `outside_of` those of a loss, of mean 1 likewise: `background` where they are above 0, against 1."""
-    weights = torch.where(outside > 0, background, 1.0)
-    return weights / weights.mean((1, 2, 3), keepdim=True)
-
-
-def _covered(share: Tensor) -> Tensor:
-    """1 on all that a mask touches and on a rim around it, a sixteenth of the picture's shorter side, [batch, 1, height, width].
-
-    A thing's outline is its own: what is anchored too close to it costs likeness.
-    """
-    rim = min(share.shape[-2:]) // 16
-    return max_pool2d(touched(share).float(), 2 * rim + 1, 1, rim)
-
-
-def touched(share: Tensor) -> Tensor:
-    """Which latent pixels a mask covers, of how much of each is inside it."""
-    return share > _TOUCHED
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().float().contiguous().numpy().tobytes()
+        return b"".join(text.encode() + self.encoded[text].identity for text in sorted(texts))
 
 
 def build_concept_set(
@@ -237,6 +204,7 @@ def build_concept_set(
     tokens: int,
     encode_picture: Callable[[Tensor], Tensor],
     text_encoder: Callable[[str, Placeholder], TextEncoder],
+    autoencoder: str = "",
     masks: list[Tensor] | None = None,
     templates: tuple[str, ...] = (),
     flip: bool = False,
@@ -245,7 +213,8 @@ def build_concept_set(
     """Encodes pictures ([height, width, 3] in 0..1) and the texts made of their captions (`prompts.texts_of`).
 
     With `templates`, each picture has the texts of all of them (`templates.texts_of_template`) and captions are left
-    aside. With `flip`, each picture is encoded mirrored too. `stated`: of each picture, the texts ("base", "target") that stand in
+    aside. With `flip`, each picture is encoded mirrored too. `autoencoder`: which one `encode_picture` has; the same pictures are then the same set
+    even where it rounds otherwise. `stated`: of each picture, the texts ("base", "target") that stand in
     place of those made of its caption.
 
     Raises ValueError, before anything is encoded, for no pictures, a caption too many or too few, an empty trigger or
@@ -281,7 +250,13 @@ def build_concept_set(
             if not encoded[text].marks.any():
                 raise ValueError(f'The trigger was cut off: "{text}" is too long for the text encoders.')
     examples = tuple(
-        Example(own[0], encode_picture(picture), encode_picture(picture.flip(1)) if flip else None, tuple(own[1:]))
+        Example(
+            own[0],
+            encode_picture(picture),
+            encode_picture(picture.flip(1)) if flip else None,
+            tuple(own[1:]),
+            digest_of(autoencoder, picture) if autoencoder else "",
+        )
         for own, picture in zip(of_pictures, pictures, strict=True)
     )
     return ConceptSet(trigger, class_word, kind, tokens, examples, encoded, tuple(pictures), tuple(masks or ()))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .concept import T5_SLOT
+from .fingerprint import bytes_of
 from .prompts import Placeholder, mark_tokens, substitute
 
 
@@ -18,6 +19,12 @@ class EncodedText:
     pooled: Tensor  # [pooled width]
     marks: Tensor  # [rows] int64: 0 for an ordinary row, else 1 + slot (see `concept.T5_SLOT`)
     text: str = ""  # which one, for learned input embeddings (see `token_embeddings`)
+    source: str = ""  # digest of its tokens and the encoders' fingerprint; empty: the values alone tell
+
+    @property
+    def identity(self) -> bytes:
+        """Tells it from others: by what it was made of, whose rounding does not count, or by its bits."""
+        return self.source.encode() or b"".join(map(bytes_of, (self.rows, self.pooled, self.marks)))
 
 
 class TextEncoder(Protocol):

@@ -1,4 +1,7 @@
-"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers; another of their values."""
+"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers; another of their values.
+
+And digests of whatever else a run depends on.
+"""
 
 import hashlib
 from collections.abc import Callable
@@ -48,3 +51,19 @@ def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
         return getattr(module, "base_layer", module).weight  # peft keeps the Linear that it wraps as base_layer
 
     return fingerprints(weight, len(transformer.transformer_blocks))[0]
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """A tensor's values in float32."""
+    return tensor.detach().cpu().float().contiguous().numpy().tobytes()
+
+
+def digest_of(*parts: str | bytes | Tensor) -> str:
+    """32 hexadecimal digits of texts, bytes, and tensors with their shapes."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Tensor):
+            digest.update(str(tuple(part.shape)).encode())
+        content = part.encode() if isinstance(part, str) else bytes_of(part) if isinstance(part, Tensor) else part
+        digest.update(f"|{len(content)}|".encode() + content)
+    return digest.hexdigest()[:32]

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from .concept_set import touched
+from .mask_weights import touched
 from .shapes import Shape, fit, size_of
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")

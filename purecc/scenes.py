@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .class_pictures import drawn_by_base
-from .concept_set import ConceptSet, outside_of
+from .concept_set import ConceptSet
 from .encoding import TextBatch, TextEncoder
 from .found_masks import mask_of
+from .mask_weights import outside_of
 from .network import AdaptedNetwork
 from .prompts import OTHERS, SceneTexts, scene_texts
 from .settings import PureSettings

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import forwards
 from . import objective as eq
 from .batches import Batch
-from .concept_set import inside_of, loss_weights_of
+from .mask_weights import inside_of, loss_weights_of
 from .network import BASE, EXTRACTOR, PURE, AdaptedNetwork
 from .settings import PureSettings
 

@@ -7,6 +7,7 @@ weights, chunks, padding and other nodes' surgery on token lists; the CLIP's enc
 import copy
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import comfy.conds
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from ...purecc.concept import T5_SLOT
 from ...purecc.encoding import EncodedText
+from ...purecc.fingerprint import digest_of
 from ...purecc.prompts import Placeholder, Span, mark_tokens, substitute
+from .encoders import text_encoders
 from .marks import MAP, concept_of, number, slot_of, write_code
 from .session import as_the_host, kept
 
@@ -222,7 +225,8 @@ class HostTextEncoder:
 
     def _encode(self, text: str) -> EncodedText:
         with as_the_host():
-            made = self.clip.encode_from_tokens(self.clip.tokenize(text), return_pooled=True, return_dict=True)
+            tokens = self.clip.tokenize(text)
+            made = self.clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
             marks = made["model_conds"][MAP].cond[0]
             ours = (marks > 0) & (concept_of(marks) == self.concept)
             slots = kept(torch.where(ours, slot_of(marks) + 1, torch.zeros_like(marks)), marks.dtype)
@@ -232,4 +236,19 @@ class HostTextEncoder:
                 f'The text encoders gave values that are not finite for "{text}", as T5 does in float16. Start ComfyUI with '
                 "--bf16-text-enc, or load T5 in bfloat16 or scaled float8."
             )
-        return EncodedText(rows, pooled, slots, text)
+        return EncodedText(rows, pooled, slots, text, self._source(tokens, slots))
+
+    @cached_property
+    def _encoders(self) -> str:
+        return text_encoders(self.clip, own=_MarkingEncode)
+
+    def _source(self, tokens: Tokens, slots: Tensor) -> str:
+        """What a text's rows are made of, of rows with these marks; empty where the rows alone tell."""
+        parts: list[str | Tensor] = [slots]
+        for key, chunks in sorted(with_vectors(tokens, self.clip.cond_stage_model).items()):
+            for place, chunk in enumerate(chunks):
+                for token, *weight in chunk:
+                    if not isinstance(token, (int, Tensor)):
+                        return ""
+                    parts += [f"{key} {place} {weight}", token if isinstance(token, Tensor) else str(int(token))]
+        return digest_of(self._encoders, *parts) if self._encoders else ""

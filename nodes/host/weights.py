@@ -14,6 +14,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...purecc.fingerprint import bytes_of
 from ...purecc.fingerprint import fingerprints as _fingerprints
 from ...purecc.positions import centre
 
@@ -58,7 +59,7 @@ class HostWeights:
     def __init__(self, model: ModelPatcher, with_patches: bool, side: int | None = None):
         require_sd3(model)
         self.with_patches, self.side = with_patches, side
-        self.entries = _entries(model)
+        self.entries = entries(model, model.model.diffusion_model, PREFIX)
         blocks = len(model.model.diffusion_model.joint_blocks)
         names = comfy.utils.mmdit_to_diffusers({"depth": blocks}, output_prefix=PREFIX)
         # the map also offers what this network lacks, such as a second attention in every block
@@ -124,14 +125,15 @@ class HostWeights:
         return value if change is None else change(value)  # swap_scale_shift is its own inverse
 
 
-def _entries(model: ModelPatcher) -> dict[str, list[Any]]:
-    """The network's weights by the host's keys, as `ModelPatcher.get_key_patches` gives them: [(original, how it is read), *patches].
+def entries(patcher: ModelPatcher, root: torch.nn.Module, prefix: str = "") -> dict[str, list[Any]]:
+    """The weights of a MODEL's network, a CLIP or a VAE by the host's keys, as `ModelPatcher.get_key_patches` gives them: [(original, how it is read), *patches].
 
     That goes through the state dict and fails where quantised layers put more into it than they have as attributes.
+    `root` is the patcher's model or a part of it, whose keys begin with `prefix`. Raises PackedError for what only other code can read.
     """
     found = {}
-    with model.use_ejected():
-        for place, module in model.model.diffusion_model.named_modules():
+    with patcher.use_ejected():
+        for place, module in root.named_modules():
             if getattr(module, "pre_quant_scale", None) is not None:
                 raise PackedError(
                     f"This MODEL's weights are packed ({place} scales what comes in, as some NVFP4 files do). Use the same model in bfloat16, "
@@ -144,14 +146,14 @@ def _entries(model: ModelPatcher) -> dict[str, list[Any]]:
                 if name not in module._non_persistent_buffers_set
             }
             for name, weight in own.items():
-                key = f"{PREFIX}{place}.{name}" if place else PREFIX + name
-                if key in model.hook_backup:
-                    weight = model.hook_backup[key][0]
-                elif key in model.backup:
-                    weight = model.backup[key].weight
+                key = f"{prefix}{place}.{name}" if place else prefix + name
+                if key in patcher.hook_backup:
+                    weight = patcher.hook_backup[key][0]
+                elif key in patcher.backup:
+                    weight = patcher.backup[key].weight
                 else:
-                    weight = getattr(model, "backup_buffers", {}).get(key, weight)
-                found[key] = [(weight, getattr(module, f"convert_{name}", _as_it_is)), *model.patches.get(key, [])]
+                    weight = getattr(patcher, "backup_buffers", {}).get(key, weight)
+                found[key] = [(weight, getattr(module, f"convert_{name}", _as_it_is)), *patcher.patches.get(key, [])]
     return found
 
 
@@ -183,20 +185,22 @@ def fingerprints(model: ModelPatcher, with_patches: bool = False) -> tuple[str, 
         if not (with_patches and model.patches):
             return base, values
         digest = hashlib.sha256(base.encode())
-        for key in sorted(model.patches):
-            digest.update(key.encode())
-            _update(digest, model.patches[key])
+        update(digest, model.patches)
         return f"{digest.hexdigest()[:16]} (with LoRAs on it)", values
 
 
-def _update(digest: "hashlib._Hash", value: Any) -> None:
-    """Adds one of the host's weight patches: tensors, numbers and names, in tuples and in adapters."""
+def update(digest: "hashlib._Hash", value: Any) -> None:
+    """Adds the host's weight patches: tensors, numbers and names, by key, in tuples and in adapters."""
     if isinstance(value, Tensor):
-        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+        digest.update(bytes_of(value))
+    elif isinstance(value, dict):
+        for key in sorted(value):
+            digest.update(key.encode())
+            update(digest, value[key])
     elif isinstance(value, (list, tuple)):
         for part in value:
-            _update(digest, part)
+            update(digest, part)
     elif hasattr(value, "weights"):  # an adapter: LoRA, LoHa, ...
-        _update(digest, (type(value).__name__, value.weights))
+        update(digest, (type(value).__name__, value.weights))
     else:
         digest.update((getattr(value, "__qualname__", None) or repr(value)).encode())

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import CHANNELS, ROWS, SIDE, TEXT_WIDTH, Words, concept_set, noise, text
+from tiny import CHANNELS, ROWS, SIDE, TEXT_WIDTH, TRIGGER, Words, concept_set, noise, text
 
 from purecc.concept_set import build_concept_set
 from purecc.encoding import EncodedText, TextBatch
@@ -103,6 +103,38 @@ def test_the_fingerprint_is_stable_and_notices_every_change() -> None:
     ]
     prints = [data.fingerprint, *(other.fingerprint for other in others)]
     assert len(set(prints)) == len(prints)
+
+
+def test_where_it_is_told_what_latents_and_texts_were_made_of_their_rounding_does_not_count() -> None:
+    data = concept_set(autoencoder="one")
+    assert data.fingerprint == concept_set(autoencoder="one", loud=1.001).fingerprint
+    nearly = [noise(SIDE, SIDE, CHANNELS, seed=i) for i in range(len(data.pictures))]
+    nearly[0][0, 0, 0] += 1e-3
+    other_pixels = build_concept_set(
+        nearly,
+        [example.texts.complete for example in data.examples],
+        trigger=TRIGGER,
+        class_word="dog",
+        kind="instance",
+        tokens=1,
+        encode_picture=lambda _: data.examples[0].latent,
+        text_encoder=Words,
+        autoencoder="one",
+    )
+    others = [
+        data,
+        concept_set(),
+        concept_set(autoencoder="two"),
+        concept_set(autoencoder="one", flip=True),
+        other_pixels,
+    ]
+    assert len({other.fingerprint for other in others}) == len(others)
+
+    null = data.encoded[""]
+    with_null = lambda **changed: replace(data, encoded=data.encoded | {"": replace(null, **changed)})  # noqa: E731
+    told = with_null(source="tokens")
+    assert told.fingerprint == with_null(source="tokens", rows=null.rows + 1).fingerprint
+    assert told.fingerprint not in (data.fingerprint, with_null(source="other tokens").fingerprint)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
@@ -104,8 +105,9 @@ def concept_set(
     tokens: int = 1,
     t5: bool = False,
     loud: float = 1.0,
+    **options: Any,
 ) -> ConceptSet:
-    """Pictures of noise, whose latents the picture's first pixels are; `loud` scales them."""
+    """Pictures of noise, whose latents the picture's first pixels are; `loud` scales them. `options`: of `build_concept_set`."""
     return build_concept_set(
         [noise(SIDE, SIDE, CHANNELS, seed=i) for i in range(len(captions))],
         list(captions),
@@ -115,6 +117,7 @@ def concept_set(
         tokens=tokens,
         encode_picture=lambda picture: loud * picture.permute(2, 0, 1),  # HWC -> CHW
         text_encoder=lambda trigger, placeholder: Words(trigger, placeholder, t5),
+        **options,
     )
 
 

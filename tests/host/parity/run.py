@@ -15,6 +15,7 @@ import of_concepts  # noqa: E402, F401
 import of_gates  # noqa: E402, F401
 import of_guider  # noqa: E402, F401
 import of_holding  # noqa: E402, F401
+import of_identity  # noqa: E402, F401
 import of_pocket  # noqa: E402, F401
 import of_session  # noqa: E402, F401
 import of_settings  # noqa: E402, F401
