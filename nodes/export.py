@@ -37,7 +37,9 @@ class ExportConcept(io.ComfyNode):
                     "model", tooltip="The model that it was trained on: every key is tried on it before the file is written."
                 ),
                 io.String.Input(
-                    "name", default="my concept", tooltip="File name; a/b makes a sub-folder. A file of this name is replaced."
+                    "name", default="my concept",
+                    tooltip="File name; a/b makes a sub-folder. A file of this name is replaced; one of something else is kept under another "
+                    "name.",
                 ),
                 io.Clip.Input(
                     "clip", optional=True,
@@ -64,7 +66,7 @@ class ExportConcept(io.ComfyNode):
     @classmethod
     def execute(cls, concept: Concept, model, name: str, clip=None) -> io.NodeOutput:
         require_exportable(concept)
-        written, called = [], ""
+        written, kept, called = [], [], ""
         if concept.token_embeddings:
             folder = loras.embeddings_folder()
             # a prompt's word ends at a space, and brackets in it are weights
@@ -74,14 +76,17 @@ class ExportConcept(io.ComfyNode):
             tensors, metadata = plain_lora(concept, called)
             path = folders.path_inside(loras.loras_folder(), name, ".safetensors")
             loras.require_loadable(model, concept, tensors)
+            kept += folders.keep_other(path, metadata)
             save_tensors(path, tensors, metadata)
             written.append((path, f"loras/{path.relative_to(loras.loras_folder()).as_posix()}"))
         if concept.token_embeddings:
             t5 = None if clip is None else token_text.t5_words(clip, concept.placeholder.words)
-            save_tensors(file, *embedding_file(concept, called, t5))
+            vectors, metadata = embedding_file(concept, called, t5)
+            kept += folders.keep_other(file, metadata)
+            save_tensors(file, vectors, metadata)
             written.append((file, f"embeddings/{called}.safetensors"))
         lost = "\n".join(what_is_lost(concept, called))
-        shown = "\n".join([*(name for _, name in written), lost])
+        shown = "\n".join([*(name for _, name in written), *kept, lost])
         return io.NodeOutput("\n".join(str(path) for path, _ in written), lost, ui={"text": [shown]})
 
 

@@ -22,7 +22,7 @@ class SaveConcept(io.ComfyNode):
                 io.String.Input(
                     "name",
                     default="my concept",
-                    tooltip="File name; a/b makes a sub-folder. A file of this name is replaced.",
+                    tooltip="File name; a/b makes a sub-folder. A file of this name is replaced; one of another concept is kept under another name.",
                 ),
             ],
             outputs=[io.String.Output("path", display_name="path", tooltip="Where the file is.")],
@@ -41,9 +41,10 @@ class SaveConcept(io.ComfyNode):
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         path = folders.path_inside(folders.concepts_folder(), name, ".safetensors")
+        kept = folders.keep_other(path, concept.metadata())
         save_concept(concept, path)
         shown = path.relative_to(folders.concepts_folder().parent.parent).as_posix()
-        return io.NodeOutput(str(path), ui={"text": [shown]})
+        return io.NodeOutput(str(path), ui={"text": ["\n".join([shown, *kept])]})
 
 
 class LoadConcept(io.ComfyNode):

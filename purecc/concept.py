@@ -166,6 +166,16 @@ class Concept:
             tensors[f"{_TOKEN}{encoder}"] = vectors
         return tensors
 
+    def metadata(self) -> dict[str, str]:
+        """The file's metadata."""
+        metadata = {f"purecc.{name}": json.dumps(getattr(self, name)) for name in _PLAIN}
+        metadata["purecc.version"] = json.dumps(__version__)
+        if self.embeddings:
+            metadata["purecc.embedding_mode"] = json.dumps(self.embeddings.mode)
+        metadata["modelspec.title"] = f"{self.trigger} {self.class_word}"
+        metadata["modelspec.trigger_phrase"] = self.trigger
+        return metadata
+
 
 _TOKEN = "concept.token."
 _PLAIN = [f.name for f in fields(Concept) if f.name not in ("lora", "embeddings", "token_embeddings")]
@@ -181,13 +191,7 @@ def _keys(module: str) -> tuple[str, str, str]:
 
 def save_concept(concept: Concept, path: Path) -> None:
     """Writes the file, whole or not at all."""
-    metadata = {f"purecc.{name}": json.dumps(getattr(concept, name)) for name in _PLAIN}
-    metadata["purecc.version"] = json.dumps(__version__)
-    if concept.embeddings:
-        metadata["purecc.embedding_mode"] = json.dumps(concept.embeddings.mode)
-    metadata["modelspec.title"] = f"{concept.trigger} {concept.class_word}"
-    metadata["modelspec.trigger_phrase"] = concept.trigger
-    save_tensors(path, concept.tensors(), metadata)
+    save_tensors(path, concept.tensors(), concept.metadata())
 
 
 def load_concept(path: Path) -> Concept:

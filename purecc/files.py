@@ -1,5 +1,7 @@
 """JSON and safetensors, written whole or not at all (`in_place`), and an optimiser's state without pickle."""
 
+import filecmp
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +12,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from .in_place import write_atomically, write_bytes
+from .in_place import put_in_place, write_atomically, write_bytes
 
 
 def save_json(path: Path, value: Any) -> None:
@@ -65,6 +67,33 @@ def load_metadata(path: Path) -> dict[str, str]:
     """The metadata of a safetensors file, and nothing else of it. Raises as `load_tensors`."""
     with _opened(path) as file:
         return file.metadata() or {}
+
+
+# what tells of which thing a file is: one of the same is meant to be replaced by a later training
+_SUBJECT = ("modelspec.title", "modelspec.architecture", "purecc.role", "purecc.base")
+
+
+def keep_other(path: Path, metadata: Mapping[str, str]) -> Path | None:
+    """Gives a safetensors file of another thing, whose place one with this metadata is to take, a name of its own, and returns it.
+
+    "dog.safetensors" becomes "dog (kept 1).safetensors". None where there is no file, one of the same thing, or one that was kept
+    before. A file that cannot be read is of another thing. Raises PermissionError as `in_place.put_in_place`.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = load_metadata(path)
+    except ValueError:
+        found = {}
+    if all(found.get(name) == metadata.get(name) for name in _SUBJECT):
+        return None
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.stem} (kept {number}){path.suffix}")
+        if not kept.exists():
+            put_in_place(path, kept)
+            return kept
+        if filecmp.cmp(path, kept, shallow=False):  # two nodes of one name take turns
+            return None
 
 
 def is_whole(path: Path) -> bool:

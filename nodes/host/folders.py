@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
+
+from ...purecc.files import keep_other as _keep_other
 
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
 _BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
@@ -124,6 +127,12 @@ def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     if folder.resolve() not in path.resolve().parents:  # a link inside the folder may lead out of it
         raise ValueError(f'"{name}" leads out of {folder}. Use a name without links.')
     return path
+
+
+def keep_other(path: Path, metadata: Mapping[str, str]) -> list[str]:
+    """`purecc.files.keep_other`, and a line for the node where a file has another name now."""
+    kept = _keep_other(path, metadata)
+    return [] if kept is None else [f"{path.name} was of something else; it is now {kept.name}"]
 
 
 def _made(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from purecc.concept import (
     load_concept,
     save_concept,
 )
-from purecc.files import load_tensors, save_tensors
+from purecc.files import keep_other, load_tensors, save_tensors
 
 
 def concept(**changes) -> Concept:
@@ -68,6 +68,32 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
         save_concept(concept(settings={"not JSON": object()}), path)
     assert same(load_concept(path), good)
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"class_word": "cat"}, {"trigger": "[W]"}, {"role": "extractor"}, {"base": "another model's"}]
+)
+def test_a_file_of_another_concept_gives_way_and_is_kept(tmp_path: Path, changes: dict) -> None:
+    path, first, other = tmp_path / "c.safetensors", concept(), concept(**changes)
+    assert keep_other(path, first.metadata()) is None
+    save_concept(first, path)
+    again = concept()  # the same, learnt otherwise
+    assert keep_other(path, again.metadata()) is None and path.is_file()
+    kept = keep_other(path, other.metadata())
+    assert kept == tmp_path / "c (kept 1).safetensors" and not path.exists()
+    assert same(load_concept(kept), first)
+    save_concept(other, path)
+    assert keep_other(path, first.metadata()) == tmp_path / "c (kept 2).safetensors"
+    save_concept(first, path)
+    assert keep_other(path, other.metadata()) is None and path.is_file()  # it is in "kept 1" already
+
+
+def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    for number, content in enumerate((b"not a tensor", safetensors.torch.save({"lora": torch.zeros(1)})), 1):
+        path.write_bytes(content)
+        kept = keep_other(path, concept().metadata())
+        assert kept == tmp_path / f"c (kept {number}).safetensors" and kept.read_bytes() == content
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -12,10 +13,10 @@ import folder_paths
 import torch
 from comfy.cli_args import args
 from comfy.ldm.models.autoencoder import AutoencoderKL
-from common import Result, check, host
+from common import Result, check, host, random_concept
 from PIL import Image
-from purecc_pack.nodes.export import ImportLora
-from purecc_pack.nodes.files import LoadConcept
+from purecc_pack.nodes.export import ExportConcept, ImportLora
+from purecc_pack.nodes.files import LoadConcept, SaveConcept
 from purecc_pack.nodes.host import folders as host_folders
 from purecc_pack.nodes.host import loras, page, session, training
 from purecc_pack.purecc.memory import is_out_of_memory
@@ -150,6 +151,27 @@ def folders() -> Result:
         link.symlink_to(outside)
         result.raises("a link", "leads out", lambda: inside(folder, "link/x"))
         link.unlink()
+    return result
+
+
+@check
+def files_of_others() -> Result:
+    """What another concept, or another trainer, has under a name is not lost to a save."""
+    result, model = Result(), host()[0]
+    dog, cat = random_concept(seed=1), replace(random_concept(seed=2), class_word="cat")
+    for save, folder in (
+        (lambda concept: SaveConcept.execute(concept, "mine"), host_folders.concepts_folder()),
+        (lambda concept: ExportConcept.execute(concept, model, "mine"), loras.loras_folder()),
+    ):
+        path, kept = folder / "mine.safetensors", folder / "mine (kept 1).safetensors"
+        first = save(dog).ui["text"][0]
+        content = path.read_bytes()
+        again = save(dog).ui["text"][0]
+        result.sentences[f"{folder.name}: the same twice, {again}"] = first == again and not kept.exists()
+        told = save(cat).ui["text"][0]
+        result.sentences[f"{folder.name}: the other's is kept"] = kept.read_bytes() == content != path.read_bytes()
+        result.sentences[f"{folder.name}: {told}"] = "it is now mine (kept 1).safetensors" in told
+        path.unlink(), kept.unlink()
     return result
 
 
