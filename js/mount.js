@@ -4,10 +4,13 @@ import { app } from "../../scripts/app.js";
 
 const LATER = [300, 1500]; // ms after a node was made
 
-/** Puts a node's element where one of its kind stands that belongs to no node any more. Its class tells the kind. */
+/** The class by which Nodes 2.0 give a widget's element what a node has to spare in height. */
+export const EXPANDS = "widget-expands";
+
+/** Puts a node's element where one of its kind stands that belongs to no node any more. Its first class tells the kind. */
 export function mount(node, element) {
   if (element.isConnected || node.graph !== app.canvas.graph) return;
-  document.querySelector(`[data-node-id="${node.id}"] .${element.className}`)?.replaceWith(element);
+  document.querySelector(`[data-node-id="${node.id}"] .${element.classList[0]}`)?.replaceWith(element);
 }
 
 /** Calls `then` after a node's, or a prototype's, own method, with the same `this` and arguments. */

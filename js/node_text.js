@@ -4,7 +4,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
-import { after, mount, mountLater } from "./mount.js";
+import { EXPANDS, after, mount, mountLater } from "./mount.js";
 import { onAnswer, onEvent, onResult } from "./prompts.js";
 
 // at least, in pixels; more scrolls, or shows in a taller node. (Training nodes have theirs below the chart: training_chart.js)
@@ -40,7 +40,7 @@ export function addText(node, height) {
 /** A box whose size does not follow from its text, and the text in it. */
 function element(height) {
   const outer = document.createElement("div");
-  outer.className = "purecc-text";
+  outer.className = `purecc-text ${EXPANDS}`;
   outer.style.cssText = `position:relative; width:100%; height:100%; min-height:${height}px`;
   const box = document.createElement("div");
   box.style.cssText =

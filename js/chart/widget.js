@@ -1,6 +1,7 @@
 /** The chart of one node: an element that holds a run's curve, keeps it up to date and draws itself. */
 
 import { api } from "../../../scripts/api.js";
+import { EXPANDS } from "../mount.js";
 import { STEP, Curve } from "./curve.js";
 import { plot, pointAt } from "./plot.js";
 
@@ -12,7 +13,7 @@ export class ChartWidget {
     this.curve = new Curve();
     this.hovered = null;
     this.element = document.createElement("div");
-    this.element.className = "purecc-chart";
+    this.element.className = `purecc-chart ${EXPANDS}`;
     this.element.style.cssText = `position:relative; overflow:hidden; width:100%; height:100%; min-height:${height}px`;
     this.canvas = document.createElement("canvas");
     this.canvas.style.cssText = "position:absolute; inset:0; width:100%; height:100%";

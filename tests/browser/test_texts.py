@@ -55,6 +55,34 @@ def test_summary_report_and_file_stand_in_their_nodes(canvas: Page, server: Serv
     assert sorted(texts(canvas)) == said
 
 
+def test_chart_and_text_take_the_room_of_a_taller_node(canvas: Page, design: str) -> None:  # noqa: F811
+    load(canvas, graph(seed=1, steps=2))
+    canvas.evaluate("""() => {
+        const node = app.graph.nodes.find((node) => node.type === 'PureCCTrainExtractor');
+        app.canvas.ds.offset = [100 - node.pos[0], 100 - node.pos[1]];
+        app.canvas.ds.scale = 0.5;
+        app.canvas.setDirty(true, true);
+    }""")
+    canvas.wait_for_timeout(2000)
+    own = "const { id, pos, size, widgets } = app.graph.nodes.find((node) => node.type === 'PureCCTrainExtractor');"
+    heights = f"() => {{ {own} return widgets.filter((w) => w.element).map((w) => w.element.offsetHeight); }}"
+    before = canvas.evaluate(heights)
+    corner = f"""() => {{
+        {own}
+        const box = document.querySelector(`[data-node-id="${{id}}"]`)?.getBoundingClientRect(); // in Nodes 2.0
+        return box ? [box.right - 2, box.bottom - 2] : app.canvas.convertOffsetToCanvas([pos[0] + size[0] - 4, pos[1] + size[1] - 4]);
+    }}"""
+    x, y = canvas.evaluate(corner)
+    canvas.mouse.move(x, y)
+    canvas.mouse.down()
+    canvas.mouse.move(x, y + 100, steps=5)
+    canvas.mouse.move(x, y + 200, steps=5)  # twice as many in the graph's units
+    canvas.mouse.up()
+    canvas.wait_for_function(
+        f"before => ({heights})().every((height, i) => height > before[i] + 100)", arg=before, timeout=30_000
+    )
+
+
 def test_a_value_that_is_refused_is_told_over_the_canvas(canvas: Page, server: Server, design: str) -> None:  # noqa: F811
     """The host runs the other outputs, and would only frame the node."""
     load(canvas, saving("../../elsewhere", seed=400 + len(design)))
