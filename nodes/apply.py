@@ -41,7 +41,7 @@ class ApplyConcept(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True,
-                    tooltip="Where in the sampling the concept begins to act. 0: from the start. 0.1 to 0.3 leave the layout to the base model.",
+                    tooltip="Where in the sampling the concept begins to act. 0: from the start. 0.15 to 0.3 leave more of the layout to the base model than hold_surroundings does.",
                 ),
                 io.Float.Input(
                     "end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,

@@ -1,5 +1,6 @@
 """Concept Set: pictures, captions and words, encoded once for both stages."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ session, text, training = when_needed("session"), when_needed("text"), when_need
 WIRED = "(pictures from the input)"
 EXAMPLES = Path(__file__).parent.parent / "workflows" / "pictures"
 _EXAMPLE = "example: "
+_SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 class ConceptSetNode(io.ComfyNode):
@@ -298,6 +300,10 @@ def describe(concept_set: ConceptSet, shown: list[Picture]) -> str:
     if len(shown) < 3:
         rows.append(
             "few pictures: what is around the thing, and its one pose, are learnt with it; 3 to 5 different ones are better"
+        )
+    if flipped and any(_SIDES.search(t.complete) for example in concept_set.examples for t in example.all_texts):
+        rows.append(
+            "captions say left or right, which mirrored pictures turn round: turn flip off, or leave the words out"
         )
     cut_outs = sum(picture.cut_out for picture in shown)
     rows += [f"cut-outs: {cut_outs}, on white; their masks are what is not transparent"] if cut_outs else []

@@ -8,7 +8,6 @@ from comfy_api.latest import io
 
 from ..purecc.concept import Concept, ForeignLoraError
 from ..purecc.export import embedding_file, plain_lora, require_exportable, what_is_lost
-from ..purecc.files import save_tensors
 from ..purecc.learned_embeds import read_learned_embeds
 from ..purecc.prompts import KINDS, words_of
 from ..purecc.public_code import PEFT_CONFIG, read_lora
@@ -76,14 +75,11 @@ class ExportConcept(io.ComfyNode):
             tensors, metadata = plain_lora(concept, called)
             path = folders.path_inside(loras.loras_folder(), name, ".safetensors")
             loras.require_loadable(model, concept, tensors)
-            kept += folders.keep_other(path, metadata)
-            save_tensors(path, tensors, metadata)
+            kept += folders.save_beside_others(path, tensors, metadata)
             written.append((path, f"loras/{path.relative_to(loras.loras_folder()).as_posix()}"))
         if concept.token_embeddings:
             t5 = None if clip is None else token_text.t5_words(clip, concept.placeholder.words)
-            vectors, metadata = embedding_file(concept, called, t5)
-            kept += folders.keep_other(file, metadata)
-            save_tensors(file, vectors, metadata)
+            kept += folders.save_beside_others(file, *embedding_file(concept, called, t5))
             written.append((file, f"embeddings/{called}.safetensors"))
         lost = "\n".join(what_is_lost(concept, called))
         shown = "\n".join([*(name for _, name in written), *kept, lost])

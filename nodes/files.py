@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..purecc.concept import Concept, load_concept, save_concept
+from ..purecc.concept import Concept, load_concept
 from .host import when_needed
 from .types import CATEGORY, ConceptWire
 
@@ -41,8 +41,7 @@ class SaveConcept(io.ComfyNode):
     @classmethod
     def execute(cls, concept: Concept, name: str) -> io.NodeOutput:
         path = folders.path_inside(folders.concepts_folder(), name, ".safetensors")
-        kept = folders.keep_other(path, concept.metadata())
-        save_concept(concept, path)
+        kept = folders.save_beside_others(path, concept.tensors(), concept.metadata())
         shown = path.relative_to(folders.concepts_folder().parent.parent).as_posix()
         return io.NodeOutput(str(path), ui={"text": ["\n".join([shown, *kept])]})
 

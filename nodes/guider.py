@@ -30,7 +30,7 @@ class PureGuider(io.ComfyNode):
                 io.String.Input(
                     "prompt", default="a ohwx dog in the snow", multiline=True,
                     tooltip="What to draw. The base model reads it without the trigger; the extractor reads its own trigger and "
-                    "class word only.",
+                    "class word only, or with the target in-context all of it.",
                 ),
                 io.Float.Input(
                     "cfg", default=4.0, min=0.0, max=30.0, step=0.1,

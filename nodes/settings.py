@@ -30,7 +30,7 @@ def _inputs() -> list:
         io.Combo.Input(
             "preset", options=list(PRESETS), default="as shown",
             tooltip="as shown: what this node and the training nodes show; their defaults are the pack's. paper: the paper's "
-            "settings. public code: those of its authors' code (fixed lambda 1, eta 2, 800 steps of 4 pictures, the extractor's "
+            "settings. public code: those of its authors' code (fixed lambda 1, eta 2, 400 and 800 steps of 4 pictures, the extractor's "
             "LoRA does not guide). The last two stand above all that the nodes show; the report names them.",
         ),
         io.Combo.Input(
@@ -83,8 +83,8 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "lambda_multiplier", default=pure.scale_multiplier, min=-10.0, max=10.0, step=0.05,
-            tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction, 0.5 to 2 are "
-            "worth a try; 0 aims at the base model's picture.",
+            tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction, 0.5 to 1.5 are "
+            "worth a try (at eta 1; from 1 + 1 / eta on only with a lambda_max, or it would grow without end); 0 aims at the base model's picture.",
         ),
         io.Float.Input(
             "lambda_min", default=-_OPEN, min=-_OPEN, max=_OPEN, step=0.05,
@@ -157,11 +157,13 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "max_grad_norm", default=train.max_grad_norm, min=0.001, max=1000.0, step=0.1, round=0.001,
-            tooltip="Longer gradients are cut to this length. 0.1 to 1; lower calms a loss that jumps.",
+            tooltip="Longer gradients are cut to this length: a single picture that stands out does no harm. 0.1 to 1. A loss that jumps all the "
+            "time needs lower rates.",
         ),
         io.Float.Input(
             "weight_decay", default=train.weight_decay, min=0.0, max=1.0, step=1e-4, round=1e-6,
-            tooltip="How much AdamW shrinks the LoRA's weights. 1e-4; up to 1e-2 hold a long run back.",
+            tooltip="How much AdamW shrinks the LoRA's weights: by this times the rate at each step, next to nothing in a few hundred. 1e-4; 0.1 to 1 "
+            "for thousands of steps.",
         ),
         io.Int.Input(
             "checkpoint_every", default=train.checkpoint_every, min=1, max=100_000,
@@ -194,7 +196,7 @@ def _inputs() -> list:
         ),
         io.Int.Input(
             "stop_every", default=train.stop_every, min=1, max=100_000,
-            tooltip="Steps between two evaluations of early stop. 20 to 100; each costs about as much as two steps for each picture.",
+            tooltip="Steps between two evaluations of early stop. 20 to 100; each costs about as much as one step for each picture at most.",
         ),
         io.Float.Input(
             "stop_gain", default=train.stop_gain, min=0.0, max=0.99, step=0.001, round=0.0001,

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from .concept_set import NULL, ConceptSet
-from .encoding import TextBatch
+from .encoding import TextBatch, evened
 from .files import load_tensors, save_tensors
+from .fingerprint import differ_by_rounding, sketch_of
 from .forwards import SAMPLES
 from .frozen import storage_of
 from .network import BASE, AdaptedNetwork
@@ -21,6 +22,7 @@ from .sampling import euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
+_SKETCH = "sketch"  # of the texts, in a file's metadata
 _TOGETHER = SAMPLES // 2  # pictures in one sampling, each with its negative
 Size = tuple[int, ...]  # [channels, height, width] of a latent
 
@@ -71,10 +73,11 @@ def drawn_by_base(
     """
     key = _key(network, data, settings, base, seed, texts, sizes)
     path, begun = (root / "class_pictures" / f"{key}{ending}.safetensors" for ending in ("", " begun"))
-    whole, names = _read(path), {size: _name(size) for size in sizes}
+    sketch = sketch_of(evened(data.encoded[text].rows) for text in sorted({NULL, *texts}))
+    whole, names = _read(path, sketch), {size: _name(size) for size in sizes}
     if set(names.values()) <= whole.keys():
         return {size: whole[name] for size, name in names.items()}
-    done = _read(begun)  # "16x64x64 3" -> the picture of text 3 in that size
+    done = _read(begun, sketch)  # "16x64x64 3" -> the picture of text 3 in that size
     pictures = [(size, some) for size in sizes for some in _together(data, texts)]
     waiting = [(size, some) for size, some in pictures if not {_one(size, i) for i in some} <= done.keys()]
     log.info(
@@ -85,17 +88,24 @@ def drawn_by_base(
     for size, some in waiting:
         drawn = _draw(network, data, settings, seed, texts, some, size, lambda: drawing(next(steps), total))
         done |= {_one(size, i): latent for i, latent in zip(some, drawn, strict=True)}
-        save_tensors(begun, done, {})
+        save_tensors(begun, done, {_SKETCH: json.dumps(sketch)})
     latents = {size: torch.stack([done[_one(size, i)] for i in range(len(texts))]) for size in sizes}
-    save_tensors(path, {_name(size): value for size, value in latents.items()}, {"texts": json.dumps(texts)})
+    save_tensors(
+        path,
+        {_name(size): value for size, value in latents.items()},
+        {"texts": json.dumps(texts), _SKETCH: json.dumps(sketch)},
+    )
     begun.unlink(missing_ok=True)
     return latents
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """A file's tensors; none where there is no such file, or it is damaged."""
+def _read(path: Path, sketch: list[float]) -> dict[str, Tensor]:
+    """A file's tensors; none where there is no such file, it is damaged, or its texts were encoded otherwise."""
+    if not path.is_file():
+        return {}
     try:
-        return load_tensors(path)[0] if path.is_file() else {}
+        tensors, metadata = load_tensors(path)
+        return tensors if differ_by_rounding(json.loads(metadata.get(_SKETCH, "[]")), sketch) else {}
     except ValueError as error:
         log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
         return {}

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .encoding import EncodedText, TextBatch, TextEncoder
-from .fingerprint import bytes_of, digest_of
+from .encoding import EncodedText, TextBatch, TextEncoder, evened
+from .fingerprint import bytes_of, digest_of, sketch_of
 from .flow import LatentScaling
 from .mask_weights import covered, outside_of
 from .prompts import KINDS, Kind, Placeholder, SceneTexts, Texts, class_text, find_trigger, texts_of, words_of
@@ -179,10 +179,23 @@ class ConceptSet:
             digest.update(example.identity)
             if example.others:
                 digest.update(repr(example.others).encode())
-        of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
-        own = of_pictures | {NULL, self.class_word, self.class_text}
-        digest.update(self._encodings(own & set(self.encoded)))
+        digest.update(self._encodings(self._own))
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def sketch(self) -> list[float]:
+        """What latents and texts are, the scenes' aside: see `fingerprint.differ_by_rounding`. It guards what `fingerprint` cannot tell, as encoders that other code changed."""
+        latents = [t for e in self.examples for t in (e.latent, e.flipped) if t is not None]
+        texts = [self.encoded[text] for text in sorted(self._own)]
+        return sketch_of(latents) + sketch_of(
+            tensor for text in texts for tensor in (evened(text.rows), evened(text.pooled))
+        )
+
+    @property
+    def _own(self) -> set[str]:
+        """The encoded texts but for those of scenes."""
+        of_pictures = {text for example in self.examples for texts in example.all_texts for text in astuple(texts)}
+        return (of_pictures | {NULL, self.class_word, self.class_text}) & set(self.encoded)
 
     @cached_property
     def scene_fingerprint(self) -> str:

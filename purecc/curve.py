@@ -1,6 +1,5 @@
 """A run as a curve to be drawn: read from its folder, thinned out, and never written."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -36,11 +35,10 @@ def read_curve(root: Path, name: str, limit: int = 500) -> Curve:
     if not _NAME.fullmatch(name) or folder.resolve().parent != root.resolve():
         raise LookupError(f'"{name}" is not the name of a run.')
     try:
-        identity = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-        stage, total = str(identity["stage"]), int(identity["steps"])
+        run = Run.at(folder)
+        total = int(run.identity["steps"])
     except (OSError, ValueError, TypeError, KeyError, OverflowError):
         raise LookupError(f'There is no run "{name}". It may have been deleted.') from None
-    run = Run(root, stage, identity)
     records = run.records()
     stride = max(1, math.ceil(len(records) / limit))
     kept = records[::stride]

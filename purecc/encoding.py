@@ -27,6 +27,11 @@ class EncodedText:
         return self.source.encode() or b"".join(map(bytes_of, (self.rows, self.pooled, self.marks)))
 
 
+def evened(rows: Tensor) -> Tensor:
+    """Each row at length 1: CLIP's have a few values that are a hundred times as large as the others and as T5's."""
+    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
 class TextEncoder(Protocol):
     """Encodes texts with a trigger in them; a host's CLIP or the pocket's own encoders."""
 

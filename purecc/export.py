@@ -34,6 +34,7 @@ def embedding_file(concept: Concept, name: str, t5: Tensor | None = None) -> tup
         "modelspec.title": f"{concept.trigger} {concept.class_word}",
         "modelspec.trigger_phrase": trigger_phrase(concept, name),
         "modelspec.description": " ".join(what_is_lost(concept, name)),
+        **_origin(concept),
     }
 
 
@@ -60,8 +61,18 @@ def plain_lora(concept: Concept, embedding: str = "") -> tuple[dict[str, Tensor]
         "ss_output_name": name,
         "ss_training_comment": f"PureCC {__version__}, {concept.role}, base {concept.base or 'unknown'}",
     }
+    metadata |= _origin(concept)
     metadata |= {ss: str(concept.settings[own]) for own, ss in _TRAINING.items() if own in concept.settings}
     return tensors, metadata
+
+
+def _origin(concept: Concept) -> dict[str, str]:
+    """As a concept's own file has it: tells concepts of one name apart (`files.keep_other`)."""
+    return {
+        name: value
+        for name, value in concept.metadata().items()
+        if name in ("purecc.role", "purecc.kind", "purecc.base")
+    }
 
 
 def trigger_phrase(concept: Concept, embedding: str = "") -> str:

@@ -1,9 +1,9 @@
 """JSON and safetensors, written whole or not at all (`in_place`), and an optimiser's state without pickle."""
 
-import filecmp
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,26 @@ def save_json(path: Path, value: Any) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """One safetensors file; tensors may lie on any device and share memory. The same content gives the same bytes."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str] | None = None,
+    making_room: Callable[[], object] = lambda: None,
+) -> None:
+    """One safetensors file; tensors may lie on any device and share memory. The same content gives the same bytes.
+
+    `making_room` is called when all is written, before it takes its place.
+    """
     whole = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
     content = _ordered(safetensors.torch.save(whole, dict(metadata or {})))
-    write_bytes(path, content)
+    write_bytes(path, content, making_room)
+
+
+def save_beside_others(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> Path | None:
+    """`save_tensors`, and `keep_other` of what has the name, whose name then is returned."""
+    kept: list[Path | None] = []
+    save_tensors(path, tensors, metadata, lambda: kept.append(keep_other(path, metadata)))
+    return kept[0]
 
 
 def _ordered(content: bytes) -> bytes:
@@ -70,30 +85,37 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 
 # what tells of which thing a file is: one of the same is meant to be replaced by a later training
-_SUBJECT = ("modelspec.title", "modelspec.architecture", "purecc.role", "purecc.base")
+_SUBJECT = ("modelspec.title", "modelspec.architecture", "purecc.role", "purecc.kind", "purecc.base")
+
+
+def _subject(path: Path) -> list[str | None] | None:
+    """None of a file that cannot be understood. Raises OSError as `load_tensors`."""
+    try:
+        metadata = load_metadata(path)
+    except ValueError:
+        return None
+    return [metadata.get(name) for name in _SUBJECT]
 
 
 def keep_other(path: Path, metadata: Mapping[str, str]) -> Path | None:
     """Gives a safetensors file of another thing, whose place one with this metadata is to take, a name of its own, and returns it.
 
-    "dog.safetensors" becomes "dog (kept 1).safetensors". None where there is no file, one of the same thing, or one that was kept
-    before. A file that cannot be read is of another thing. Raises PermissionError as `in_place.put_in_place`.
+    "dog.safetensors" becomes "dog_kept_1.safetensors", a name that prompts can have too; one of the same thing that was kept before is
+    replaced. None where there is no file, or one of the same thing. Raises OSError where it cannot be read or renamed now.
     """
     if not path.is_file():
         return None
-    try:
-        found = load_metadata(path)
-    except ValueError:
-        found = {}
-    if all(found.get(name) == metadata.get(name) for name in _SUBJECT):
+    subject = _subject(path)
+    if subject == [metadata.get(name) for name in _SUBJECT]:
         return None
     for number in itertools.count(1):
-        kept = path.with_name(f"{path.stem} (kept {number}){path.suffix}")
-        if not kept.exists():
-            put_in_place(path, kept)
+        kept = path.with_name(f"{path.stem}_kept_{number}{path.suffix}")
+        if not os.path.lexists(kept) or (subject and kept.is_file() and _subject(kept) == subject):
+            try:
+                put_in_place(path, kept)
+            except PermissionError as error:
+                raise PermissionError(f"{path.name} is of something else, and in use: choose another name.") from error
             return kept
-        if filecmp.cmp(path, kept, shallow=False):  # two nodes of one name take turns
-            return None
 
 
 def is_whole(path: Path) -> bool:

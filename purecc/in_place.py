@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Calls `write(temporary)` and puts the result in `path`'s place; on failure what stood there stays."""
+def write_atomically(
+    path: Path, write: Callable[[Path], object], making_room: Callable[[], object] = lambda: None
+) -> None:
+    """Calls `write(temporary)`, then `making_room()`, and puts the result in `path`'s place; on failure what stood there stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # of another kind than `path`, or what a crash leaves behind would be listed among finished files
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.part")
@@ -16,13 +18,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
+        making_room()
         put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+def write_bytes(path: Path, content: bytes, making_room: Callable[[], object] = lambda: None) -> None:
+    write_atomically(path, lambda temporary: temporary.write_bytes(content), making_room)
 
 
 def put_in_place(finished: Path, path: Path) -> None:

@@ -98,7 +98,7 @@ class Job:
         if identity.get("scene_anchor"):
             require_scenes(data)
             everything["scenes"] = data.scene_fingerprint
-        return Run(root, cls.stage, everything)
+        return Run(root, cls.stage, everything, data.sketch)
 
     def _require_fit(self) -> None:
         """Raises ValueError, before any work, where the pictures or words do not go with this network or these settings."""

@@ -1,7 +1,7 @@
 """The concept's place in a picture, and sampling that leaves all around it to the base model.
 
     v = v3 + sum_i m_i (v_i - v3)           of texts that name concept i
-    v = v3 + share sum_i m_i (v_i - v3)     of the others: the negative
+    v = v3 + share sum_i m_i (v_i - v3)     of the others: the negative; share is 1 for a look
     v = v3                                  while t is above LAYOUT
 
 v_i is the velocity with concept i alone. Of a thing m_i is 1 on the place where the two models differ most on this x_t, 0 elsewhere and
@@ -59,16 +59,18 @@ def places_of(changes: Sequence[Tensor], within: Tensor | None = None) -> list[T
     [batch, 1, height, width], above 0 where the picture is drawn at all, for an inpainting: what differs elsewhere is of no account.
     """
     drawn = None if within is None else within[:, 0] > 0
+    if drawn is not None:
+        drawn = drawn | (drawn.sum((1, 2), keepdim=True) < 2)
     found = [_place(change, drawn) for change in changes]
     if len(found) < 2:
         return found
-    smooth = torch.stack([_smooth(change) for change in changes])
-    most = (smooth if drawn is None else smooth * drawn).amax((2, 3), keepdim=True)
+    smooth = torch.stack([_smooth(change, drawn) for change in changes])
+    most = smooth.amax((2, 3), keepdim=True)
     heard = most > FAINT * most.amax(0)
     claims = smooth / most.clamp_min(torch.finfo(smooth.dtype).tiny) * heard * (torch.cat(found, 1).movedim(1, 0) > 0)
     strongest, free = claims.argmax(0), claims.amax(0) == 0
     wins = [(strongest == number) | free | ~heard[number] for number in range(len(found))]
-    return [m * _smooth(own.float())[:, None] for m, own in zip(found, wins, strict=True)]
+    return [m * _smooth(own.float(), drawn)[:, None] for m, own in zip(found, wins, strict=True)]
 
 
 def left_to_base(
@@ -90,17 +92,19 @@ def left_to_base(
 
 def _place(change: Tensor, drawn: Tensor | None) -> Tensor:
     masks = [None] * len(change) if drawn is None else drawn
-    return _smooth(torch.stack([where_most(*one) for one in zip(change, masks, strict=True)]))[:, None]
+    return _smooth(torch.stack([where_most(*one) for one in zip(change, masks, strict=True)]), drawn)[:, None]
 
 
 def where_most(energy: Tensor, drawn: Tensor | None = None) -> Tensor:
     """[height, width]: 1 where `energy`, smoothed over an eighth of the picture, is on the upper side of Otsu's threshold, else 0.
 
-    `drawn`: likewise, bool; the threshold is that of these values, where there are two.
+    `drawn`: likewise, bool, two at least; nothing else takes part.
     """
-    smooth = _smooth(energy[None])[0]
-    among = smooth if drawn is None or drawn.sum() < 2 else smooth[drawn]
-    return (smooth > otsu_threshold(among)).float()
+    if drawn is None:
+        smooth = _smooth(energy[None])[0]
+        return (smooth > otsu_threshold(smooth)).float()
+    smooth = _smooth(energy[None], drawn[None])[0]
+    return ((smooth > otsu_threshold(smooth[drawn])) & drawn).float()
 
 
 def otsu_threshold(values: Tensor) -> Tensor:
@@ -114,7 +118,11 @@ def otsu_threshold(values: Tensor) -> Tensor:
     return (order[best] + order[best + 1]) / 2
 
 
-def _smooth(grids: Tensor) -> Tensor:
-    """[batch, height, width], each value the mean over an eighth of the picture's shorter side around it."""
+def _smooth(grids: Tensor, drawn: Tensor | None = None) -> Tensor:
+    """[batch, height, width], each value the mean over an eighth of the picture's shorter side around it; where not all is `drawn`, of what is, and 0 elsewhere."""
     reach = min(grids.shape[-2:]) // 16
-    return avg_pool2d(grids, 2 * reach + 1, 1, reach, count_include_pad=False)
+    mean = lambda values: avg_pool2d(values, 2 * reach + 1, 1, reach, count_include_pad=False)  # noqa: E731
+    if drawn is None:
+        return mean(grids)
+    share = drawn.to(grids)
+    return share * mean(grids * share) / mean(share).clamp_min(torch.finfo(grids.dtype).tiny)

@@ -11,7 +11,8 @@ SHIPPED = {**ON_FACE, "scene_concept": 0.25, "background_loss": 0.1}
 _BOTH = {
     "batch_size": 2, "learning_rate": 1e-4, "rank": 4, "alpha": 4.0, "targets": "attention", "gate": "off",
     "times": "diffusers grid", "shift": 3.0, "first_block": 0, "last_block": None, "background_weight": 1.0,
-    "token_embeddings": False,
+    "token_embeddings": False, "schedule": "constant", "warmup": 0, "accumulate": 1, "stop_patience": 0, "weight_decay": 1e-4,
+    "max_grad_norm": 1.0,
 }  # fmt: skip
 _METHOD = {
     "method": "PureCC", "original": "trainable", "target": "null-relative", "eta_schedule": "constant",
@@ -32,7 +33,7 @@ class Preset:
 
 PRESETS = {
     "as shown": Preset(),
-    # sections 4.2 to 4.4, algorithm 1, table 6
+    # sections 4.2 to 4.4, algorithm 1, table 6; the rate of its embeddings is not told: it stays as the nodes show
     "paper": Preset(
         extractor={**_BOTH, "steps": 400, "embeddings": "replace"},
         pure={**_BOTH, "steps": 400},
@@ -41,7 +42,14 @@ PRESETS = {
     ),
     # one token in the CLIPs' vocabulary; its extractor guides with that alone
     "public code": Preset(
-        extractor={**_BOTH, "steps": 400, "embeddings": "none", "token_embeddings": True, "embedding_rate": 5e-3},
+        extractor={
+            **_BOTH,
+            "steps": 400,
+            "batch_size": 4,
+            "embeddings": "none",
+            "token_embeddings": True,
+            "embedding_rate": 5e-3,
+        },
         pure={**_BOTH, "steps": 800, "batch_size": 4},
         method={**_METHOD, "eta": 2.0, "fixed_scale": 1.0, "train_embeddings": False},
         extractor_lora=False,

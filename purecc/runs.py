@@ -1,7 +1,7 @@
 """A run is a folder on disk: settings, metrics, checkpoint, result. The same inputs find the same folder.
 
 <root>/<stage>-<hash>/
-    settings.json           what the hash is taken of
+    settings.json           what the hash is taken of, and a sketch of the encodings
     metrics.jsonl           one StepRecord a line
     checkpoint.safetensors  parameters and optimiser after `step` steps, the last too: a run of more steps goes on from there
     concept.safetensors     the result, there only when the run is finished
@@ -10,7 +10,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,11 @@ from torch import Tensor
 
 from .concept import Concept, load_concept, save_concept
 from .files import is_whole, load_metadata, load_tensors, save_json, save_tensors, write_atomically
+from .fingerprint import differ_by_rounding
 
 log = logging.getLogger(__name__)
+_SETTINGS = "settings.json"
+_SKETCH = "sketch"  # in it, beside the identity
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class StepRecord:
     scale: float | None = None  # lambda*, mean over the batch, eqs. 11, 12
     scale_spread: float | None = None  # lambda*, standard deviation over the batch
     squared_cosine: float | None = None  # cos^2(R_complete, R_tar)
-    representation: float | None = None  # |R_complete|, root mean square over the elements
+    representation: float | None = None  # |R_complete|, root mean square over the elements, mean over the batch
     base_anchor: float | None = None  # || v2 - v3 ||^2 with the base text, without its weight
     null_anchor: float | None = None  # the same with the null text
     background_anchor: float | None = None  # with the complete text against the base text, outside the masks
@@ -48,10 +51,34 @@ class StepRecord:
 class Run:
     """One run's folder."""
 
-    def __init__(self, root: Path, stage: str, identity: dict[str, Any]):
-        text = json.dumps(identity, sort_keys=True)
-        self.identity = identity
-        self.folder = root / f"{stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    def __init__(self, root: Path, stage: str, identity: dict[str, Any], sketch: Sequence[float] = ()):
+        """`identity`: all that the result depends on; `sketch`: the same in numbers that may differ by rounding (`ConceptSet.sketch`)."""
+        self.identity, self.sketch = identity, list(sketch)
+        text, number = json.dumps(identity, sort_keys=True), 0
+        while True:
+            digest = hashlib.sha256(f"{text}{number or ''}".encode()).hexdigest()
+            self.folder = root / f"{stage}-{digest[:12]}"
+            if self._is_own():
+                return
+            number += 1
+
+    @classmethod
+    def at(cls, folder: Path) -> "Run":
+        """The run of a folder. Raises OSError or ValueError where its settings cannot be read."""
+        kept = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+        if not isinstance(kept, dict):
+            raise ValueError(f"{_SETTINGS} in {folder.name} is damaged.")
+        run = cls.__new__(cls)
+        run.folder, run.sketch, run.identity = folder, kept.pop(_SKETCH, []), kept
+        return run
+
+    def _is_own(self) -> bool:
+        """Whether the folder is free, or this run's."""
+        try:
+            other = Run.at(self.folder)
+        except (OSError, ValueError):
+            return True
+        return differ_by_rounding(other.sketch, self.sketch)
 
     @property
     def result(self) -> Path:
@@ -78,7 +105,7 @@ class Run:
             return None
 
     def begin(self) -> None:
-        save_json(self.folder / "settings.json", self.identity)
+        save_json(self.folder / _SETTINGS, {**self.identity, _SKETCH: self.sketch})
 
     def records(self) -> list[StepRecord]:
         """All the steps measured so far, each once and in order, whoever wrote them; a line that a crash cut short is left out."""
@@ -150,13 +177,17 @@ class Run:
         if not self.is_part_of_longer:
             return
         stage, own = self.folder.name.rpartition("-")[0], _but_steps(self.identity)
-        for settings in self.folder.parent.glob(f"{stage}-*/settings.json"):
+        for settings in self.folder.parent.glob(f"{stage}-*/{_SETTINGS}"):
             try:
-                identity = json.loads(settings.read_text(encoding="utf-8"))
+                other = Run.at(settings.parent)
             except (OSError, ValueError):
                 continue
-            if settings.parent != self.folder and isinstance(identity, dict) and _but_steps(identity) == own:
-                yield Run(self.folder.parent, stage, identity)
+            if (
+                other.folder != self.folder
+                and _but_steps(other.identity) == own
+                and differ_by_rounding(other.sketch, self.sketch)
+            ):
+                yield other
 
     def finish(self, concept: Concept) -> None:
         """Keeps the result, and the checkpoint where a run of more steps can go on from it."""

@@ -157,6 +157,17 @@ class PureSettings:
         lowest, highest = self.scale_min, self.scale_max
         if lowest is not None and highest is not None:
             _require(lowest <= highest, "scale_min", lowest, f"at most scale_max, {highest}")
+        if (
+            self.is_guided
+            and self.fixed_scale is None
+            and highest is None
+            and self.eta * (self.scale_multiplier - 1) >= 1
+        ):
+            # along R_tar, L_CC + eta L_PureCC is at rest at lambda = lambda of L_CC / (1 - eta (multiplier - 1))
+            raise ValueError(
+                f"lambda_multiplier is {self.scale_multiplier:g} at eta {self.eta:g}: each step would aim further along the concept than what is "
+                f"learnt, without end. Lower it below {1 + 1 / self.eta:g}, or set lambda_max."
+            )
 
     @property
     def is_pure(self) -> bool:

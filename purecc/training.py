@@ -170,8 +170,6 @@ def _require_finite(value: float, what: str, step: int, settings: TrainSettings)
             "ComfyUI does not read; see whether it draws without training."
         )
     remedy = f"Lower the learning rate ({settings.learning_rate:g}) or the embedding rate ({settings.embedding_rate:g})"
-    if settings.max_grad_norm > 0.1:
-        remedy += f", or max_grad_norm ({settings.max_grad_norm:g})"
     if settings.warmup == 0:
         remedy += ", or set a warmup of 10 steps"
     raise FloatingPointError(f"The {what} is not finite at step {step}. {remedy}. The last checkpoint is kept.")

@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import folder_paths
+from torch import Tensor
 
-from ...purecc.files import keep_other as _keep_other
+from ...purecc.files import save_beside_others as _save_beside_others
 
 _FOLDER = "purecc"  # of the host's models folder, and of its output folder
 _BUNDLED = Path(__file__).parents[2] / "workflows" / "concepts"  # concepts that come with the pack, to load only
@@ -129,9 +130,9 @@ def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     return path
 
 
-def keep_other(path: Path, metadata: Mapping[str, str]) -> list[str]:
-    """`purecc.files.keep_other`, and a line for the node where a file has another name now."""
-    kept = _keep_other(path, metadata)
+def save_beside_others(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[str]:
+    """Writes a file; one of something else that has its name gets another, and a line for the node says so."""
+    kept = _save_beside_others(path, tensors, metadata)
     return [] if kept is None else [f"{path.name} was of something else; it is now {kept.name}"]
 
 

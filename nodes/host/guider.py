@@ -1,7 +1,7 @@
 """v_PureCC integrated in sampling: a guider for the host's SamplerCustomAdvanced (arXiv 2603.07561, figure 8).
 
     v3(negative) + w (v_original + lambda v_target - v3(negative))
-    v_original = v3(base text), v_target = v1(target text) - v1(null)        eqs. 8, 9, 13; or another of TARGET_TEXTS
+    v_original = v3(base text), v_target = v1(target text) - v1(null)        section 14, eqs. 8, 13; or another of TARGET_TEXTS
 
 theta3 is the MODEL as it comes, theta1 the same with the extractor in forward hooks, so that no weights are exchanged between
 the two. The host predicts pictures D = x - sigma v in place of velocities; what eqs. 8 and 13 do to velocities they do to D.

@@ -10,6 +10,7 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from purecc.launch.websocket import WebSocket
@@ -17,6 +18,7 @@ from purecc.launch.websocket import WebSocket
 EventHandler = Callable[[str, dict], None]  # (type, data), as the server sends them; and "progress_text"
 
 _TEXT_EVENT = 3  # ComfyUI's number for binary frames that hold a node's progress text
+_ASK_AGAIN = 5.0  # seconds between two looks for the record while messages go on
 _FINAL_EVENTS = ("execution_success", "execution_error", "execution_interrupted")
 # A proxy that the environment names must not see requests to our own computer.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -68,7 +70,17 @@ class Client:
         TimeoutError when it is over; ConnectionError or OSError if the server goes away.
         """
         deadline = time.monotonic() + timeout if timeout else float("inf")
-        record = None
+        asked = time.monotonic()
+
+        def hand_on(message: str | bytes | None) -> bool:
+            """Whether it is the prompt's last event."""
+            event = _event(message)
+            if not event or event[1].get("prompt_id", prompt_id) != prompt_id:
+                return False
+            if on_event:
+                on_event(*event)
+            return event[0] in _FINAL_EVENTS
+
         while time.monotonic() < deadline:
             if self._stream is None:  # submitted by another client: only the record tells
                 if record := self.history(prompt_id):
@@ -76,21 +88,16 @@ class Client:
                 time.sleep(0.2)
                 continue
             message = self._stream.receive(timeout=1.0)
-            event = _event(message)
-            if event and event[1].get("prompt_id", prompt_id) == prompt_id:
-                if on_event:
-                    on_event(*event)
-                if event[0] in _FINAL_EVENTS and (record := self._written(prompt_id)):
+            if hand_on(message) and (record := self._written(prompt_id)):
+                return record
+            if message is None or time.monotonic() - asked > _ASK_AGAIN:  # the end may have been missed
+                asked = time.monotonic()
+                if record := self.history(
+                    prompt_id
+                ):  # written just now, maybe: what was sent before it is in the stream
+                    self._drain(hand_on)
                     return record
-            if message is None:
-                # Silence may mean that the end was missed. The record may also have been written during it: the
-                # events before it are in the stream then, and are read before this ends.
-                if record:
-                    return record
-                record = self.history(prompt_id)
-        if record:
-            return record
-        raise TimeoutError(f"prompt {prompt_id} is not finished after {timeout:.0f} s")
+        raise TimeoutError(f"prompt {prompt_id} is not finished after {timeout:g} s")
 
     def run(self, prompt: dict[str, dict], on_event: EventHandler | None = None, timeout: float | None = None) -> dict:
         """Submit, wait, and return the history record. HostError with the node and its message if it failed."""
@@ -102,6 +109,15 @@ class Client:
         if self._stream:
             self._stream.close()
             self._stream = None
+
+    def _drain(self, hand_on: Callable[[str | bytes | None], bool]) -> None:
+        """Hands on what the stream holds by now, up to the last event."""
+        until = time.monotonic() + 2.0  # what others are told may go on for ever
+        with suppress(OSError):
+            while time.monotonic() < until:
+                message = self._stream.receive(timeout=0.3)
+                if message is None or hand_on(message):
+                    return
 
     def _written(self, prompt_id: str) -> dict | None:
         """The record, which is written a moment after the final event; None where it is not within 10 seconds."""

@@ -17,7 +17,8 @@ from purecc.concept import (
     load_concept,
     save_concept,
 )
-from purecc.files import keep_other, load_tensors, save_tensors
+from purecc.export import embedding_file, plain_lora
+from purecc.files import load_tensors, save_beside_others, save_tensors
 
 
 def concept(**changes) -> Concept:
@@ -71,29 +72,49 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"class_word": "cat"}, {"trigger": "[W]"}, {"role": "extractor"}, {"base": "another model's"}]
+    "changes",
+    [{"class_word": "cat"}, {"trigger": "[W]"}, {"role": "extractor"}, {"base": "another model's"}, {"kind": "style"}],
 )
-def test_a_file_of_another_concept_gives_way_and_is_kept(tmp_path: Path, changes: dict) -> None:
-    path, first, other = tmp_path / "c.safetensors", concept(), concept(**changes)
-    assert keep_other(path, first.metadata()) is None
-    save_concept(first, path)
-    again = concept()  # the same, learnt otherwise
-    assert keep_other(path, again.metadata()) is None and path.is_file()
-    kept = keep_other(path, other.metadata())
-    assert kept == tmp_path / "c (kept 1).safetensors" and not path.exists()
-    assert same(load_concept(kept), first)
-    save_concept(other, path)
-    assert keep_other(path, first.metadata()) == tmp_path / "c (kept 2).safetensors"
-    save_concept(first, path)
-    assert keep_other(path, other.metadata()) is None and path.is_file()  # it is in "kept 1" already
+@pytest.mark.parametrize("content", ["concept", "plain LoRA", "embedding"])
+def test_a_file_of_another_concept_gives_way_and_is_kept(tmp_path: Path, changes: dict, content: str) -> None:
+    vectors = {"clip_l": torch.randn(1, 8), "clip_g": torch.randn(1, 8)}
+    parts = {
+        "concept": lambda c: (c.tensors(), c.metadata()),
+        "plain LoRA": plain_lora,
+        "embedding": lambda c: embedding_file(replace(c, token_embeddings=vectors), "c"),
+    }[content]
+    path, kept = tmp_path / "c.safetensors", [tmp_path / f"c_kept_{number}.safetensors" for number in (1, 2)]
+    first, again, other = concept(), concept(), concept(**changes)  # the second is the first learnt otherwise
+    assert save_beside_others(path, *parts(first)) is None
+    assert save_beside_others(path, *parts(again)) is None
+    was = path.read_bytes()
+    assert save_beside_others(path, *parts(other)) == kept[0] and kept[0].read_bytes() == was
+    others = path.read_bytes()
+    assert save_beside_others(path, *parts(first)) == kept[1] and kept[1].read_bytes() == others
+    for _ in range(3):  # two nodes of one name take turns
+        save_beside_others(path, *parts(other)), save_beside_others(path, *parts(first))
+    assert sorted(tmp_path.iterdir()) == sorted([path, *kept])
 
 
 def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
     for number, content in enumerate((b"not a tensor", safetensors.torch.save({"lora": torch.zeros(1)})), 1):
         path.write_bytes(content)
-        kept = keep_other(path, concept().metadata())
-        assert kept == tmp_path / f"c (kept {number}).safetensors" and kept.read_bytes() == content
+        kept = save_beside_others(path, concept().tensors(), concept().metadata())
+        assert kept == tmp_path / f"c_kept_{number}.safetensors" and kept.read_bytes() == content
+
+
+def test_where_the_disk_is_full_no_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, other = tmp_path / "c.safetensors", concept(class_word="cat")
+    save_concept(concept(), path)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_beside_others(path, other.tensors(), other.metadata())
+    assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 
 
 def test_other_files_are_refused_with_the_reason(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_only_the_lora_is_written_with_its_scale_in_b() -> None:
     assert (
         metadata["modelspec.trigger_phrase"] == "dog dog dog"
     )  # two tokens in the trigger's place, and the class word
-    assert not any(name.startswith("purecc.") for name in metadata)
+    assert {name for name in metadata if name.startswith("purecc.")} == {"purecc.role", "purecc.kind", "purecc.base"}
 
 
 def test_diffusers_loads_the_file_and_draws_what_the_lora_does(tmp_path: Path) -> None:

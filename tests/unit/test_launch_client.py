@@ -54,6 +54,25 @@ def test_a_missed_end_is_found_in_the_record_and_another_prompts_end_is_not_this
     assert seen == []
 
 
+@pytest.mark.parametrize(
+    "told", [event("crystools.monitor", "another"), None], ids=["others are told more", "the server goes"]
+)
+def test_a_record_in_hand_is_given(told: str | None) -> None:
+    class Endless(Scripted):
+        def receive(self, timeout: float) -> str | bytes | None:
+            message = super().receive(timeout)
+            if self.read > 1 and told is None:
+                raise ConnectionError("the server closed the WebSocket")
+            return told if self.read > 1 else message
+
+    assert Endless([None], written=1).wait("mine", timeout=60) == RECORD
+
+
+def test_the_record_is_looked_for_too_while_messages_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purecc.launch.client._ASK_AGAIN", 0.0)
+    assert Scripted([b"\0\0\0\1\0\0\0\2picture"] * 50, written=3).wait("mine", timeout=60) == RECORD
+
+
 def test_what_never_ends_is_over_in_time() -> None:
     with pytest.raises(TimeoutError, match="mine is not finished"):
         Scripted([], written=10**9).wait("mine", timeout=0.01)

@@ -60,6 +60,12 @@ def test_in_an_inpainting_the_place_is_looked_for_in_what_is_drawn() -> None:
     whole, inside = place_of([ours], [base], [True]), place_of([ours], [base], [True], drawn)
     assert float(whole[..., 21:27, 21:27].max()) == 0.0 and float(inside[..., 23:25, 23:25].min()) == 1.0
     assert float(inside[..., 16:18, 16:].max()) < 1.0
+    for beyond in (1.0, 3.0, 9.0):  # close to what is drawn
+        near = _changed(_changed(base, slice(None), slice(4, 10), 1.0), slice(None), slice(17, 32), beyond)
+        within = torch.zeros(2, 1, SIDE, SIDE)
+        within[..., :16] = 1.0
+        found = place_of([near], [base], [True], within)
+        assert float(found[..., 6:8].min()) == 1.0 and float(found[..., 13:16].max()) == 0.0, beyond
     nowhere = place_of([ours], [base], [True], torch.zeros_like(drawn))
     assert torch.equal(nowhere, whole)
 

@@ -28,5 +28,6 @@ def test_the_paper_and_its_code_differ_where_they_say_so() -> None:
     assert (paper.method["fixed_scale"], code.method["fixed_scale"]) == (None, 1.0)
     assert (paper.pure["steps"], code.pure["steps"]) == (400, 800)
     assert (paper.pure["batch_size"], code.pure["batch_size"]) == (2, 4)
+    assert (paper.extractor["batch_size"], code.extractor["batch_size"]) == (2, 4)
     assert (paper.extractor_lora, code.extractor_lora) == (True, False)
     assert paper.method["original"] == code.method["original"] == "trainable"  # eq. 9

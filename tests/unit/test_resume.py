@@ -228,7 +228,7 @@ def test_any_change_of_the_inputs_is_another_folder(tmp_path: Path) -> None:
     folders.append(folder(settings=half, data=replace(masked, masks=masked.masks[::-1])))
     for name, other in {
         "eta": 0.5, "original": "trainable", "fixed_scale": 0.0, "train_embeddings": False, "target": "in-context",
-        "eta_schedule": "low noise", "scale_multiplier": 2.0, "scale_min": 0.0, "scale_max": 2.0, "base_anchor": 1.0,
+        "eta_schedule": "low noise", "scale_multiplier": 1.5, "scale_min": 0.0, "scale_max": 2.0, "base_anchor": 1.0,
         "null_anchor": 1.0, "background_anchor": 1.0,
     }.items():  # fmt: skip
         folders.append(folder(pure=PureSettings(**{name: other})))

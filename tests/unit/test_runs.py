@@ -19,6 +19,7 @@ from purecc.files import (
     save_tensors,
     write_atomically,
 )
+from purecc.fingerprint import sketch_of
 from purecc.runs import Run, StepRecord
 
 
@@ -44,7 +45,22 @@ def test_the_folder_follows_from_stage_and_identity(tmp_path: Path) -> None:
 
 def test_begin_writes_what_the_folder_is_named_after(tmp_path: Path) -> None:
     run = a_run(tmp_path, fixed_scale=None)
-    assert json.loads((run.folder / "settings.json").read_text(encoding="utf-8")) == run.identity
+    assert json.loads((run.folder / "settings.json").read_text(encoding="utf-8")) == {**run.identity, "sketch": []}
+    assert (Run.at(run.folder).identity, Run.at(run.folder).sketch) == (run.identity, [])
+
+
+def test_a_folder_is_of_encodings_that_differ_by_rounding_alone(tmp_path: Path) -> None:
+    """Other code may have changed the encoders, which their weights do not tell."""
+    latents = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    of = lambda values: Run(tmp_path, "pure", {"steps": 2}, sketch_of([values]))  # noqa: E731
+    first = of(latents)
+    first.begin()
+    assert of(1.01 * latents).folder == of(latents.bfloat16()).folder == first.folder
+    other = of(latents.roll(1, 2))
+    assert other.folder != first.folder and other.folder.name.startswith("pure-")
+    other.begin()
+    assert of(latents.roll(1, 2)).folder == other.folder and of(latents).folder == first.folder
+    assert not of(latents.flip(0)).begun
 
 
 def test_records_are_read_back_as_they_were(tmp_path: Path) -> None:

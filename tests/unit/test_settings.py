@@ -44,6 +44,8 @@ from purecc.settings import METHODS, PureSettings, TrainSettings
         (lambda: PureSettings(eta=math.inf), "eta is inf; it must be 0 or more"),
         (lambda: PureSettings(fixed_scale=math.nan), "fixed_scale is nan; it must be a number"),
         (lambda: PureSettings(scale_min=2.0, scale_max=1.0), "scale_min is 2.0; it must be at most scale_max, 1.0"),
+        (lambda: PureSettings(scale_multiplier=2.0), "lambda_multiplier is 2 at eta 1.*without end. Lower it below 2"),
+        (lambda: PureSettings(eta=4.0, scale_multiplier=1.5), "Lower it below 1.25, or set lambda_max"),
         (lambda: PureSettings(null_anchor=-1.0), "null_anchor is -1.0; it must be 0 or more"),
         (lambda: PureSettings(class_pictures=0), "class_pictures is 0; it must be at least 1"),
         (lambda: PureSettings(class_texts="target"), "class_texts is target; it must be one of class, base"),
@@ -67,3 +69,10 @@ def test_a_method_uses_what_its_loss_reads() -> None:
         pure = PureSettings(method)
         assert {"base_anchor", "null_anchor", "train_embeddings"} <= pure.used().keys()
         assert PureSettings(**pure.used()) == pure
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scale_max": 2.0}, {"fixed_scale": 1.0}, {"eta": 0.0}, {"method": "LoRA"}, {"eta": 0.5}]
+)
+def test_a_multiplier_that_cannot_run_away_is_taken(settings: dict) -> None:
+    assert PureSettings(scale_multiplier=2.0, **settings).scale_multiplier == 2.0

@@ -163,14 +163,14 @@ def files_of_others() -> Result:
         (lambda concept: SaveConcept.execute(concept, "mine"), host_folders.concepts_folder()),
         (lambda concept: ExportConcept.execute(concept, model, "mine"), loras.loras_folder()),
     ):
-        path, kept = folder / "mine.safetensors", folder / "mine (kept 1).safetensors"
+        path, kept = folder / "mine.safetensors", folder / "mine_kept_1.safetensors"
         first = save(dog).ui["text"][0]
         content = path.read_bytes()
         again = save(dog).ui["text"][0]
         result.sentences[f"{folder.name}: the same twice, {again}"] = first == again and not kept.exists()
         told = save(cat).ui["text"][0]
         result.sentences[f"{folder.name}: the other's is kept"] = kept.read_bytes() == content != path.read_bytes()
-        result.sentences[f"{folder.name}: {told}"] = "it is now mine (kept 1).safetensors" in told
+        result.sentences[f"{folder.name}: {told}"] = "it is now mine_kept_1.safetensors" in told
         path.unlink(), kept.unlink()
     return result
 

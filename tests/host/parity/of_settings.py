@@ -27,7 +27,7 @@ def settings_win_over_faces_and_presets_over_both() -> Result:
     code = Advanced(train={"gate": "rows"}, pure={"scale_multiplier": 9.0}, preset="public code")
     one, two = (code.train_settings(stage, embeddings="offset", **face) for stage in ("extractor", "pure"))
     seen = (one.steps, one.batch_size, one.embeddings, two.steps, two.batch_size, two.embeddings, two.gate, two.seed)
-    result.sentences[f"a preset: {seen}"] = seen == (400, 2, "none", 800, 4, "offset", "off", 3)
+    result.sentences[f"a preset: {seen}"] = seen == (400, 4, "none", 800, 4, "offset", "off", 3)
     pure = code.pure_settings(method="LoRA", eta=9.0, original="frozen base", fixed_scale=None)
     seen = (pure.method, pure.eta, pure.fixed_scale, pure.original, pure.scale_multiplier, code.guides_with_lora)
     result.sentences[f"and its method: {seen}"] = seen == ("PureCC", 2.0, 1.0, "trainable", 1.0, False)
