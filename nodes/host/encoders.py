@@ -1,7 +1,8 @@
 """Which text encoders and which autoencoder: short texts that stay the same where what they give differs by rounding.
 
 The same weights give other bits on another device, with other threads, in tiles, with another PyTorch. A run that was
-begun must be found again all the same, so it is known by these and by what went in.
+begun must be found again all the same, so it is known by these and by what went in. Code of other packs is looked for
+where it is usually put; what is not found here shows in `ConceptSet.sketch`.
 """
 
 import hashlib
@@ -18,7 +19,9 @@ from ...purecc.fingerprint import bytes_of, digest_of
 from .weights import entries, update
 
 log = logging.getLogger(__name__)
-_VALUES = 256  # of each weight
+_VALUES = 256  # of each large weight
+_LARGE = 2**16  # values
+_DECODER = ("decoder.", "post_quant_conv.")
 _POCKET = f"{__package__}.pocket"  # the only subclasses whose code is known
 # what of the patcher's lists may not be there: code of others, which no digest can tell
 _CODE = (
@@ -33,8 +36,8 @@ _CODE = (
 
 
 def autoencoder(vae: comfy.sd.VAE) -> str:
-    """32 hexadecimal digits of a VAE's weights and dtype; empty where other packs changed how it works, or it cannot be told."""
-    return _told(vae, comfy.sd.VAE, lambda: (str(vae.vae_dtype), _weights(vae.patcher)))
+    """32 hexadecimal digits of a VAE's encoder; empty where other packs changed how it works, or it cannot be told."""
+    return _told(vae, comfy.sd.VAE, "first_stage_model", lambda: str(vae.vae_dtype))
 
 
 def text_encoders(clip: comfy.sd.CLIP, own: type) -> str:
@@ -42,21 +45,26 @@ def text_encoders(clip: comfy.sd.CLIP, own: type) -> str:
 
     `own`: of object patches that do not count, for their caller tells what they do.
     """
-    settings = clip.layer_idx, sorted(clip.tokenizer_options.items()), clip.use_clip_schedule
-    if clip.apply_hooks_to_conds is not None:
-        return ""
-    return _told(clip, comfy.sd.CLIP, lambda: (repr(settings), _weights(clip.patcher)), (own,))
+
+    def settings() -> str:
+        if clip.apply_hooks_to_conds is not None:
+            raise ValueError("it has hooks")
+        return repr((clip.layer_idx, sorted(clip.tokenizer_options.items()), clip.use_clip_schedule))
+
+    return _told(clip, comfy.sd.CLIP, "cond_stage_model", settings, (own,))
 
 
-def _told(one: Any, kind: type, parts: Callable[[], tuple[str, str]], own: tuple[type, ...] = ()) -> str:
-    found = {name: getattr(one.patcher, name, None) for name in _CODE}
-    found["object_patches"] = [patch for patch in one.patcher.object_patches.values() if not isinstance(patch, own)]
-    if type(one).__module__ not in (kind.__module__, _POCKET) or _has_any(found):
-        return ""
+def _told(one: Any, kind: type, model: str, settings: Callable[[], str], own: tuple[type, ...] = ()) -> str:
     try:
-        return digest_of(*parts())
-    except Exception as error:  # noqa: BLE001  weights in some other pack's form; what they give tells then
-        log.debug("PureCC: which %s it is cannot be told from its weights: %s", kind.__name__, error)
+        if type(one).__module__ not in (kind.__module__, _POCKET) or getattr(one, model) is not one.patcher.model:
+            raise ValueError("its class is not ComfyUI's")
+        found = {name: getattr(one.patcher, name, None) for name in _CODE}
+        found["object_patches"] = [p for p in one.patcher.object_patches.values() if not isinstance(p, own)]
+        if _has_any(found):
+            raise ValueError("other code is attached to it")
+        return digest_of(settings(), _weights(one.patcher))
+    except Exception as error:  # noqa: BLE001  or weights in some other pack's form; what they give tells then
+        log.debug("PureCC: which %s it is cannot be told: %s", kind.__name__, error)
         return ""
 
 
@@ -66,15 +74,21 @@ def _has_any(found: Any) -> bool:
 
 
 def _weights(patcher: ModelPatcher) -> str:
+    """Of what encodes: a VAE's decoder takes no part."""
     digest = hashlib.sha256()
     with torch.inference_mode(False), torch.no_grad():
+        for name, module in patcher.model.named_modules():
+            if module._forward_hooks or module._forward_pre_hooks:
+                raise ValueError(f"{name} has hooks")
+            digest.update(f"{name} {module.extra_repr()}".encode())
         for key, ((weight, _), *_) in sorted(entries(patcher, patcher.model).items()):
-            digest.update(f"{key} {tuple(weight.shape)}".encode() + bytes_of(_some(weight)))
-        update(digest, patcher.patches)
+            if not key.startswith(_DECODER):
+                digest.update(f"{key} {tuple(weight.shape)}".encode() + bytes_of(_some(weight)))
+        update(digest, patcher.patches, _some)
     return digest.hexdigest()
 
 
 def _some(weight: Tensor) -> Tensor:
-    """A few of a weight's values as they are stored."""
+    """A few values of a large weight, as they are stored."""
     flat = getattr(weight, "_qdata", weight).detach().as_subclass(Tensor).reshape(-1)
-    return flat[:: max(1, flat.numel() // _VALUES)]
+    return flat if flat.numel() < _LARGE else flat[:: flat.numel() // _VALUES | 1]  # odd: not always of one column

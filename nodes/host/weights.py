@@ -4,7 +4,7 @@ Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffuse
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import comfy.lora
@@ -189,18 +189,23 @@ def fingerprints(model: ModelPatcher, with_patches: bool = False) -> tuple[str, 
         return f"{digest.hexdigest()[:16]} (with LoRAs on it)", values
 
 
-def update(digest: "hashlib._Hash", value: Any) -> None:
-    """Adds the host's weight patches: tensors, numbers and names, by key, in tuples and in adapters."""
+def update(digest: "hashlib._Hash", value: Any, of: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:
+    """Adds the host's weight patches: tensors, numbers and names, by key, in tuples and in adapters; `of` a tensor what is to be looked at.
+
+    Of functions and other objects the names: an address would be another in each process.
+    """
     if isinstance(value, Tensor):
-        digest.update(bytes_of(value))
+        digest.update(bytes_of(of(value)))
     elif isinstance(value, dict):
         for key in sorted(value):
             digest.update(key.encode())
-            update(digest, value[key])
+            update(digest, value[key], of)
     elif isinstance(value, (list, tuple)):
         for part in value:
-            update(digest, part)
+            update(digest, part, of)
     elif hasattr(value, "weights"):  # an adapter: LoRA, LoHa, ...
-        update(digest, (type(value).__name__, value.weights))
+        update(digest, (type(value).__name__, value.weights), of)
+    elif isinstance(value, (str, int, float, torch.dtype, type(None))):
+        digest.update(repr(value).encode())
     else:
-        digest.update((getattr(value, "__qualname__", None) or repr(value)).encode())
+        digest.update((getattr(value, "__qualname__", None) or type(value).__qualname__).encode())

@@ -42,7 +42,11 @@ CHECKS = {
         "inpainting",
         "training_previews",
     ),
-    "of_identity": ("identity_of_a_concept_set", "identity_where_code_of_others_takes_part"),
+    "of_identity": (
+        "identity_of_a_concept_set",
+        "identity_of_the_same_captions",
+        "identity_where_code_of_others_takes_part",
+    ),
     "of_settings": (
         "settings_win_over_faces_and_presets_over_both",
         "settings_by_their_names",

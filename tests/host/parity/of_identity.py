@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import copy
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import comfy.hooks
 import comfy.sd
+import folder_paths
 import torch
-from common import Result, check, host
+from common import FOLDER, Result, check, host
+from of_tokens import learned
 from purecc_pack.nodes import concept_set as node
-from purecc_pack.nodes.host import encoders
+from purecc_pack.nodes.host import apply, encoders, session, text
+from purecc_pack.nodes.host import pocket as host_pocket
 from purecc_pack.purecc.concept_set import ConceptSet
+from purecc_pack.purecc.files import save_tensors
+from purecc_pack.purecc.fingerprint import differ_by_rounding
 from purecc_pack.purecc.prompts import Placeholder
 from torch import Tensor
 
@@ -32,6 +42,19 @@ def lora_on(clip: comfy.sd.CLIP, strength: float) -> comfy.sd.CLIP:
     return found
 
 
+@contextmanager
+def rounding() -> Iterator[None]:
+    """What the encoders give is a little different."""
+    kept = session.kept
+    session.kept = text.kept = lambda tensor, *dtype: kept(
+        tensor * (1 + 1e-4) if tensor.is_floating_point() else tensor, *dtype
+    )
+    try:
+        yield
+    finally:
+        session.kept = text.kept = kept
+
+
 @check
 def identity_of_a_concept_set() -> Result:
     """Rounding keeps it; whatever changes what is learnt makes another."""
@@ -44,16 +67,13 @@ def identity_of_a_concept_set() -> Result:
     def alike(other: ConceptSet) -> bool:
         return other.fingerprint == data.fingerprint
 
-    with torch.inference_mode(False):
-        rounded = first.register_forward_hook(lambda _, __, out: out * (1 + 1e-4))
-        layer = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0].mlp.fc1
-        texts_too = layer.register_forward_hook(lambda _, __, out: out * (1 + 1e-4))
-    other = made(clip, vae, pictures)
-    rounded.remove(), texts_too.remove()
+    with rounding():
+        other = made(clip, vae, pictures)
     same_bits = torch.equal(other.examples[0].latent, data.examples[0].latent)
     same_text = torch.equal(other.encoded["a [V] dog"].rows, data.encoded["a [V] dog"].rows)
-    result.sentences["a hook changes latents"], result.sentences["and texts"] = not same_bits, not same_text
+    result.sentences["rounding changes latents"], result.sentences["and texts"] = not same_bits, not same_text
     result.sentences["other bits of the same are the same set"] = alike(other)
+    result.sentences["and their sketches are alike"] = differ_by_rounding(other.sketch, data.sketch)
     result.sentences["a clone of the CLIP too"] = alike(made(clip.clone(), vae, pictures))
 
     nearly = pictures.clone()
@@ -66,6 +86,7 @@ def identity_of_a_concept_set() -> Result:
     )
     weak, strong = (made(lora_on(clip, strength), vae, pictures) for strength in (0.5, 1.0))
     result.sentences["a LoRA on the CLIP, and its strength"] = len({d.fingerprint for d in (data, weak, strong)}) == 3
+    result.sentences["not one on a clone, while that is loaded"] = alike(made(clip, vae, pictures))
     skipping = clip.clone()
     skipping.clip_layer(-2)
     result.sentences["another CLIP layer"] = not alike(made(skipping, vae, pictures))
@@ -75,6 +96,37 @@ def identity_of_a_concept_set() -> Result:
     weight.mul_(1.01)
     result.sentences["another VAE"] = not alike(made(clip, vae, pictures))
     weight.copy_(before)
+    return result
+
+
+@check
+def identity_of_the_same_captions() -> Result:
+    """What a text's tokens stand for counts, though it is written alike."""
+    result, (model, clip, vae) = Result(), host()
+    torch.manual_seed(0)
+    pictures, captions = torch.rand(1, 128, 128, 3), "a [V] dog beside a embedding:one in a (garden:1.2) with [W]"
+
+    def fingerprint(clip: comfy.sd.CLIP) -> str:
+        return made(clip, vae, pictures, captions=captions).fingerprint
+
+    with tempfile.TemporaryDirectory() as folder:
+        kept = folder_paths.folder_names_and_paths["embeddings"]
+        folder_paths.folder_names_and_paths["embeddings"] = ([folder], {".safetensors"})
+        try:
+            stock = host_pocket.load_pocket(FOLDER[0])[1]  # a CLIP notes the folder when it is made
+            found = [fingerprint(stock)]
+            for value in (0.1, 0.2, 0.1):
+                vectors = {name: torch.full((1, 128), value) for name in ("clip_l", "clip_g")}
+                save_tensors(Path(folder) / "one.safetensors", vectors)
+                found.append(fingerprint(stock))
+        finally:
+            folder_paths.folder_names_and_paths["embeddings"] = kept
+    result.sentences["the file of an embedding, which was there and is there again"] = (
+        len(set(found)) == 3 and found[1] == found[3]
+    )
+    other = replace(learned(), trigger="[W]")
+    at = [fingerprint(apply.apply_concept(model, clip, other, embedding_strength=s)[1]) for s in (0.5, 1.0, 1.0)]
+    result.sentences["another concept in the CLIPs, and its strength"] = at[0] != at[1] == at[2] != fingerprint(clip)
     return result
 
 
@@ -106,5 +158,15 @@ def identity_where_code_of_others_takes_part() -> Result:
     result.sentences["another class"] = encoders.autoencoder(others) == ""
     data = made(clip, others, pictures)
     result.sentences["latents are told by their bits"] = all(not example.source for example in data.examples)
-    result.sentences["texts by what they are made of"] = all(text.source for text in data.encoded.values())
+    result.sentences["texts by what they are made of"] = all(one.source for one in data.encoded.values())
+
+    plain, replaced = made(clip, vae, pictures), copy.copy(vae)
+    replaced.encode = lambda pixels: vae.encode(pixels).roll(1, -1)
+    other = made(clip, replaced, pictures)
+    result.sentences["what is not found is not alike"] = not differ_by_rounding(other.sketch, plain.sketch)
+    encode = clip.cond_stage_model.clip_l.encode_token_weights
+    clip.cond_stage_model.clip_l.encode_token_weights = lambda tokens: [t.flip(-1) for t in encode(tokens)]
+    result.sentences["nor in a CLIP"] = not differ_by_rounding(made(clip, vae, pictures).sketch, plain.sketch)
+    del clip.cond_stage_model.clip_l.encode_token_weights
+    result.sentences["alike again"] = differ_by_rounding(made(clip, vae, pictures).sketch, plain.sketch)
     return result
