@@ -57,8 +57,8 @@ def test_the_other_shapes_and_mirrored_pictures(server: Server, folder: str) -> 
     square = summary(server, folder=folder, shape="square", flip=True)
     assert square.startswith("4 pictures, 128 x 128 px, each mirrored too\n")
     assert "mirrored pictures turn round" not in square
-    sided = summary(server, folder=folder, flip=True, captions="a dog\na dog on the Left\na dog\na dog")
-    assert ("mirrored pictures turn round" in sided) == ("on the Left" in sided)
+    sided = summary(server, folder=folder, flip=True, captions="a dog\na dog\na dog on the Left\na dog")
+    assert "which mirrored pictures turn round" in sided
     own = summary(server, folder=folder, shape="own shape")
     assert own.startswith("4 pictures, 160 x 112, 128 x 128, 96 x 160 px\n")
 
