@@ -13,7 +13,15 @@ def require_clip(clip: Any) -> None:
 
 
 def require_trigger(trigger: str) -> None:
-    """Raises ValueError for what the host's prompts read otherwise: round brackets weigh, backslashes escape, embedding: names a file."""
+    """Raises ValueError for what the host's prompts read otherwise: round brackets weigh, backslashes escape, embedding: names a file.
+
+    And for what the page takes out of them before: {a|b} chooses, // and /* begin remarks.
+    """
+    if set("{}|") & set(trigger) or "//" in trigger or "/*" in trigger or not trigger.isprintable():
+        raise ValueError(
+            f'The trigger "{ascii(trigger)[1:-1]}" has {{, }}, |, // or /*, which the page takes out of prompts, or what cannot be printed. Write a word, '
+            "as ohwx or [V]."
+        )
     if set("()\\") & set(trigger):
         raise ValueError(
             f'The trigger "{trigger}" has a round bracket or a backslash, which prompts read as weights. Write a word, as ohwx or [V].'

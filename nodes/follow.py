@@ -24,6 +24,7 @@ from .types import Advanced, TrainingData
 page, session = when_needed("page"), when_needed("session")
 
 FOUND = "This very run was finished before: taken from disk."
+_DIVERGED = 0.5  # of the base's velocity, without the trigger
 _PREVIEWS = 4  # in a run
 _STEPS, _GUIDANCE = 16, 4.0  # of preview pictures
 
@@ -63,7 +64,6 @@ class Validation:
         pictures = []
         for seed, (text, which) in itertools.product(self._seeds, asked):
             pictures.append(self._draw(network, scaling, text, which, seed))
-            session.check_interrupted()
         return torch.cat(pictures)
 
     @torch.no_grad()
@@ -71,6 +71,7 @@ class Validation:
         self, network: AdaptedNetwork, scaling: LatentScaling, text: EncodedText, model: str | None, seed: int
     ) -> Tensor:
         """[1, height, width, 3]"""
+        session.check_interrupted()
         noise = torch.randn(1, *self._size, generator=torch.Generator().manual_seed(seed))
         words = [TextBatch.of([one], network.device) for one in (text, self._null)]
         # with the trigger, as Apply Concept comes for this kind; without it, as trained: what other texts lose
@@ -110,7 +111,7 @@ def follow(job: Job | FinishedJob, validation: Validation, node_id: str, model: 
 
 
 def _before(node_id: str, what: str, done: int, total: int) -> None:
-    """Progress before the first step."""
+    """Progress before the first step, and after the last."""
     page.Progress(node_id, total).step(done, f"{what}: {done / total:.0%}")
     session.check_interrupted()
 
@@ -129,7 +130,7 @@ def report(title: str, job: Job | FinishedJob) -> str:
     rows = [
         f"{title}: rank {settings.rank}, {settings.steps} steps of {settings.batch_size}, {s['seconds_per_step']:.2f} s each"
     ]
-    rows.append(f"L_CC {s['concept_loss']:.4f}")
+    rows.append(f"L_CC {s['concept_loss']:.4f}" if "concept_loss" in s else "its losses were lost")
     if "pure_loss" in s:
         rows[-1] += f", L_PureCC {s['pure_loss']:.4f}"
         rows.append(f"lambda* {s['scale']:.3f} (spread {s['scale_spread']:.3f})")
@@ -154,6 +155,10 @@ def report(title: str, job: Job | FinishedJob) -> str:
     ended = reason(s, settings)
     rows += [ended] if ended else []
     rows.append(f"velocity drift from the base: base texts {s['drift_base']:.4f}, null text {s['drift_null']:.4f}")
+    if s["drift_base"] > _DIVERGED:
+        rows.append(
+            "so far from the base that it has hardly learnt the concept alone: lower the learning rates, or take fewer steps"
+        )
     if s.get("embedding_gap"):
         rows.append(f"the embeddings alone, before the first step: {s['embedding_gap']:.4f} from the class word")
     return "\n".join([*rows, f"run: {job.run.folder.name}"])

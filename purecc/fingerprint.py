@@ -1,4 +1,4 @@
-"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers; another of their values.
+"""Which base model is it? A short text that is the same for the same weights, in any dtype, in the host or in diffusers.
 
 And digests of whatever else a run depends on.
 """
@@ -22,13 +22,12 @@ _BUCKETS = 64
 _ROUNDING = 0.05  # bfloat16 and float16 encoders lie within 1 or 2 %
 
 
-def fingerprints(weight: Callable[[str], Tensor], blocks: int) -> tuple[str, str]:
-    """16 hexadecimal digits from shapes and signs of a few weights of every block, and 16 from their values; `weight` maps diffusers' names to tensors.
+def fingerprint(weight: Callable[[str], Tensor], blocks: int) -> str:
+    """16 hexadecimal digits from shapes and signs of a few weights of every block; `weight` maps diffusers' names to tensors.
 
     Signs tell the model, because rounding to float16, bfloat16 or float8 never turns one, while values rounded twice differ.
-    Values tell also how it was rounded, in which a training's result differs.
     """
-    signs, values = hashlib.sha256(), hashlib.sha256()
+    signs = hashlib.sha256()
     of_blocks = [f"transformer_blocks.{block}.{name}" for block in range(blocks) for name in _SAMPLED_OF_BLOCKS]
     for name in (*_SAMPLED, *of_blocks):
         value = weight(name).detach()
@@ -36,8 +35,7 @@ def fingerprints(weight: Callable[[str], Tensor], blocks: int) -> tuple[str, str
         flat = value.reshape(-1)
         some = flat[:: max(1, flat.numel() // _VALUES)].float().cpu()
         signs.update(torch.signbit(some).numpy().tobytes())
-        values.update(some.numpy().tobytes())
-    return signs.hexdigest()[:16], values.hexdigest()[:16]
+    return signs.hexdigest()[:16]
 
 
 def is_same(one: str, other: str) -> bool:
@@ -52,7 +50,7 @@ def transformer_fingerprint(transformer: SD3Transformer2DModel) -> str:
         module = transformer.get_submodule(name.removesuffix(".weight"))
         return getattr(module, "base_layer", module).weight  # peft keeps the Linear that it wraps as base_layer
 
-    return fingerprints(weight, len(transformer.transformer_blocks))[0]
+    return fingerprint(weight, len(transformer.transformer_blocks))
 
 
 def sketch_of(tensors: Iterable[Tensor]) -> list[float]:

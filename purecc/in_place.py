@@ -1,5 +1,6 @@
 """Files and folders that are whole or not there: what is finished takes the place of what stood there. Without torch, for the set-up too."""
 
+import errno
 import os
 import time
 import uuid
@@ -15,7 +16,12 @@ def write_atomically(
     # of another kind than `path`, or what a crash leaves behind would be listed among finished files
     temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex[:8]}.part")
     try:
-        write(temporary)
+        try:
+            write(temporary)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise OSError(errno.ENOSPC, "No space left: make room, and run again", str(path)) from error
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
         making_room()

@@ -33,6 +33,8 @@ _FIGURES = (
     "null_anchor", "background_anchor", "scene_anchor", "scene_concept", "prior_loss", "extractor_loss",
 )  # fmt: skip
 
+_MEASURES = "measures the velocities"
+
 # raised by hand when a change of the arithmetic, masks and their rims too, makes older finished runs other runs
 FORMAT = 3
 
@@ -61,7 +63,9 @@ class Job:
         self.run = self.run_of(data, settings, scaling, root, base, network.dtype, values, **identity)
         finished = self.run.finished()
         self.concept: Concept | None = _timed(finished, self.run) if finished else None
-        self.preparing: Callable[[str, int, int], None] = lambda what, done, total: None  # called before the first step
+        self.preparing: Callable[[str, int, int], None] = lambda what, done, total: (
+            None
+        )  # called before the first step, and after the last
         self._gap: float | None = None  # of the embeddings at step 0
         self._stop: EarlyStop | None = None
         if settings.modulation_table:
@@ -144,7 +148,7 @@ class Job:
         self._stop = EarlyStop.of(self.settings)
         self.prepare()
         if self.model in self.network.embeddings or self.model in self.network.tokens:
-            self._gap = drift(self.network, self.model, self.data, self.scaling, "complete")
+            self._gap = drift(self.network, self.model, self.data, self.scaling, "complete", self._preparing(_MEASURES))
         yield from train(
             self.network, self.objective(), self.data, self.settings, self.scaling, self.run,
             frozen_embeddings=self.frozen_embeddings(), class_pictures=self.class_pictures(),
@@ -195,17 +199,19 @@ class Job:
         """Means over the last tenth of the steps (up to those that were kept), and how far texts without the concept were moved."""
         records = self.run.records()
         if self._stop:
-            records = [record for record in records if record.step <= self._stop.best.step]
+            records = [record for record in records if record.step <= self._stop.best.step] or records
         last = records[-max(1, len(records) // 10) :]
         figures = {}
         for name in _FIGURES:
             values = [getattr(record, name) for record in last if getattr(record, name) is not None]
             if values:
                 figures[name] = sum(values) / len(values)
+        asked = self.network, self.model, self.data, self.scaling
+        looking = self._preparing(_MEASURES)
         if EXTRACTOR in self.network.models:
-            figures |= alignment(self.network, self.model, self.data, self.scaling)
-        figures["drift_base"] = drift(self.network, self.model, self.data, self.scaling, "base")
-        figures["drift_null"] = drift(self.network, self.model, self.data, self.scaling, "null")
+            figures |= alignment(*asked, looking)
+        figures["drift_base"] = drift(*asked, "base", looking)
+        figures["drift_null"] = drift(*asked, "null", looking)
         if self._gap is not None:
             # how far the embeddings alone moved complete texts before the first step, from what the class word gives
             figures["embedding_gap"] = self._gap

@@ -37,7 +37,7 @@ class StepRecord:
     scale: float | None = None  # lambda*, mean over the batch, eqs. 11, 12
     scale_spread: float | None = None  # lambda*, standard deviation over the batch
     squared_cosine: float | None = None  # cos^2(R_complete, R_tar)
-    representation: float | None = None  # |R_complete|, root mean square over the elements, mean over the batch
+    representation: float | None = None  # |R_complete|, root mean square over the elements
     base_anchor: float | None = None  # || v2 - v3 ||^2 with the base text, without its weight
     null_anchor: float | None = None  # the same with the null text
     background_anchor: float | None = None  # with the complete text against the base text, outside the masks
@@ -108,18 +108,20 @@ class Run:
         save_json(self.folder / _SETTINGS, {**self.identity, _SKETCH: self.sketch})
 
     def records(self) -> list[StepRecord]:
-        """All the steps measured so far, each once and in order, whoever wrote them; a line that a crash cut short is left out."""
+        """All the steps measured so far, each once and in order, whoever wrote them; a line that a crash damaged is left out."""
         found: dict[int, StepRecord] = {}
         path = self.folder / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
             try:
                 record = StepRecord(**json.loads(line))
             except (ValueError, TypeError):
-                break
-            found[record.step] = record
+                continue
+            if isinstance(record.step, int) and record.step > 0:
+                found[record.step] = record
         return [found[step] for step in sorted(found)]
 
     def add(self, record: StepRecord) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)  # someone may have cleared it away
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
@@ -137,9 +139,8 @@ class Run:
         for other in sorted(reached, key=reached.__getitem__, reverse=True):
             if not step < reached[other] <= self.identity["steps"]:
                 continue
-            records = other._records_to(reached[other])
-            if len(records) == reached[other] and (found := other._checkpoint())[0] == reached[other]:
-                (step, tensors), kept = found, records
+            if (found := other._checkpoint())[0] == reached[other]:
+                (step, tensors), kept = found, other._records_to(reached[other])
                 log.info("%s goes on from step %d of %s.", self.folder.name, step, other.folder.name)
                 break
         text = "".join(json.dumps(asdict(record)) + "\n" for record in kept)

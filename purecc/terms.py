@@ -149,7 +149,7 @@ class PureTerm:
                 "scale": scale.mean(),
                 "scale_spread": scale.std(correction=0),
                 "squared_cosine": eq.squared_cosine(representation, guidance, weights).mean(),
-                "representation": representation.square().flatten(1).mean(1).sqrt().mean(),
+                "representation": representation.square().mean().sqrt(),
             },
         )
 

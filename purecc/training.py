@@ -26,6 +26,8 @@ from .schedules import rate_factor
 from .settings import TrainSettings
 from .terms import Objective
 
+_AT_MOST = 60.0  # seconds of work that a server which is stopped may cost
+
 
 def train(
     network: AdaptedNetwork,
@@ -93,7 +95,7 @@ def train(
     def draw(number: int) -> Batch:
         return draw_batch(data, settings, scaling, number, network.device, class_pictures, scenes)
 
-    saved, ahead = done, None
+    saved, saved_at, ahead = done, time.monotonic(), None
     look(done)  # where the step was done, but what came after it was cut off
     try:
         for step in range(done + 1, settings.steps + 1):
@@ -119,9 +121,10 @@ def train(
             record = StepRecord(step, **measured, seconds=round(time.perf_counter() - start, 4))
             run.add(record)
             look(step)
-            if step % settings.checkpoint_every == 0 and step < settings.steps:
+            due = step % settings.checkpoint_every == 0 or time.monotonic() - saved_at > _AT_MOST
+            if due and step < settings.steps:
                 save(step)
-                saved = step
+                saved, saved_at = step, time.monotonic()
             yield record
     except FloatingPointError:
         saved = done  # what would be saved is broken, or about to be

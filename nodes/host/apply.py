@@ -1,6 +1,5 @@
 """A concept applied to the host's MODEL and CLIP; what happens in sampling is in acting.py."""
 
-import logging
 from dataclasses import replace
 
 import comfy.sd
@@ -11,14 +10,13 @@ from ...purecc.concept import Concept, Gate
 from ...purecc.fingerprint import is_same
 from ...purecc.prompts import Placeholder
 from ..types import GateChoice
+from . import page
 from .acting import KEY, Applied, attach
 from .holding import hold
 from .lora import add_lora, row_loras
 from .marks import CONCEPTS
 from .text import with_triggers
 from .weights import PackedError, fingerprint, require_sd3
-
-log = logging.getLogger(__name__)
 
 
 def apply_concept(
@@ -58,7 +56,7 @@ def apply_concept(
     check_encoders(clip, concept)
     warning = base_warning(model, concept)
     if warning:
-        log.warning("PureCC: %s", warning)
+        page.warn_of_mistake(f"PureCC: {warning}")
 
     holds = hold_surroundings and gate != "off" and concept.held is not None
     in_weights = gate == "off" and span == (0, 1)

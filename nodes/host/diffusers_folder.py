@@ -77,7 +77,12 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     chosen = plain or [name for name in names if _variant(name) == _variant(names[0])]
     weights: dict[str, Tensor] = {}
     for name in chosen:
-        weights |= comfy.utils.load_torch_file(str(folder / name), safe_load=True)
+        try:
+            weights |= comfy.utils.load_torch_file(str(folder / name), safe_load=True)
+        except Exception as error:  # noqa: BLE001  the host's, or safetensors' own of a file that is not whole
+            raise ValueError(
+                f"{folder.parent.name}/{folder.name}/{name} is not whole; download it again. ({error})"
+            ) from error
     # of a variant it is called model.safetensors.index.fp16.json
     for index in folder.glob("*.safetensors.index*.json"):
         files = set(_json(index)["weight_map"].values())
@@ -104,6 +109,6 @@ def _paths() -> dict[str, Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path.parent.name}/{path.name} cannot be read: {error}") from error

@@ -13,14 +13,11 @@ from typing import Any
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
-from ...purecc.fingerprint import bytes_of, digest_of
-from .weights import entries, update
+from ...purecc.fingerprint import digest_of
+from .weights import add_values, entries, some, update
 
 log = logging.getLogger(__name__)
-_VALUES = 256  # of each large weight
-_LARGE = 2**16  # values
 _DECODER = ("decoder.", "post_quant_conv.")
 _POCKET = f"{__package__}.pocket"  # the only subclasses whose code is known
 # what of the patcher's lists may not be there: code of others, which no digest can tell
@@ -81,14 +78,7 @@ def _weights(patcher: ModelPatcher) -> str:
             if module._forward_hooks or module._forward_pre_hooks:
                 raise ValueError(f"{name} has hooks")
             digest.update(f"{name} {module.extra_repr()}".encode())
-        for key, ((weight, _), *_) in sorted(entries(patcher, patcher.model).items()):
-            if not key.startswith(_DECODER):
-                digest.update(f"{key} {tuple(weight.shape)}".encode() + bytes_of(_some(weight)))
-        update(digest, patcher.patches, _some)
+        found = entries(patcher, patcher.model)
+        add_values(digest, {key: found[key] for key in found if not key.startswith(_DECODER)})
+        update(digest, patcher.patches, some)
     return digest.hexdigest()
-
-
-def _some(weight: Tensor) -> Tensor:
-    """A few values of a large weight, as they are stored."""
-    flat = getattr(weight, "_qdata", weight).detach().as_subclass(Tensor).reshape(-1)
-    return flat if flat.numel() < _LARGE else flat[:: flat.numel() // _VALUES | 1]  # odd: not always of one column

@@ -116,7 +116,8 @@ def path_inside(folder: Path, name: str, suffix: str = "") -> Path:
     """`folder`/`name` with the suffix; sub-folders are allowed. Raises ValueError for a name that leads out of the folder."""
     parts = PurePosixPath(name.strip().replace("\\", "/")).parts
     rooted = name.strip().startswith(("/", "\\")) or PureWindowsPath(name.strip()).drive
-    strange = any(c in part for part in parts for c in '<>:"|?*\0') or any(len(part) > 200 for part in parts)
+    strange = any(c in '<>:"|?*' or ord(c) < 32 for part in parts for c in part)
+    strange = strange or any(len(part.encode("utf-8", "replace")) > 200 for part in parts)
     if not parts or rooted or ".." in parts or strange or any(p.partition(".")[0].lower() in _DEVICES for p in parts):
         raise ValueError(
             f'"{name}" is not a name for a file here: use letters, digits, spaces, - and _, / for a sub-folder, and no name that '

@@ -62,6 +62,7 @@ def encode_pictures(vae: comfy.sd.VAE, images: Tensor) -> Tensor:
     Sides that the VAE's downscale does not divide are cropped by the host, about the centre. What overflows in half
     precision is done once more in float32. Raises ValueError where the latents are not finite even so.
     """
+    check_interrupted()
     latents = _finite(vae, lambda: vae.encode(images[..., :3]))
     if not torch.isfinite(latents).all():
         raise ValueError(

@@ -21,7 +21,7 @@ from ...purecc.fingerprint import digest_of
 from ...purecc.prompts import Placeholder, Span, mark_tokens, substitute
 from .encoders import text_encoders
 from .marks import MAP, concept_of, number, slot_of, write_code
-from .session import as_the_host, kept
+from .session import as_the_host, check_interrupted, kept
 
 log = logging.getLogger(__name__)
 _TOKENIZERS = {"l": "clip_l", "g": "clip_g", "t5xxl": "t5xxl"}  # key in the host's tokens -> attribute
@@ -215,6 +215,7 @@ class HostTextEncoder:
         Each text is read once: scenes have some fifty, which a training at another eta asks for again.
         """
         if text not in self._read:
+            check_interrupted()
             self._read[text] = self._encode(text)
         return self._read[text]
 

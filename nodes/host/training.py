@@ -28,7 +28,7 @@ from ...purecc.settings import PureSettings, TrainSettings
 from ...purecc.stages import ExtractorJob, PureJob
 from ..types import TrainingData
 from . import convert, folders, page, session, token_text
-from .weights import fingerprints
+from .weights import fingerprint, values_of
 
 # tensors as large as the VAE's first layer's output, alive at once: a residual block's of the first level, of the last two
 _ENCODING, _DECODING = 3, 5
@@ -79,7 +79,7 @@ def _asked(
     device = session.training_device()
     dtype = session.training_dtype(device, settings.dtype)
     scaling = LatentScaling(*convert.latent_scaling(model))
-    base, values = fingerprints(model, with_patches=True)
+    base, values = fingerprint(model, with_patches=True), values_of(model)
     stage, identity = (ExtractorJob, {}) if pure is None else (PureJob, PureJob.identity_of(data, pure, extractor))
 
     @cache

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...purecc.fingerprint import bytes_of
-from ...purecc.fingerprint import fingerprints as _fingerprints
+from ...purecc.fingerprint import fingerprint as _fingerprint
 from ...purecc.positions import centre
 
 PREFIX = "diffusion_model."
@@ -23,6 +23,7 @@ HEAD = 64  # the host's width of an attention head: it takes depth = heads = wid
 # parameters beside quantised weights
 _SCALES = (".scale_weight", ".scale_input", ".weight_scale", ".input_scale", "scaled_fp8")
 _POSITIONS = PREFIX + "pos_embed"
+_LARGE, _VALUES = 2**16, 256  # values: of a weight of so many, so few are looked at
 
 
 def require_sd3(model: ModelPatcher) -> None:
@@ -170,23 +171,38 @@ def _as_it_is(weight: Tensor, **_: Any) -> Tensor:
 
 
 def fingerprint(model: ModelPatcher, with_patches: bool = False) -> str:
-    """The first of `fingerprints`."""
-    return fingerprints(model, with_patches)[0]
+    """Which base model it is: `purecc.fingerprint` of the copy without its LoRAs, and without a copy.
 
-
-def fingerprints(model: ModelPatcher, with_patches: bool = False) -> tuple[str, str]:
-    """Which base model it is, and its values: `purecc.fingerprint` of the copy without its LoRAs, and without a copy.
-
-    `with_patches`: LoRAs loaded on the MODEL count in the first, each with its values and strength.
+    `with_patches`: LoRAs loaded on the MODEL count, each with its values and strength.
     """
     with torch.inference_mode(False), torch.no_grad():
         weights = HostWeights(model, with_patches=False)
-        base, values = _fingerprints(weights.__getitem__, len(model.model.diffusion_model.joint_blocks))
+        base = _fingerprint(weights.__getitem__, len(model.model.diffusion_model.joint_blocks))
         if not (with_patches and model.patches):
-            return base, values
+            return base
         digest = hashlib.sha256(base.encode())
         update(digest, model.patches)
-        return f"{digest.hexdigest()[:16]} (with LoRAs on it)", values
+        return f"{digest.hexdigest()[:16]} (with LoRAs on it)"
+
+
+def values_of(model: ModelPatcher) -> str:
+    """16 hexadecimal digits from a few values of every weight as it is stored: merges and roundings of one model differ in them, and so does what is learnt."""
+    digest = hashlib.sha256()
+    with torch.inference_mode(False), torch.no_grad():
+        add_values(digest, entries(model, model.model.diffusion_model, PREFIX))
+    return digest.hexdigest()[:16]
+
+
+def add_values(digest: "hashlib._Hash", found: dict[str, list[Any]]) -> None:
+    """Adds a few values of every one of `entries`, without their patches."""
+    for key, ((weight, _), *_) in sorted(found.items()):
+        digest.update(f"{key} {tuple(weight.shape)}".encode() + bytes_of(some(weight)))
+
+
+def some(weight: Tensor) -> Tensor:
+    """A few values of a large weight, as they are stored."""
+    flat = getattr(weight, "_qdata", weight).detach().as_subclass(Tensor).reshape(-1)
+    return flat if flat.numel() < _LARGE else flat[:: flat.numel() // _VALUES | 1]  # odd: not always of one column
 
 
 def update(digest: "hashlib._Hash", value: Any, of: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> None:

@@ -65,21 +65,59 @@ def test_more_steps_go_on_from_a_shorter_run_bit_for_bit(stage: str, tmp_path: P
     assert same(make(2).concept, shorter.concept)  # and is still there
 
 
-def test_a_shorter_run_that_is_not_whole_is_not_gone_on_from(tmp_path: Path) -> None:
-    """Of one without all of its measures the result's figures would be others, and so its file."""
-    shorter = extractor_job(tmp_path, replace(SETTINGS, steps=2))
+def test_a_damaged_line_of_measures_costs_no_training(tmp_path: Path) -> None:
+    """A power cut may leave one, in a byte that is no text either."""
+    shorter = extractor_job(tmp_path, replace(SETTINGS, steps=4))
     run(shorter)
     metrics, checkpoint = (shorter.run.folder / name for name in ("metrics.jsonl", "checkpoint.safetensors"))
-    whole, lines = checkpoint.read_bytes(), metrics.read_text(encoding="utf-8")
-    metrics.write_text(lines.splitlines()[0] + "\n", encoding="utf-8")
-    longer = extractor_job(tmp_path, replace(SETTINGS, steps=3))
-    assert longer.run.load_checkpoint() == (0, {})
-    metrics.write_text(lines, encoding="utf-8")
+    whole, lines = checkpoint.read_bytes(), metrics.read_bytes().splitlines(keepends=True)
+    bad = [
+        lines[0],
+        lines[1][:20] + b"\xff" + lines[1][21:],
+        b'{"step": null, "loss": 1, "concept_loss": 1}\n',
+        *lines[2:],
+    ]
+    metrics.write_bytes(b"".join(bad))
+    assert [record.step for record in shorter.run.records()] == [1, 3, 4]
+    longer = extractor_job(tmp_path, replace(SETTINGS, steps=6))
+    assert [record.step for record in longer] == [5, 6]
+    assert [record.step for record in longer.run.records()] == [1, 3, 4, 5, 6]
+
     checkpoint.write_bytes(whole[:-8])
-    assert longer.run.load_checkpoint() == (0, {})
+    again = extractor_job(tmp_path, replace(SETTINGS, steps=5))
+    assert again.run.load_checkpoint() == (0, {})
     checkpoint.write_bytes(whole)
     (tmp_path / "extractor-0123456789ab" / "settings.json").mkdir(parents=True)  # of another run, that cannot be read
-    assert longer.run.load_checkpoint()[0] == 2
+    assert again.run.load_checkpoint()[0] == 4
+
+
+def test_a_run_without_its_measures_ends_in_a_concept(tmp_path: Path) -> None:
+    for stop in ({}, {"stop_patience": 2, "stop_every": 1}):
+        settings = replace(SETTINGS, steps=4, **stop)
+        for record in (cancelled := extractor_job(tmp_path, settings)):
+            if record.step == 3:
+                break
+        (cancelled.run.folder / "metrics.jsonl").unlink()
+        job = extractor_job(tmp_path, settings)
+        run(job)
+        assert job.concept is not None and "drift_base" in job.concept.summary
+
+
+def test_a_server_that_is_stopped_costs_a_minute_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("purecc.training._AT_MOST", 0.0)
+    job = extractor_job(tmp_path, replace(SETTINGS, steps=9, checkpoint_every=100))
+    steps = iter(job)
+    for done in (1, 2):
+        next(steps)
+        assert job.run._reached() == done  # nothing was closed: as when the process ends here
+
+
+def test_a_folder_that_is_cleared_away_while_it_trains_is_made_again(tmp_path: Path) -> None:
+    job = extractor_job(tmp_path, replace(SETTINGS, steps=3))
+    for record in job:
+        if record.step == 1:
+            shutil.rmtree(job.run.folder)
+    assert job.concept is not None and job.run.finished() is not None
 
 
 def test_a_cancelled_run_is_cut_to_fewer_steps(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from common import LATENT, Result, check, encode, host, noise, picture, predict,
 from purecc_pack.nodes.host import convert
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.lora import add_lora
-from purecc_pack.nodes.host.weights import fingerprint, fingerprints
+from purecc_pack.nodes.host.weights import fingerprint, values_of
 from purecc_pack.purecc.encoding import TextBatch
 from purecc_pack.purecc.fingerprint import transformer_fingerprint
 from purecc_pack.purecc.network import AdaptedNetwork
@@ -181,9 +181,14 @@ def float8() -> Result:
     got = predict(small, encode(clip, PROMPT), encode(clip, OTHER), 0.6)
     expected = velocity(pure().transformer, got.x, 0.6, PROMPT)
     result.figure("copy = MODEL", velocity(copies[0], got.x, 0.6, PROMPT), got.positive, expected)
-    (name, values), (own, own_values) = fingerprints(small), fingerprints(model)
-    result.sentences["it is the same base model"] = name == own
-    result.sentences["of other values: a run on it is another"] = values != own_values
+    result.sentences["it is the same base model"] = fingerprint(small) == fingerprint(model)
+    result.sentences["of other values: a run on it is another"] = values_of(small) != values_of(model)
+    weight = model.model.diffusion_model.joint_blocks[1].x_block.attn.proj.weight
+    whole, before = weight.clone(), values_of(model)
+    weight.add_(1e-3)
+    result.sentences["so is a merge, of weights that do not tell the model"] = values_of(model) != before
+    weight.copy_(whole)
+    result.sentences["and back"] = values_of(model) == before == values_of(model.clone())
     return result
 
 
