@@ -86,6 +86,16 @@ def test_a_picture_turned_by_its_camera_stands_upright(tmp_path: Path) -> None:
     assert turned.pixels.shape == (30, 20, 3) and turned.mask is None
 
 
+def test_what_is_transparent_in_a_mask_is_not_in_it(tmp_path: Path) -> None:
+    """As programs save a mask that was painted on nothing: white all over, and clear where nothing was painted."""
+    make(tmp_path, "a.png", (8, 6))
+    mask = Image.new("RGBA", (8, 6), (255, 255, 255, 0))
+    mask.paste((255, 255, 255, 255), (2, 1, 5, 4))
+    mask.save(tmp_path / "a.mask.png")
+    (picture,) = read_folder(tmp_path)
+    assert picture.mask[1:4, 2:5].min() == 1 and float(picture.mask.sum()) == 9
+
+
 def test_a_cut_out_stands_on_white_and_its_mask_is_what_is_not_transparent(tmp_path: Path) -> None:
     """What lies under the transparency is of no meaning: editors leave the old background there, or black."""
     whole = Image.new("RGBA", (30, 20), (255, 0, 0, 255))

@@ -118,6 +118,9 @@ def folders() -> Result:
     for trigger in ("(ohwx)", "a\\b"):
         taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
         result.raises(f"the trigger {trigger}", "which prompts read as weights", taken)
+    for trigger in ("{V}", "a|b", "v//x", "/*z*/", "v\ud800", "a\nb"):
+        taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
+        result.raises(f"the trigger {ascii(trigger)}", "which the page takes out of prompts", taken)
     result.raises(
         "a combo's value is checked", "no concept", lambda: host_folders.concept_path("../secret.safetensors")
     )
@@ -145,6 +148,8 @@ def folders() -> Result:
             "..",
             "con",
             "a/Nul.x",
+            "a\tb",
+            90 * "日",
         ):
             result.raises(f"{name!r}", "is not a name", lambda name=name: inside(folder, name, ".safetensors"))
         link = folder / "link"

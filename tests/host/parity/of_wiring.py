@@ -10,7 +10,7 @@ from comfy.model_management import unload_all_models
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
-from purecc_pack.nodes.host import convert, loras
+from purecc_pack.nodes.host import convert, loras, page
 from purecc_pack.nodes.host.apply import apply_concept, base_warning
 from purecc_pack.nodes.host.marks import CONCEPTS
 from purecc_pack.nodes.host.weights import fingerprint
@@ -153,8 +153,12 @@ def messages() -> Result:
     on_top = replace(concept, base=fingerprint(loaded, with_patches=True))
     result.sentences["a base with a LoRA on it"] = base_warning(loaded, on_top) == "" != base_warning(model, on_top)
     strange = replace(concept, base="0123456789abcdef")
+    sent, send = [], page.send_event
+    page.send_event = lambda name, detail: sent.append(name)
     said = warnings_of(lambda: apply_concept(model, clip, strange))
+    page.send_event = send
     result.sentences[f"another base: {said}"] = len(said) == 1 and "another base" in said[0]
+    result.sentences["over the canvas too"] = sent == [page.MISTAKE]
 
     other = random_concept("<w>", 6)
     _, both = apply_concept(*apply_concept(model, clip, concept), other)
