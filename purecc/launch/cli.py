@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     exit_on_signals()
     try:
         return run(options, rest)
-    except LaunchError as error:
+    except (LaunchError, OSError) as error:  # a full disk, a folder that may not be written
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -43,12 +43,15 @@ def run(options: argparse.Namespace, rest: list[str]) -> int:
         return run_tests(layout, tiers, pytest_arguments)
 
     parts = choose_parts(options.parts) if options.command == "pictures" else []
+    if options.command == "demo":
+        out = options.out or layout.project / "demo_output"
+        out.mkdir(parents=True, exist_ok=True)  # now, rather than after the training
     set_up(layout, browser="03" in parts)
     device = best_device(layout) if options.device == "auto" else options.device
     if options.command == "demo":
         from purecc.launch.demo import run_demo
 
-        run_demo(layout, device, options.out or layout.project / "demo_output")
+        run_demo(layout, device, out)
     elif options.command == "pictures":
         from purecc.launch.pictures import run_pictures
 

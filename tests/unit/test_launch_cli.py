@@ -53,6 +53,16 @@ def test_a_file_is_no_folder_for_the_demo(tmp_path: Path, capsys: pytest.Capture
     assert make_parser().parse_args(["demo", "--out", str(tmp_path)]).out == tmp_path
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_set_up(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("purecc.launch.cli.set_up", lambda *_, **__: pytest.fail("set up"))
+    (tmp_path / "file").touch()
+    assert main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("\nerror: ") and "below" in error and "Traceback" not in error
+
+
 def test_unknown_arguments_of_the_other_commands_are_refused() -> None:
     with pytest.raises(SystemExit):
         main(["demo", "--steps", "3"])
