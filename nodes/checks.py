@@ -1,6 +1,7 @@
 """What a loader may leave empty: said before any work."""
 
 from typing import Any
+from unicodedata import category
 
 
 def require_clip(clip: Any) -> None:
@@ -17,10 +18,11 @@ def require_trigger(trigger: str) -> None:
 
     And for what the page takes out of them before: {a|b} chooses, // and /* begin remarks.
     """
-    if set("{}|") & set(trigger) or "//" in trigger or "/*" in trigger or not trigger.isprintable():
+    strange = any(category(letter) in ("Cc", "Cs") for letter in " ".join(trigger.split()))
+    if strange or any(part in trigger for part in ("{", "//", "/*")):
         raise ValueError(
-            f'The trigger "{ascii(trigger)[1:-1]}" has {{, }}, |, // or /*, which the page takes out of prompts, or what cannot be printed. Write a word, '
-            "as ohwx or [V]."
+            f'The trigger "{ascii(trigger)[1:-1]}" has {{, // or /*, which the page takes out of prompts, or what cannot be written. Write a word, as '
+            "ohwx or [V]."
         )
     if set("()\\") & set(trigger):
         raise ValueError(

@@ -139,7 +139,7 @@ def report(title: str, job: Job | FinishedJob) -> str:
     others |= {"base_anchor": "distance from the base, base texts", "null_anchor": "null text"}
     terms = [f"{words} {s[name]:.4f}" for name, words in others.items() if name in s]
     rows += [", ".join(terms)] if terms else []
-    if "concept_share" in s:
+    if "concept_share" in s and "background_anchor" in s:
         rows.append(
             f"around the concept, which takes {s['concept_share']:.0%} of the pictures: distance from the base {s['background_anchor']:.4f}"
         )

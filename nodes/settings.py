@@ -84,7 +84,7 @@ def _inputs() -> list:
         io.Float.Input(
             "lambda_multiplier", default=pure.scale_multiplier, min=-10.0, max=10.0, step=0.05,
             tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction, 0.5 to 1.5 are "
-            "worth a try (at eta 1; from 1 + 1 / eta on only with a lambda_max, or it would grow without end); 0 aims at the base model's picture.",
+            "worth a try (at eta 1, constant; from 1 + 1 / eta on only with a lambda_max, or it would grow without end); 0 aims at the base model's picture.",
         ),
         io.Float.Input(
             "lambda_min", default=-_OPEN, min=-_OPEN, max=_OPEN, step=0.05,
@@ -167,7 +167,7 @@ def _inputs() -> list:
         ),
         io.Int.Input(
             "checkpoint_every", default=train.checkpoint_every, min=1, max=100_000,
-            tooltip="Steps between two checkpoints on disk: what a power cut can cost. A cancel always leaves one. 20 to 200.",
+            tooltip="Steps between two checkpoints on disk: what a power cut can cost, and never more than a minute. A cancel always leaves one. 20 to 200.",
         ),
         io.String.Input(
             "validation_prompts", default="", multiline=True,

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .concept_set import NULL, ConceptSet
-from .encoding import TextBatch, evened
+from .encoding import TextBatch, sketch_of_texts
 from .files import load_tensors, save_tensors
-from .fingerprint import differ_by_rounding, sketch_of
+from .fingerprint import SKETCH, differ_by_rounding
 from .forwards import SAMPLES
 from .frozen import storage_of
 from .network import BASE, AdaptedNetwork
@@ -22,7 +22,6 @@ from .sampling import euler, guided_velocity
 from .settings import PureSettings
 
 log = logging.getLogger(__name__)
-_SKETCH = "sketch"  # of the texts, in a file's metadata
 _TOGETHER = SAMPLES // 2  # pictures in one sampling, each with its negative
 Size = tuple[int, ...]  # [channels, height, width] of a latent
 
@@ -73,7 +72,7 @@ def drawn_by_base(
     """
     key = _key(network, data, settings, base, seed, texts, sizes)
     path, begun = (root / "class_pictures" / f"{key}{ending}.safetensors" for ending in ("", " begun"))
-    sketch = sketch_of(evened(data.encoded[text].rows) for text in sorted({NULL, *texts}))
+    sketch = sketch_of_texts(data.encoded[text] for text in sorted({NULL, *texts}))
     whole, names = _read(path, sketch), {size: _name(size) for size in sizes}
     if set(names.values()) <= whole.keys():
         return {size: whole[name] for size, name in names.items()}
@@ -88,12 +87,12 @@ def drawn_by_base(
     for size, some in waiting:
         drawn = _draw(network, data, settings, seed, texts, some, size, lambda: drawing(next(steps), total))
         done |= {_one(size, i): latent for i, latent in zip(some, drawn, strict=True)}
-        save_tensors(begun, done, {_SKETCH: json.dumps(sketch)})
+        save_tensors(begun, done, {SKETCH: json.dumps(sketch)})
     latents = {size: torch.stack([done[_one(size, i)] for i in range(len(texts))]) for size in sizes}
     save_tensors(
         path,
         {_name(size): value for size, value in latents.items()},
-        {"texts": json.dumps(texts), _SKETCH: json.dumps(sketch)},
+        {"texts": json.dumps(texts), SKETCH: json.dumps(sketch)},
     )
     begun.unlink(missing_ok=True)
     return latents
@@ -105,7 +104,7 @@ def _read(path: Path, sketch: list[float]) -> dict[str, Tensor]:
         return {}
     try:
         tensors, metadata = load_tensors(path)
-        return tensors if differ_by_rounding(json.loads(metadata.get(_SKETCH, "[]")), sketch) else {}
+        return tensors if differ_by_rounding(json.loads(metadata.get(SKETCH, "[]")), sketch) else {}
     except ValueError as error:
         log.warning("The class pictures in %s cannot be read (%s); they are drawn anew.", path.name, error)
         return {}

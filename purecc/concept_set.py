@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from .encoding import EncodedText, TextBatch, TextEncoder, evened
+from .encoding import EncodedText, TextBatch, TextEncoder, sketch_of_texts
 from .fingerprint import bytes_of, digest_of, sketch_of
 from .flow import LatentScaling
 from .mask_weights import covered, outside_of
@@ -186,10 +186,7 @@ class ConceptSet:
     def sketch(self) -> list[float]:
         """What latents and texts are, the scenes' aside: see `fingerprint.differ_by_rounding`. It guards what `fingerprint` cannot tell, as encoders that other code changed."""
         latents = [t for e in self.examples for t in (e.latent, e.flipped) if t is not None]
-        texts = [self.encoded[text] for text in sorted(self._own)]
-        return sketch_of(latents) + sketch_of(
-            tensor for text in texts for tensor in (evened(text.rows), evened(text.pooled))
-        )
+        return sketch_of(latents) + sketch_of_texts(self.encoded[text] for text in sorted(self._own))
 
     @property
     def _own(self) -> set[str]:

@@ -1,13 +1,14 @@
 """Encoded texts: what the transformer reads, and which rows stand for the concept."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .concept import T5_SLOT
-from .fingerprint import bytes_of
+from .fingerprint import bytes_of, sketch_of
 from .prompts import Placeholder, mark_tokens, substitute
 
 
@@ -27,9 +28,11 @@ class EncodedText:
         return self.source.encode() or b"".join(map(bytes_of, (self.rows, self.pooled, self.marks)))
 
 
-def evened(rows: Tensor) -> Tensor:
-    """Each row at length 1: CLIP's have a few values that are a hundred times as large as the others and as T5's."""
-    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+def sketch_of_texts(texts: Iterable[EncodedText]) -> list[float]:
+    """One sketch of their rows, each at length 1 (CLIP's have values that are a hundred times as large as T5's), and one of their pooled texts."""
+    texts = list(texts)
+    evened = (nn.functional.normalize(text.rows.float(), dim=-1) for text in texts)
+    return sketch_of(evened) + sketch_of(text.pooled for text in texts)
 
 
 class TextEncoder(Protocol):

@@ -110,7 +110,8 @@ def keep_other(path: Path, metadata: Mapping[str, str]) -> Path | None:
         return None
     for number in itertools.count(1):
         kept = path.with_name(f"{path.stem}_kept_{number}{path.suffix}")
-        if not os.path.lexists(kept) or (subject and kept.is_file() and _subject(kept) == subject):
+        ours = subject is not None and subject[_SUBJECT.index("purecc.role")] is not None
+        if not os.path.lexists(kept) or (ours and kept.is_file() and _subject(kept) == subject):
             try:
                 put_in_place(path, kept)
             except PermissionError as error:

@@ -19,6 +19,7 @@ _SAMPLED = (
 _SAMPLED_OF_BLOCKS = ("attn.to_q.weight", "attn.add_v_proj.weight", "ff.net.2.weight")
 _VALUES = 2048  # of each weight
 _BUCKETS = 64
+SKETCH = "sketch"  # its name in files
 _ROUNDING = 0.05  # bfloat16 and float16 encoders lie within 1 or 2 %
 
 

@@ -62,7 +62,7 @@ def alignment(
 
     The means of lambda* (eqs. 11, 12), cos^2(R_complete, R_tar) and |R_complete| (root mean square).
     """
-    scales, cosines, squares = [], [], []
+    scales, cosines, lengths = [], [], []
     for x_t, t, texts in probes(data, scaling, network.device, looking):
         v_target, v_null = (network.velocity(x_t, t, texts[which], EXTRACTOR) for which in ("target", "null"))
         guidance = eq.implicit_guidance(v_target, v_null)
@@ -70,6 +70,6 @@ def alignment(
         learned = eq.learned_representation(network.velocity(x_t, t, texts["complete"], model), v_original)
         scales.append(eq.adaptive_scale(learned, guidance))
         cosines.append(eq.squared_cosine(learned, guidance))
-        squares.append(learned.square().flatten(1).mean(1))
+        lengths.append(learned.square().flatten(1).mean(1).sqrt())
     mean = lambda values: float(torch.cat(values).mean())  # noqa: E731
-    return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(squares) ** 0.5}
+    return {"end_scale": mean(scales), "end_squared_cosine": mean(cosines), "end_representation": mean(lengths)}

@@ -138,12 +138,10 @@ def _on_white(path: Path) -> tuple[Tensor, Tensor | None]:
 def _open(path: Path, mode: str) -> Tensor:
     with Image.open(path) as image:
         image = ImageOps.exif_transpose(image)
-        if mode == "L" and (
-            "A" in image.getbands() or "transparency" in image.info
-        ):  # a mask: nothing where it is transparent
-            black = Image.new("RGBA", image.size, "black")
-            image = Image.alpha_composite(black, image.convert("RGBA"))
         if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
             image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
+        elif mode == "L" and ("A" in image.getbands() or "transparency" in image.info):
+            # a mask: nothing where it is transparent
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image.convert("RGBA"))
         array = np.asarray(image.convert(mode), dtype=np.float32)
     return torch.from_numpy(array / 255)

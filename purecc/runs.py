@@ -19,11 +19,10 @@ from torch import Tensor
 
 from .concept import Concept, load_concept, save_concept
 from .files import is_whole, load_metadata, load_tensors, save_json, save_tensors, write_atomically
-from .fingerprint import differ_by_rounding
+from .fingerprint import SKETCH, differ_by_rounding
 
 log = logging.getLogger(__name__)
 _SETTINGS = "settings.json"
-_SKETCH = "sketch"  # in it, beside the identity
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,9 @@ class Run:
             digest = hashlib.sha256(f"{text}{number or ''}".encode()).hexdigest()
             self.folder = root / f"{stage}-{digest[:12]}"
             if self._is_own():
-                return
+                break
             number += 1
+        self._beside_others = number > 0
 
     @classmethod
     def at(cls, folder: Path) -> "Run":
@@ -69,7 +69,7 @@ class Run:
         if not isinstance(kept, dict):
             raise ValueError(f"{_SETTINGS} in {folder.name} is damaged.")
         run = cls.__new__(cls)
-        run.folder, run.sketch, run.identity = folder, kept.pop(_SKETCH, []), kept
+        run.folder, run.sketch, run.identity, run._beside_others = folder, kept.pop(SKETCH, []), kept, False
         return run
 
     def _is_own(self) -> bool:
@@ -105,7 +105,12 @@ class Run:
             return None
 
     def begin(self) -> None:
-        save_json(self.folder / _SETTINGS, {**self.identity, _SKETCH: self.sketch})
+        if self._beside_others:
+            log.warning(
+                "%s begins: a run of the same inputs was made with an autoencoder or text encoders that gave others.",
+                self.folder.name,
+            )
+        save_json(self.folder / _SETTINGS, {**self.identity, SKETCH: self.sketch})
 
     def records(self) -> list[StepRecord]:
         """All the steps measured so far, each once and in order, whoever wrote them; a line that a crash damaged is left out."""
@@ -116,12 +121,13 @@ class Run:
                 record = StepRecord(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            if isinstance(record.step, int) and record.step > 0:
+            if isinstance(record.step, int) and record.step > 0 and all(map(_is_measure, asdict(record).values())):
                 found[record.step] = record
         return [found[step] for step in sorted(found)]
 
     def add(self, record: StepRecord) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)  # someone may have cleared it away
+        if not self.folder.is_dir():  # someone has cleared it away
+            self.begin()
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
@@ -195,6 +201,10 @@ class Run:
         save_concept(concept, self.result)
         if not self.is_part_of_longer:
             (self.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _is_measure(value: Any) -> bool:
+    return value is None or isinstance(value, (int, float))
 
 
 def _but_steps(identity: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import comfy.model_base
 import comfy.sd
 import comfy.utils
 import folder_paths
+import safetensors
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     for name in chosen:
         try:
             weights |= comfy.utils.load_torch_file(str(folder / name), safe_load=True)
-        except Exception as error:  # noqa: BLE001  the host's, or safetensors' own of a file that is not whole
+        except (safetensors.SafetensorError, ValueError) as error:
             raise ValueError(
                 f"{folder.parent.name}/{folder.name}/{name} is not whole; download it again. ({error})"
             ) from error

@@ -1,6 +1,6 @@
 """Which text encoders and which autoencoder: short texts that stay the same where what they give differs by rounding.
 
-The same weights give other bits on another device, with other threads, in tiles, with another PyTorch. A run that was
+The same weights give other bits on another device, with other threads, with another PyTorch. A run that was
 begun must be found again all the same, so it is known by these and by what went in. Code of other packs is looked for
 where it is usually put; what is not found here shows in `ConceptSet.sketch`.
 """
@@ -75,10 +75,9 @@ def _weights(patcher: ModelPatcher) -> str:
     digest = hashlib.sha256()
     with torch.inference_mode(False), torch.no_grad():
         for name, module in patcher.model.named_modules():
-            if module._forward_hooks or module._forward_pre_hooks:
+            if (module._forward_hooks or module._forward_pre_hooks) and not f"{name}.".startswith(_DECODER):
                 raise ValueError(f"{name} has hooks")
-            digest.update(f"{name} {module.extra_repr()}".encode())
-        found = entries(patcher, patcher.model)
-        add_values(digest, {key: found[key] for key in found if not key.startswith(_DECODER)})
-        update(digest, patcher.patches, some)
+        of_encoder = lambda found: {key: found[key] for key in found if not key.startswith(_DECODER)}  # noqa: E731
+        add_values(digest, of_encoder(entries(patcher, patcher.model)))
+        update(digest, of_encoder(patcher.patches), some)
     return digest.hexdigest()

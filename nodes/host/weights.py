@@ -4,6 +4,7 @@ Key names and layout come from the host's own map (`comfy.utils.mmdit_to_diffuse
 """
 
 import hashlib
+import numbers
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -221,7 +222,9 @@ def update(digest: "hashlib._Hash", value: Any, of: Callable[[Tensor], Tensor] =
             update(digest, part, of)
     elif hasattr(value, "weights"):  # an adapter: LoRA, LoHa, ...
         update(digest, (type(value).__name__, value.weights), of)
-    elif isinstance(value, (str, int, float, torch.dtype, type(None))):
+    elif isinstance(value, numbers.Number):  # NumPy's too
+        digest.update(repr(value.item() if hasattr(value, "item") else value).encode())
+    elif isinstance(value, (str, torch.dtype, type(None))):
         digest.update(repr(value).encode())
     else:
         digest.update((getattr(value, "__qualname__", None) or type(value).__qualname__).encode())

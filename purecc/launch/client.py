@@ -113,11 +113,12 @@ class Client:
     def _drain(self, hand_on: Callable[[str | bytes | None], bool]) -> None:
         """Hands on what the stream holds by now, up to the last event."""
         until = time.monotonic() + 2.0  # what others are told may go on for ever
-        with suppress(OSError):
-            while time.monotonic() < until:
+        while time.monotonic() < until:
+            message = None
+            with suppress(OSError):
                 message = self._stream.receive(timeout=0.3)
-                if message is None or hand_on(message):
-                    return
+            if message is None or hand_on(message):
+                return
 
     def _written(self, prompt_id: str) -> dict | None:
         """The record, which is written a moment after the final event; None where it is not within 10 seconds."""

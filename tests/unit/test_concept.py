@@ -98,7 +98,10 @@ def test_a_file_of_another_concept_gives_way_and_is_kept(tmp_path: Path, changes
 
 def test_a_file_of_another_kind_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    for number, content in enumerate((b"not a tensor", safetensors.torch.save({"lora": torch.zeros(1)})), 1):
+    loras = [
+        safetensors.torch.save({"lora": torch.full((1,), value)}) for value in (0.0, 1.0)
+    ]  # without metadata, of others
+    for number, content in enumerate((b"not a tensor", *loras), 1):
         path.write_bytes(content)
         kept = save_beside_others(path, concept().tensors(), concept().metadata())
         assert kept == tmp_path / f"c_kept_{number}.safetensors" and kept.read_bytes() == content

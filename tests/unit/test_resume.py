@@ -27,6 +27,7 @@ from tiny import (
 
 from purecc.frozen import store, stream
 from purecc.network import EXTRACTOR, AdaptedNetwork
+from purecc.runs import Run
 from purecc.settings import METHODS, PureSettings, TrainSettings, as_plain
 from purecc.stages import ExtractorJob, PureJob
 
@@ -118,6 +119,7 @@ def test_a_folder_that_is_cleared_away_while_it_trains_is_made_again(tmp_path: P
         if record.step == 1:
             shutil.rmtree(job.run.folder)
     assert job.concept is not None and job.run.finished() is not None
+    assert Run.at(job.run.folder).identity == job.run.identity
 
 
 def test_a_cancelled_run_is_cut_to_fewer_steps(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def folders() -> Result:
     for trigger in ("(ohwx)", "a\\b"):
         taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
         result.raises(f"the trigger {trigger}", "which prompts read as weights", taken)
-    for trigger in ("{V}", "a|b", "v//x", "/*z*/", "v\ud800", "a\nb"):
+    for trigger in ("{V}", "v//x", "/*z*/", "v\ud800", "a\0b"):
         taken = lambda trigger=trigger: ImportLora.execute("sub/d.safetensors", trigger, "dog", "instance", 0.0)  # noqa: E731
         result.raises(f"the trigger {ascii(trigger)}", "which the page takes out of prompts", taken)
     result.raises(
