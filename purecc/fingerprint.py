@@ -20,7 +20,7 @@ _SAMPLED_OF_BLOCKS = ("attn.to_q.weight", "attn.add_v_proj.weight", "ff.net.2.we
 _VALUES = 2048  # of each weight
 _BUCKETS = 64
 SKETCH = "sketch"  # its name in files
-_ROUNDING = 0.05  # bfloat16 and float16 encoders lie within 1 or 2 %
+_ROUNDING = 0.05  # of the length: bfloat16 moves what the Pocket's encoders give by 0.005 at most, a VAE with circular padding by 0.3
 
 
 def fingerprint(weight: Callable[[str], Tensor], blocks: int) -> str:
@@ -77,12 +77,12 @@ def bytes_of(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().float().contiguous().numpy().tobytes()
 
 
-def digest_of(*parts: str | bytes | Tensor) -> str:
-    """32 hexadecimal digits of texts, bytes, and tensors with their shapes."""
+def digest_of(*parts: str | Tensor) -> str:
+    """32 hexadecimal digits of texts, and of tensors with their shapes."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
             digest.update(str(tuple(part.shape)).encode())
-        content = part.encode() if isinstance(part, str) else bytes_of(part) if isinstance(part, Tensor) else part
+        content = bytes_of(part) if isinstance(part, Tensor) else part.encode()
         digest.update(f"|{len(content)}|".encode() + content)
     return digest.hexdigest()[:32]
