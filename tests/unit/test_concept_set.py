@@ -9,7 +9,9 @@ import torch
 from tiny import CHANNELS, ROWS, SIDE, TEXT_WIDTH, TRIGGER, Words, concept_set, noise, text
 
 from purecc.concept_set import build_concept_set
-from purecc.encoding import EncodedText, TextBatch
+from purecc.encoding import EncodedText, TextBatch, sketch_of_texts
+from purecc.fingerprint import differ_by_rounding, sketch_of
+from purecc.pocket.model import load_pocket
 from purecc.prompts import Placeholder, Texts
 
 
@@ -169,3 +171,25 @@ def test_bad_inputs_are_refused_before_anything_is_encoded(changes: dict, messag
 def test_a_trigger_that_the_encoder_cuts_off_is_refused() -> None:
     with pytest.raises(ValueError, match="The trigger was cut off"):
         concept_set(("on a very big and sunny beach there is a [V] dog",))
+
+
+def test_encoders_in_bfloat16_differ_by_rounding() -> None:
+    pocket, texts = load_pocket(), ("a dog on the beach", "a dog", "", "a red mushroom beside a cat in the snow")
+    pictures = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def sketches() -> list[float]:
+        with torch.no_grad():
+            rows, pooled = pocket.encode_text(list(texts))
+            latents = pocket.vae.encode(pictures.to(pocket.vae.dtype)).latent_dist.mode()
+        made = [EncodedText(*one, torch.zeros(len(one[0]))) for one in zip(rows, pooled, strict=True)]
+        return sketch_of(latents) + sketch_of_texts(made)
+
+    whole = sketches()
+    for part in (pocket.text_encoder, pocket.text_encoder_2, pocket.vae):
+        part.to(torch.bfloat16)
+    rounded = sketches()
+    assert rounded != whole and differ_by_rounding(rounded, whole)
+    ours, theirs = (torch.tensor(found).view(-1, 64) for found in (rounded, whole))
+    assert bool(((ours - theirs).norm(dim=1) < 0.006 * theirs.norm(dim=1)).all()), (
+        "a tenth of what is taken for rounding"
+    )
