@@ -11,8 +11,23 @@ from comfy.cli_args import LatentPreviewMethod, args
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 from comfy_extras.nodes_sd3 import EmptySD3LatentImage
-from common import LATENT, Result, check, encode, host, noise, picture, predict, pure, random_concept, rel, warnings_of
+from common import (
+    FOLDER,
+    LATENT,
+    Result,
+    check,
+    encode,
+    host,
+    noise,
+    picture,
+    predict,
+    pure,
+    random_concept,
+    rel,
+    warnings_of,
+)
 from purecc_pack.nodes.host import convert
+from purecc_pack.nodes.host import pocket as host_pocket
 from purecc_pack.nodes.host.apply import apply_concept
 from purecc_pack.nodes.host.lora import add_lora
 from purecc_pack.nodes.host.weights import fingerprint, values_of
@@ -183,12 +198,12 @@ def float8() -> Result:
     result.figure("copy = MODEL", velocity(copies[0], got.x, 0.6, PROMPT), got.positive, expected)
     result.sentences["it is the same base model"] = fingerprint(small) == fingerprint(model)
     result.sentences["of other values: a run on it is another"] = values_of(small) != values_of(model)
-    weight = model.model.diffusion_model.joint_blocks[1].x_block.attn.proj.weight
-    whole, before = weight.clone(), values_of(model)
-    weight.add_(1e-3)
-    result.sentences["so is a merge, of weights that do not tell the model"] = values_of(model) != before
-    weight.copy_(whole)
-    result.sentences["and back"] = values_of(model) == before == values_of(model.clone())
+    merged = host_pocket.load_pocket(FOLDER[0])[0]
+    result.sentences["of the same ones: it is found"] = (
+        values_of(merged) == values_of(model) == values_of(model.clone())
+    )
+    merged.model.diffusion_model.joint_blocks[1].x_block.attn.proj.weight.add_(1e-3)
+    result.sentences["of a merge, in weights that do not tell the model"] = values_of(merged) != values_of(model)
     return result
 
 
