@@ -130,7 +130,7 @@ def report(title: str, job: Job | FinishedJob) -> str:
     rows = [
         f"{title}: rank {settings.rank}, {settings.steps} steps of {settings.batch_size}, {s['seconds_per_step']:.2f} s each"
     ]
-    rows.append(f"L_CC {s['concept_loss']:.4f}" if "concept_loss" in s else "its losses were lost")
+    rows.append(f"L_CC {s['concept_loss']:.4f}" if "concept_loss" in s else "its losses are no longer on the disk")
     if "pure_loss" in s:
         rows[-1] += f", L_PureCC {s['pure_loss']:.4f}"
         rows.append(f"lambda* {s['scale']:.3f} (spread {s['scale_spread']:.3f})")
@@ -157,7 +157,7 @@ def report(title: str, job: Job | FinishedJob) -> str:
     rows.append(f"velocity drift from the base: base texts {s['drift_base']:.4f}, null text {s['drift_null']:.4f}")
     if s["drift_base"] > _DIVERGED:
         rows.append(
-            "so far from the base that it has hardly learnt the concept alone: lower the learning rates, or take fewer steps"
+            "that is far: texts without the concept are no longer the base's. Lower the learning rates, or take fewer steps"
         )
     if s.get("embedding_gap"):
         rows.append(f"the embeddings alone, before the first step: {s['embedding_gap']:.4f} from the class word")

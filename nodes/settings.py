@@ -83,8 +83,9 @@ def _inputs() -> list:
         ),
         io.Float.Input(
             "lambda_multiplier", default=pure.scale_multiplier, min=-10.0, max=10.0, step=0.05,
-            tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction, 0.5 to 1.5 are "
-            "worth a try (at eta 1, constant; from 1 + 1 / eta on only with a lambda_max, or it would grow without end); 0 aims at the base model's picture.",
+            tooltip="Multiplies the adaptive lambda*. 1 is the paper's; above it pushes along the concept's direction. 0.5 to 1.5 are "
+            "worth a try at eta 1 with a constant eta_schedule. From 1 + 1 / eta on it needs a lambda_max, or lambda* grows without end. 0 aims at the base "
+            "model's picture.",
         ),
         io.Float.Input(
             "lambda_min", default=-_OPEN, min=-_OPEN, max=_OPEN, step=0.05,

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from . import __version__
 from .files import load_tensors, save_tensors
+from .fingerprint import bytes_of
 from .prompts import KINDS, Kind, Placeholder
 
 Role = Literal["extractor", "concept"]
@@ -130,7 +131,7 @@ class Concept:
         digest = hashlib.sha256(self.trigger.lower().encode())
         for key, value in sorted(self.tensors().items()):
             digest.update(key.encode())
-            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+            digest.update(bytes_of(value))
         return int.from_bytes(digest.digest()[:8], "big") % (2**29 - 1) + 1
 
     @property

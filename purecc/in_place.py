@@ -18,12 +18,12 @@ def write_atomically(
     try:
         try:
             write(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
             raise OSError(errno.ENOSPC, "No space left: make room, and run again", str(path)) from error
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut may leave the new name on an empty file
         making_room()
         put_in_place(temporary, path)
     finally:

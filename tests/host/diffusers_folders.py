@@ -113,7 +113,13 @@ def fewer_encoders() -> dict:
 def refusals() -> dict:
     """What it says of folders that it cannot take."""
     seen = {"outside": refused("../checkpoints"), "a shard of a variant is missing": variant_in_part()}
-    (ROOT / "transformer" / "diffusion_pytorch_model-00002-of-00002.safetensors").unlink()
+    second = ROOT / "transformer" / "diffusion_pytorch_model-00002-of-00002.safetensors"
+    whole_file = second.read_bytes()
+    second.write_bytes(whole_file[: len(whole_file) // 2])
+    seen["a download that broke off"] = refused(NAME)
+    second.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    seen["a pointer in its place"] = refused(NAME)
+    second.unlink()
     seen["a shard is missing"] = refused(NAME)
     for file in (ROOT / "transformer").glob("*"):
         file.unlink()

@@ -53,6 +53,8 @@ def test_a_linked_folder_is_listed(seen: dict) -> None:
         ("outside", "no diffusers folder"),
         ("a shard of a variant is missing", "lacks model.fp16-00002-of-00002.safetensors"),
         ("a shard is missing", "lacks diffusion_pytorch_model-00002-of-00002.safetensors"),
+        ("a download that broke off", "00002-of-00002.safetensors is not whole; download it again"),
+        ("a pointer in its place", "00002-of-00002.safetensors is not whole; download it again"),
         ("bin files", "no .safetensors file"),
         ("another pipeline", "holds a FluxPipeline"),
     ],

@@ -53,7 +53,14 @@ CHECKS = {
         "stage_two_has_the_extractors_embeddings",
     ),
     "of_wiring": ("other_nodes", "compiled_networks", "packed_weights", "messages", "lora_files"),
-    "of_session": ("session_of_training", "folders", "files_of_others", "memory_of_a_vae"),
+    "of_session": (
+        "session_of_training",
+        "folders",
+        "files_of_others",
+        "reports",
+        "cancel_while_it_encodes",
+        "memory_of_a_vae",
+    ),
 }
 NAMES = [name for names in CHECKS.values() for name in names]
 

@@ -115,7 +115,7 @@ def test_where_the_disk_is_full_no_name_changes(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space left: make room, and run again.*c.safetensors"):
         save_beside_others(path, other.tensors(), other.metadata())
     assert [file.name for file in tmp_path.iterdir()] == ["c.safetensors"]
 

@@ -29,5 +29,13 @@ def test_the_paper_and_its_code_differ_where_they_say_so() -> None:
     assert (paper.pure["steps"], code.pure["steps"]) == (400, 800)
     assert (paper.pure["batch_size"], code.pure["batch_size"]) == (2, 4)
     assert (paper.extractor["batch_size"], code.extractor["batch_size"]) == (2, 4)
+    for stage in (paper.extractor, paper.pure, code.extractor, code.pure):  # whatever the nodes show
+        assert (stage["schedule"], stage["warmup"], stage["accumulate"], stage["stop_patience"]) == (
+            "constant",
+            0,
+            1,
+            0,
+        )
+        assert (stage["weight_decay"], stage["max_grad_norm"]) == (1e-4, 1.0)
     assert (paper.extractor_lora, code.extractor_lora) == (True, False)
     assert paper.method["original"] == code.method["original"] == "trainable"  # eq. 9

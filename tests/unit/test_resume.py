@@ -113,6 +113,23 @@ def test_a_server_that_is_stopped_costs_a_minute_at_most(tmp_path: Path, monkeyp
         assert job.run._reached() == done  # nothing was closed: as when the process ends here
 
 
+def test_a_cancel_while_it_measures_costs_no_step(tmp_path: Path) -> None:
+    class Cancelled(Exception):
+        pass
+
+    def cancel(what: str, done: int, total: int) -> None:
+        raise Cancelled
+
+    job = extractor_job(tmp_path, replace(SETTINGS, steps=3))
+    with pytest.raises(Cancelled):
+        for record in job:
+            if record.step == 3:
+                job.preparing = cancel
+    assert not job.run.result.is_file()
+    again = extractor_job(tmp_path, replace(SETTINGS, steps=3))
+    assert list(again) == [] and again.concept is not None
+
+
 def test_a_folder_that_is_cleared_away_while_it_trains_is_made_again(tmp_path: Path) -> None:
     job = extractor_job(tmp_path, replace(SETTINGS, steps=3))
     for record in job:

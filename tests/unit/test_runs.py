@@ -49,7 +49,9 @@ def test_begin_writes_what_the_folder_is_named_after(tmp_path: Path) -> None:
     assert (Run.at(run.folder).identity, Run.at(run.folder).sketch) == (run.identity, [])
 
 
-def test_a_folder_is_of_encodings_that_differ_by_rounding_alone(tmp_path: Path) -> None:
+def test_a_folder_is_of_encodings_that_differ_by_rounding_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Other code may have changed the encoders, which their weights do not tell."""
     latents = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     of = lambda values: Run(tmp_path, "pure", {"steps": 2}, sketch_of([values]))  # noqa: E731
@@ -58,7 +60,9 @@ def test_a_folder_is_of_encodings_that_differ_by_rounding_alone(tmp_path: Path) 
     assert of(1.01 * latents).folder == of(latents.bfloat16()).folder == first.folder
     other = of(latents.roll(1, 2))
     assert other.folder != first.folder and other.folder.name.startswith("pure-")
+    assert not caplog.records
     other.begin()
+    assert "encoders that gave others" in caplog.text
     assert of(latents.roll(1, 2)).folder == other.folder and of(latents).folder == first.folder
     assert not of(latents.flip(0)).begun
 

@@ -15,11 +15,16 @@ from comfy.cli_args import args
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from common import Result, check, host, random_concept
 from PIL import Image
+from purecc_pack.nodes import follow
 from purecc_pack.nodes.export import ExportConcept, ImportLora
 from purecc_pack.nodes.files import LoadConcept, SaveConcept
 from purecc_pack.nodes.host import folders as host_folders
-from purecc_pack.nodes.host import loras, page, session, training
+from purecc_pack.nodes.host import loras, page, session, text, training
+from purecc_pack.purecc.job import FinishedJob
 from purecc_pack.purecc.memory import is_out_of_memory
+from purecc_pack.purecc.prompts import Placeholder
+from purecc_pack.purecc.runs import Run
+from purecc_pack.purecc.settings import TrainSettings
 from server import PromptServer
 
 from benchmarks.live_bytes import LiveBytes
@@ -177,6 +182,45 @@ def files_of_others() -> Result:
         result.sentences[f"{folder.name}: the other's is kept"] = kept.read_bytes() == content != path.read_bytes()
         result.sentences[f"{folder.name}: {told}"] = "it is now mine_kept_1.safetensors" in told
         path.unlink(), kept.unlink()
+    return result
+
+
+@check
+def reports() -> Result:
+    """Of a run whose measures were lost, and of one that left the base behind."""
+    result = Result()
+    figures = {"concept_loss": 0.3, "drift_base": 0.1, "drift_null": 0.1}
+    lost = {"concept_share": 0.2, "drift_base": 0.1, "drift_null": 0.1}  # as Pure Learning with its anchors has it
+    settings = TrainSettings(steps=3)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), "pure", {"steps": 3})
+
+        def said(summary: dict[str, float]) -> str:
+            return follow.report("PureCC", FinishedJob(run, settings, replace(random_concept(), summary=summary)))
+
+        result.sentences[said(lost)] = "no longer on the disk" in said(lost)
+        result.sentences[said(figures)] = "L_CC 0.3000" in said(figures) and "that is far" not in said(figures)
+        far = said({**figures, "drift_base": 0.9})
+        result.sentences[far] = "that is far" in far and "Lower the learning rates" in far
+    return result
+
+
+@check
+def cancel_while_it_encodes() -> Result:
+    result, (_, clip, vae) = Result(), host()
+    encoder = text.HostTextEncoder(clip, "[V]", Placeholder(1, "dog"))
+    for what, work in (
+        ("texts", lambda: encoder.encode("a [V] dog")),
+        ("pictures", lambda: session.encode_pictures(vae, torch.rand(1, 64, 64, 3))),
+    ):
+        comfy.model_management.interrupt_current_processing(True)
+        try:
+            work()
+            result.sentences[what] = False
+        except comfy.model_management.InterruptProcessingException:
+            result.sentences[what] = True
+        finally:
+            comfy.model_management.interrupt_current_processing(False)
     return result
 
 
