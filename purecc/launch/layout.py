@@ -44,6 +44,11 @@ class Layout:
         return self.users_comfyui or self.local / "ComfyUI"
 
     @property
+    def oldest_comfyui(self) -> Path:
+        """The oldest that the pack supports, for tests."""
+        return self.local / "ComfyUI oldest"
+
+    @property
     def base(self) -> Path:
         """ComfyUI's base directory: models, input, output, temp, user and custom_nodes/<this pack>."""
         return self.local / "base"

@@ -23,8 +23,8 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def seen(run_in_host: Callable[..., str]) -> dict:
-    return json.loads(run_in_host("forms/run.py", timeout=600).splitlines()[-1])
+def seen(run_in_each_host: Callable[..., str]) -> dict:
+    return json.loads(run_in_each_host("forms/run.py", timeout=600).splitlines()[-1])
 
 
 def same_prediction(form: dict) -> None:

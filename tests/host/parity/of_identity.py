@@ -91,6 +91,9 @@ def identity_of_a_concept_set() -> Result:
     skipping.clip_layer(-2)
     result.sentences["another CLIP layer"] = not alike(made(skipping, vae, pictures))
     result.sentences["and back without any"] = alike(made(clip, vae, pictures))
+    computing = clip.clone()
+    computing.patcher.add_object_patch("manual_cast_dtype", torch.float32)  # newer hosts do so with every CLIP
+    result.sentences["a dtype to compute in keeps it"] = alike(made(computing, vae, pictures))
 
     weight, before = first.weight, first.weight.clone()
     weight.mul_(1.01)
