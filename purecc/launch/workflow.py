@@ -29,6 +29,7 @@ WIDGET_TYPES = {
     "GALLERIA",
     "IMAGECOMPARE",
 }
+GROWING = "COMFY_DYNAMICCOMBO_V3"  # a list whose choices bring further widgets
 SEED_NAMES = ("seed", "noise_seed")  # get a control widget unless the node says otherwise
 UPLOADS = ("image_upload", "animated_image_upload", "video_upload")
 _SUBGRAPH_TYPE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -77,6 +78,13 @@ def _refuse_unknown(active: list[dict], workflow: dict, object_info: dict[str, d
             f"The server does not have the node type{'s' * (len(missing) > 1)} {', '.join(missing)}. "
             "Is the pack that brings it installed, and did it load? The server's log says so at its start."
         )
+    for node in active:
+        specs = {k: spec for group in object_info[node["type"]].get("input", {}).values() for k, spec in group.items()}
+        name = next((name for name, spec in specs.items() if spec[0] == GROWING), None)
+        if name:
+            raise WorkflowError(
+                f'Node {node["id"]} ({node["type"]}): what follows its "{name}" depends on what is chosen there; run it in the page.'
+            )
 
 
 def _links(workflow: dict) -> dict[int, Link]:

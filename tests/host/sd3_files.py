@@ -158,7 +158,7 @@ def t5_shapes(num_layers: int, d_ff: int, num_heads: int) -> dict[str, tuple[int
         "shared.weight": (32128, width),
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight": (32, num_heads),
         "encoder.final_layer_norm.weight": (width,),
-        "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (1, width),
+        "encoder.block.23.layer.1.DenseReluDense.wi_1.weight": (10240, width),
     }
     for index in range(num_layers):
         layer = f"encoder.block.{index}.layer"

@@ -54,7 +54,8 @@ def single_file() -> dict[str, torch.Tensor]:
 
 def executed(prompt: Prompt, wanted: list[str]) -> dict:
     """What the nodes gave to the page."""
-    executor = execution.PromptExecutor(PromptServer.instance, execution.CacheType.CLASSIC, {"lru": 0, "ram": 0.0})
+    of_cache = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+    executor = execution.PromptExecutor(PromptServer.instance, execution.CacheType.CLASSIC, of_cache)
     valid, error, _, of_nodes = asyncio.run(execution.validate_prompt("job", prompt.nodes, wanted))
     assert valid, (error, of_nodes)
     executor.execute(prompt.nodes, "job", {}, wanted)

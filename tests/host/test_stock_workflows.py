@@ -39,6 +39,8 @@ def test_every_value_has_the_type_of_its_input(server: Server) -> None:
             groups = object_info[node["class_type"]]["input"]
             specs = {**groups.get("required", {}), **groups.get("optional", {})}
             for name, value in node["inputs"].items():
+                if "." in name and name.split(".")[0] in specs:  # one of an input that grows
+                    continue
                 kind = specs[name][0] if isinstance(specs[name][0], str) else "COMBO"
                 if kind in KINDS and not isinstance(value, (KINDS[kind], list)):
                     wrong.append((node["class_type"], name, value))

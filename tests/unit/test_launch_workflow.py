@@ -42,6 +42,7 @@ OBJECT_INFO = {
         },
         "display_name": "Load it",
     },
+    "Write": {"input": {"optional": {"mode": ["COMFY_DYNAMICCOMBO_V3", {}]}, "hidden": {"prompt": "PROMPT"}}},
     "Invert": {"input": {"required": {"image": ["IMAGE"]}}, "display_name": "Invert it"},
     "Save": {"input": {"required": {"images": ["IMAGE"], "prefix": ["STRING", {}]}}, "display_name": "Save it"},
 }
@@ -171,6 +172,12 @@ def test_a_sub_graph_is_refused_by_its_name() -> None:
     uid = "0f3b2c1a-1111-2222-3333-444455556666"
     with pytest.raises(WorkflowError, match="Train block"):
         convert(node(1, uid), definitions={"subgraphs": [{"id": uid, "name": "Train block"}]})
+
+
+def test_widgets_that_come_and_go_are_refused() -> None:
+    with pytest.raises(WorkflowError, match=r'Node 7 \(Write\).* "mode" depends'):
+        convert(node(7, "Write", ["on", 0.7]))
+    assert convert(node(7, "Write", ["on", 0.7], mode=MUTED)) == {}
 
 
 def test_an_api_file_is_refused() -> None:

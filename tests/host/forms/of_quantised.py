@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import torch
 from comfy.model_management import load_models_gpu, unload_all_models
 from comfy.model_patcher import ModelPatcher
@@ -29,6 +31,9 @@ def quantised_layers() -> dict:
     seen["newer"] = compared(model)
     seen["trained"] = trained(model)
 
+    told = json.loads(metadata["_quantization_metadata"])
+    told["layers"] |= prefixed(told["layers"], SINGLE_FILE)  # as newer hosts name them, beside the older names
+    metadata = {"_quantization_metadata": json.dumps(told)}
     whole = write("checkpoints", "quantised.safetensors", prefixed(values, SINGLE_FILE), metadata)
     seen["in a whole checkpoint"] = compared(nodes.CheckpointLoaderSimple().load_checkpoint(whole)[0])
 
