@@ -65,7 +65,9 @@ def native(rate: float) -> Arm:
         )  # fmt: skip
 
         def applied(strength: float) -> tuple[list, list]:
-            loaded = g.add("LoraModelLoader", model=[pocket, 0], lora=[trained, 1], strength_model=strength)
+            loaded = g.add(
+                "LoraModelLoader", model=[pocket, 0], lora=[trained, 0], strength_model=strength, bypass=False
+            )
             return [loaded, 0], [pocket, 1]
 
         return trained, applied

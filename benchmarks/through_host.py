@@ -45,7 +45,8 @@ class Graph:
         as_it_comes = {
             "batch_size": 1, "grad_accumulation_steps": 1, "steps": 16, "learning_rate": 5e-4, "rank": 8, "optimizer": "AdamW",
             "loss_function": "MSE", "seed": 0, "training_dtype": "bf16", "lora_dtype": "bf16", "algorithm": "LoRA",
-            "gradient_checkpointing": True, "existing_lora": "[None]",
+            "quantized_backward": False, "gradient_checkpointing": True, "checkpoint_depth": 1, "offloading": False,
+            "existing_lora": "[None]", "bucket_mode": False, "bypass_mode": False,
         }  # fmt: skip
         return self.add(
             "TrainLoraNode", model=[loaded, 0], latents=[made, 0], positive=[made, 1], **as_it_comes | changed
