@@ -3,11 +3,12 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const SETTLED = [100, 1000]; // ms after a graph was loaded, when the page has made its workflow the active one
+const SETTLED = 1000; // ms after a graph was loaded, when the page has made its workflow the active one
 const prompts = new Map(); // id -> { order: the later the more, workflow, signatures: node -> what its result depends on }
 const outputs = new Map(); // signature -> output
 const numbers = new Map(); // a node's class and inputs, those on wires by their own numbers -> its signature, a number
 const results = new WeakMap(); // workflow -> (node -> { order, output })
+const owners = new WeakMap(); // node -> the workflow that it is of
 const waiting = []; // [prompt's id, function]: of events that came before the server's answer
 const HISTORY = 32; // prompts of before, looked through for results that the server has in its cache and this page was not told of
 const sought = new Set(); // signatures that the history was asked for
@@ -15,6 +16,7 @@ const shows = new Set(); // classes of nodes that show results
 const KEPT = 50; // prompts of which events may still come
 const handlers = []; // of results
 let asked = 0; // answers that are to come
+let settling = 0; // timer
 let last = 0; // order of the newest prompt
 
 /** Of several outputs those whose values are refused are left out of a run, and the page only frames their nodes: called with the answer. */
@@ -33,11 +35,37 @@ function nodeOf(id) {
   return node;
 }
 
+/** The node of an execution's id where the prompt's workflow is in front; while the page loads another graph, none. */
+function nodeInFront(prompt, id) {
+  const node = nodeOf(id);
+  if (!node || !prompt) return node; // of one that was queued before the page was loaded nothing is known
+  if (!owners.has(node)) settleLater();
+  return owners.get(node) === prompt.workflow ? node : null;
+}
+
+/** The nodes that are there belong to the active workflow. */
+function settle() {
+  const graphs = [app.rootGraph ?? app.graph];
+  for (const graph of graphs)
+    for (const node of graph?.nodes ?? []) {
+      owners.set(node, active());
+      if (node.subgraph && !graphs.includes(node.subgraph)) graphs.push(node.subgraph);
+    }
+}
+
+function settleLater() {
+  settling ||= setTimeout(() => {
+    settling = 0;
+    settle();
+    showAgain();
+  }, SETTLED);
+}
+
 /** Calls `then(node, detail)` for an event of a prompt whose workflow is in front. */
 export function onEvent(name, then) {
   api.addEventListener(name, ({ detail }) =>
     whenKnown(detail.prompt_id, (prompt) => {
-      const node = isInFront(prompt) && nodeOf(detail.display_node ?? detail.node);
+      const node = nodeInFront(prompt, detail.display_node ?? detail.node);
       if (node) then(node, detail);
     }),
   );
@@ -83,10 +111,6 @@ async function learnFromHistory() {
       if (found?.[id] && !outputs.has(signature)) outputs.set(signature, found[id]);
 }
 
-function isInFront(prompt) {
-  return !prompt || prompt.workflow === active(); // of one that was queued before the page was loaded nothing is known
-}
-
 function whenKnown(id, then) {
   if (prompts.has(id) || !asked) then(prompts.get(id));
   else waiting.push([id, then]);
@@ -98,7 +122,7 @@ function keep(prompt, id, output) {
   const order = prompt?.order ?? 0;
   if (results.get(workflow).get(id)?.order > order) return; // the history was asked for meanwhile
   results.get(workflow).set(id, { order, output });
-  const node = isInFront(prompt) && nodeOf(id);
+  const node = nodeInFront(prompt, id);
   if (node) for (const then of handlers) then(node, output);
 }
 
@@ -116,6 +140,7 @@ app.registerExtension({
     const queue = api.queuePrompt;
     api.queuePrompt = async (...args) => {
       const workflow = active();
+      settle();
       asked += 1;
       try {
         const answer = await queue.apply(api, args);
@@ -153,6 +178,8 @@ app.registerExtension({
   },
 
   afterConfigureGraph() {
-    for (const wait of SETTLED) setTimeout(showAgain, wait);
+    clearTimeout(settling);
+    settling = 0;
+    settleLater();
   },
 });
