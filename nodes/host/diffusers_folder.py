@@ -37,7 +37,7 @@ def load(name: str) -> tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE]:
     pipeline = _json(folder / "model_index.json").get("_class_name", "of no known kind")
     if not str(pipeline).startswith(_PIPELINE):
         raise ValueError(f'The folder "{name}" holds a {pipeline}; this node loads StableDiffusion3Pipeline.')
-    return _model(folder), _clip(folder), comfy.sd.VAE(sd=_weights(folder / "vae"))
+    return _model(folder), _clip(folder), _vae(folder)
 
 
 def _model(folder: Path, **options: Any) -> ModelPatcher:
@@ -64,6 +64,16 @@ def _clip(folder: Path, **options: Any) -> comfy.sd.CLIP | None:
 
 def _text_patcher(folder: Path, **options: Any) -> ModelPatcher:
     return _clip(folder, **options).patcher
+
+
+def _vae(folder: Path) -> comfy.sd.VAE:
+    vae = comfy.sd.VAE(sd=_weights(folder / "vae"))
+    vae.patcher.cached_patcher_init = (_vae_patcher, (folder,))
+    return vae
+
+
+def _vae_patcher(folder: Path, **_: Any) -> ModelPatcher:
+    return _vae(folder).patcher
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:

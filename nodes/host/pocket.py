@@ -38,7 +38,15 @@ def load_pocket(folder: Path = pocket_model.WEIGHTS) -> tuple[ModelPatcher, comf
         )
     model.model.latent_format = PocketLatentFormat(pocket.vae)
     model.model.model_sampling.set_parameters(shift=pocket.scheduler.config.shift)
-    return model, _clip(pocket, folder / "tokenizer"), PocketVAE(pocket.vae)
+    clip, vae = _clip(pocket, folder / "tokenizer"), PocketVAE(pocket.vae)
+    for index, patcher in enumerate((model, clip.patcher, vae.patcher)):
+        patcher.cached_patcher_init = (_patchers, (folder,), index)  # newer hosts load it anew by this, as Train LoRA does
+    return model, clip, vae
+
+
+def _patchers(folder: Path, **_: Any) -> tuple[ModelPatcher, ...]:
+    model, clip, vae = load_pocket(folder)
+    return model, clip.patcher, vae.patcher
 
 
 def _held_whole(loader: Callable) -> dict[str, bool]:

@@ -15,7 +15,17 @@ from purecc.pocket.model import WEIGHTS
 
 LEVELS = "picture, levels of 255"
 CHECKS = {
-    "of_pocket": ("prediction", "text", "pictures", "sampling", "previews", "conversion", "float8", "facts"),
+    "of_pocket": (
+        "prediction",
+        "text",
+        "pictures",
+        "sampling",
+        "previews",
+        "conversion",
+        "float8",
+        "loaded_anew",
+        "facts",
+    ),
     "of_triggers": ("triggers", "codes", "training_text", "real_tokenizers"),
     "of_concepts": ("lora", "embeddings", "base_is_kept", "span", "several_concepts", "shapes"),
     "of_tokens": (

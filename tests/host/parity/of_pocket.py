@@ -208,6 +208,25 @@ def float8() -> Result:
 
 
 @check
+def loaded_anew() -> Result:
+    """As newer hosts do, in Train LoRA or for another GPU: weights of their own, with the same values."""
+    result, (model, clip, vae) = Result(), host_pocket.load_pocket(FOLDER[0])
+    for name, patcher in {"MODEL": model, "CLIP": clip.patcher, "VAE": vae.patcher}.items():
+        function, arguments, index = patcher.cached_patcher_init
+        again = function(*arguments, disable_dynamic=True)[index].model
+        values, others = patcher.model.state_dict(), again.state_dict()
+        result.sentences[f"{name}: the same"] = values.keys() == others.keys() and all(
+            torch.equal(value, others[key]) for key, value in values.items()
+        )
+        result.sentences[f"{name}: another"] = again is not patcher.model
+    shift, scaling = convert.sampling_shift, convert.latent_scaling
+    function, arguments, index = model.cached_patcher_init
+    again = function(*arguments)[index]
+    result.sentences["shift and scaling too"] = (shift(model), scaling(model)) == (shift(again), scaling(again))
+    return result
+
+
+@check
 def facts() -> Result:
     """Fingerprint, latent scaling, shift; and what a person reads where a MODEL does not fit."""
     result, (model, _, _) = Result(), host()
