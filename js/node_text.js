@@ -1,11 +1,11 @@
 /** What a node has to say stands in it, to be read and copied: while it runs, and its summary, report or figures afterwards.
- *  What is wrong though it runs is said over the canvas.
+ *  So does what went wrong, which newer pages tell in a panel alone. What is wrong though it runs is said over the canvas.
  */
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { EXPANDS, after, mount, mountLater } from "./mount.js";
-import { onAnswer, onEvent, onResult } from "./prompts.js";
+import { beforeQueue, nodeOf, onEvent, onRefused, onResult } from "./prompts.js";
 
 // at least, in pixels; more scrolls, or shows in a taller node. (Training nodes have theirs below the chart: training_chart.js)
 const HEIGHTS = {
@@ -20,6 +20,10 @@ const HEIGHTS = {
 };
 const HOSTS_OWN = "$$node-text-preview"; // the widget in which the page shows progress texts
 const texts = new WeakMap(); // node -> element with a box in it
+const mistakes = new Map(); // such an element -> what stood there before
+const PLAIN = "var(--input-text, #ddd)";
+const RED = "var(--error-text, #ff6b6b)";
+const REFUSED = "Custom validation failed for node"; // the host's word before those of the node
 
 /** Gives a node its text, as its last widget so far; `height` in pixels, at least. */
 export function addText(node, height) {
@@ -45,7 +49,7 @@ function element(height) {
   const box = document.createElement("div");
   box.style.cssText =
     "position:absolute; inset:0; overflow:auto; padding:3px 6px; white-space:pre-wrap; overflow-wrap:anywhere; " +
-    "font:11px/1.35 Inter, system-ui, sans-serif; color:var(--input-text, #ddd); user-select:text; cursor:text";
+    `font:11px/1.35 Inter, system-ui, sans-serif; color:${PLAIN}; user-select:text; cursor:text`;
   box.addEventListener("wheel", (event) => {
     if (box.scrollHeight > box.clientHeight && !event.ctrlKey) event.stopPropagation();
     else app.canvas.processMouseWheel(event);
@@ -57,8 +61,28 @@ function element(height) {
 function show(node, text) {
   const outer = texts.get(node);
   if (!outer) return;
-  if (outer.textContent !== text) outer.firstChild.textContent = text;
+  mistakes.delete(outer);
+  write(outer, text, PLAIN);
   mount(node, outer);
+}
+
+function write(outer, text, colour) {
+  if (outer.textContent !== text) outer.firstChild.textContent = text;
+  outer.firstChild.style.color = colour;
+}
+
+/** In the node until the next prompt is queued, or over the canvas where it has no text. */
+function tellMistake(node, text) {
+  const outer = texts.get(node);
+  if (!outer) return warn(text);
+  if (!mistakes.has(outer)) mistakes.set(outer, outer.textContent);
+  write(outer, text, RED);
+  mount(node, outer);
+}
+
+function takeBackMistakes() {
+  for (const [outer, before] of mistakes) write(outer, before, PLAIN);
+  mistakes.clear();
 }
 
 function warn(text) {
@@ -75,9 +99,18 @@ function takeBackNotices() {
     }
 }
 
-function warnOfRefused(answer) {
-  for (const { class_type, errors } of Object.values(answer?.node_errors ?? {}))
-    if (class_type?.startsWith("PureCC")) for (const { message, details } of errors) warn(`${message}: ${details}`);
+/** `whole`: nothing runs. Of several outputs those that are refused are left out of a run, which is said over the canvas too. */
+function tellRefused(nodeErrors, whole) {
+  for (const [id, { class_type, errors }] of Object.entries(nodeErrors)) {
+    if (!class_type?.startsWith("PureCC")) continue;
+    const said = errors.map(({ message, details }) =>
+      message === REFUSED ? details.replace(/^\w+ - /, "") : `${message}: ${details}`,
+    );
+    const text = [...new Set(said)].join("\n"); // the host says it once for each input that the node looked at
+    const node = nodeOf(id);
+    if (node) tellMistake(node, text);
+    if (!whole && (!node || texts.has(node))) warn(text);
+  }
 }
 
 app.registerExtension({
@@ -86,7 +119,11 @@ app.registerExtension({
   setup() {
     onEvent("purecc.text", (node, { text }) => show(node, text));
     onResult(Object.keys(HEIGHTS), (node, { text }) => text?.length && show(node, text.join("\n")));
-    onAnswer.push(warnOfRefused);
+    onEvent("execution_error", (node, { exception_message }) => {
+      if (node.comfyClass?.startsWith("PureCC")) tellMistake(node, exception_message.trim());
+    });
+    onRefused.push(tellRefused);
+    beforeQueue.push(takeBackMistakes);
     api.addEventListener("purecc.mistake", ({ detail }) => warn(detail.text));
     api.addEventListener("execution_start", takeBackNotices);
   },

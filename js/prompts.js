@@ -19,13 +19,14 @@ let asked = 0; // answers that are to come
 let settling = 0; // timer
 let last = 0; // order of the newest prompt
 
-/** Of several outputs those whose values are refused are left out of a run, and the page only frames their nodes: called with the answer. */
-export const onAnswer = [];
+/** Called before a prompt is queued, and with the errors of nodes whose values the server refuses: id -> { class_type, errors }, whole: nothing of the prompt runs. */
+export const beforeQueue = [];
+export const onRefused = [];
 
 const active = () => app.extensionManager?.workflow?.activeWorkflow ?? app;
 
 /** The node of an execution's id: "5:3" is node 3 in the sub-graph of node 5. */
-function nodeOf(id) {
+export function nodeOf(id) {
   let graph = app.rootGraph ?? app.graph;
   let node = null;
   for (const part of String(id).split(":")) {
@@ -65,7 +66,7 @@ function settleLater() {
 export function onEvent(name, then) {
   api.addEventListener(name, ({ detail }) =>
     whenKnown(detail.prompt_id, (prompt) => {
-      const node = nodeInFront(prompt, detail.display_node ?? detail.node);
+      const node = nodeInFront(prompt, detail.display_node ?? detail.node ?? detail.node_id);
       if (node) then(node, detail);
     }),
   );
@@ -142,17 +143,28 @@ app.registerExtension({
       const workflow = active();
       settle();
       asked += 1;
+      const tell = (listeners, ...what) => {
+        try {
+          for (const then of listeners) then(...what);
+        } catch (error) {
+          console.error("PureCC:", error); // the prompt is queued all the same
+        }
+      };
+      tell(beforeQueue);
       try {
         const answer = await queue.apply(api, args);
         try {
           const signatures = signaturesOf(args[1]?.output ?? {});
           if (answer?.prompt_id) prompts.set(answer.prompt_id, { order: ++last, workflow, signatures });
           if (prompts.size > KEPT) prompts.delete(prompts.keys().next().value);
-          for (const then of onAnswer) then(answer);
         } catch (error) {
-          console.error("PureCC:", error); // the prompt is queued all the same
+          console.error("PureCC:", error);
         }
+        tell(onRefused, answer?.node_errors ?? {}, false);
         return answer;
+      } catch (error) {
+        tell(onRefused, error?.response?.node_errors ?? {}, true);
+        throw error;
       } finally {
         asked -= 1;
         const later = waiting.splice(0);

@@ -40,7 +40,11 @@ def load_pocket(folder: Path = pocket_model.WEIGHTS) -> tuple[ModelPatcher, comf
     model.model.model_sampling.set_parameters(shift=pocket.scheduler.config.shift)
     clip, vae = _clip(pocket, folder / "tokenizer"), PocketVAE(pocket.vae)
     for index, patcher in enumerate((model, clip.patcher, vae.patcher)):
-        patcher.cached_patcher_init = (_patchers, (folder,), index)  # newer hosts load it anew by this, as Train LoRA does
+        patcher.cached_patcher_init = (
+            _patchers,
+            (folder,),
+            index,
+        )  # newer hosts load it anew by this, as Train LoRA does
     return model, clip, vae
 
 

@@ -1,4 +1,4 @@
-"""Where the page has its controls: in the frontend that comes with the tested host, or in the newest."""
+"""Where the page has its controls: in the frontend that comes with the tested host, in the oldest or in the newest."""
 
 from __future__ import annotations
 
@@ -32,4 +32,14 @@ def search_result(page: Page, text: str) -> Locator:
 def number(page: Page, widget: str) -> Locator:
     """The box of a number in the newer node design."""
     own = page.get_by_role("spinbutton", name=widget)
-    return own.or_(page.locator(f"[data-widget-name={widget}] input[role=spinbutton]")).first
+    row = page.get_by_test_id("node-widget").filter(has_text=widget).locator("input[role=spinbutton]")
+    return own.or_(page.locator(f"[data-widget-name={widget}] input[role=spinbutton]")).or_(row).first
+
+
+def cancel(page: Page) -> None:
+    """By its button; newer pages that were loaded while the server worked have it in their list of jobs alone."""
+    button = page.get_by_role("button", name="Cancel current run")
+    if button.is_enabled():
+        button.click()
+    else:
+        page.evaluate("() => app.api.interrupt()")

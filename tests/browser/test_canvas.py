@@ -187,9 +187,23 @@ def test_a_wrong_input_shows_its_message(page: Page, screenshots: Path) -> None:
         turn('resolution', 128);
     }""")
     run_button(page).click()
-    dialog = page.locator("[role=dialog]", has_text='neither the trigger "ohwx" nor the class word "teapot"')
-    dialog.wait_for(timeout=LIMIT)
+    said = page.locator(".purecc-text", has_text='neither the trigger "ohwx" nor the class word "teapot"')
+    said.wait_for(timeout=LIMIT)
     page.screenshot(path=screenshots / "message.png")
+
+    page.keyboard.press("Escape")  # the dialog of older pages
+    change = "([name, value]) => { app.graph.nodes.find(n => n.type === 'PureCCConceptSet').widgets.find(w => w.name === name).value = value; }"
+    page.evaluate(change, ["class_word", ""])
+    run_button(page).click()
+    refused = page.locator(".purecc-text", has_text="neither may be empty")
+    refused.wait_for(timeout=LIMIT)
+    assert refused.inner_text().count("neither may be empty") == 1  # the server says it for each input
+
+    page.keyboard.press("Escape")
+    page.evaluate(change, ["class_word", "dog"])
+    run_button(page).click()
+    page.locator(".purecc-text", has_text="5 pictures").wait_for(timeout=LIMIT)
+    assert not refused.count()
 
 
 @BOTH_DESIGNS

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from controls import run_button
+from controls import cancel, run_button
 
 from purecc.launch.chromium import READY, open_page
 from purecc.launch.server import Server
@@ -137,7 +137,7 @@ def test_a_run_is_seen_live_through_a_reload_a_cancel_and_going_on(
     wait_for_chart(canvas, f"state === 'running' && step > {after['step'] + 3} && (points === step || step > 500)")
     canvas.screenshot(path=screenshots / f"chart running, {design}.png")
 
-    canvas.get_by_role("button", name="Cancel current run").click()
+    cancel(canvas)
     stopped = wait_for_chart(canvas, "state === 'stopped'")
     assert steps_on_disk(server, stopped["run"]) == list(range(1, stopped["step"] + 1))
     wait_until_idle(server)

@@ -27,7 +27,7 @@ CASES = {
          "outputs": [], "widgets_values": ["p"]},
         {"id": 5, "type": "PreviewImage", "mode": 2, "pos": [600, 200], "size": [210, 30], "flags": {}, "order": 3, "properties": {},
          "inputs": [{"name": "images", "type": "IMAGE", "link": 4}], "outputs": []},
-        {"id": 7, "type": "PrimitiveString", "mode": 0, "pos": [0, 300], "size": [210, 60], "flags": {}, "order": 0, "properties": {},
+        {"id": 7, "type": "PrimitiveString", "title": "Words", "mode": 0, "pos": [0, 300], "size": [210, 60], "flags": {}, "order": 0, "properties": {},
          "inputs": [], "outputs": [{"name": "STRING", "type": "STRING", "links": [5]}], "widgets_values": ["from a node"]},
         {"id": 8, "type": "KSampler", "mode": 0, "pos": [0, 500], "size": [210, 260], "flags": {}, "order": 0, "properties": {},
          "inputs": [{"name": n, "type": t, "link": None} for n, t in

@@ -13,6 +13,7 @@ sys.path.append(str(Path(__file__).parent))
 import comfy.sd  # noqa: E402
 import folder_paths  # noqa: E402
 import torch  # noqa: E402
+from comfy.model_patcher import ModelPatcher  # noqa: E402
 from diffusers import AutoencoderKL  # noqa: E402
 from purecc_pack.nodes.host import convert, diffusers_folder, session  # noqa: E402
 from purecc_pack.nodes.load import LoadDiffusersSD3  # noqa: E402
@@ -79,8 +80,10 @@ def whole() -> dict:
     expected = their_vae.encode(PICTURE.movedim(-1, 1) * 2 - 1).latent_dist.mode()
     picture = session.decode_latents(vae, latents)
     drawn = (their_vae.decode(expected).sample / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+    patchers = (model, clip.patcher, vae.patcher)
     return {
         "folders": folder.options,
+        "loaded anew": [same_weights(one, one.cached_patcher_init) for one in patchers],
         "same weights": copy.keys() == state.keys() and all(torch.equal(copy[k], v) for k, v in state.items()),
         "shift": convert.sampling_shift(model),
         "scaling": convert.latent_scaling(model),
@@ -89,6 +92,13 @@ def whole() -> dict:
         "latents apart": float((latents - expected).norm() / expected.norm()),
         "pictures apart": float((picture - drawn).norm() / drawn.norm()),
     }
+
+
+def same_weights(patcher: ModelPatcher, how: tuple) -> bool:
+    """As newer hosts load it for another GPU: weights of its own, with the same values."""
+    again, values = how[0](*how[1], disable_dynamic=True).model, patcher.model.state_dict()
+    others = again.state_dict()
+    return again is not patcher.model and all(torch.equal(value, others[key]) for key, value in values.items())
 
 
 def t5_variant() -> dict:

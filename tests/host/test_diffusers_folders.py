@@ -18,6 +18,7 @@ def test_a_folder_becomes_a_model(seen: dict) -> None:
     found = seen["whole"]
     assert "sub/my sd3.5" in found["folders"]  # of the node's list
     assert found["same weights"]
+    assert found["loaded anew"] == [True] * 3
     assert found["shift"] == 2.5 and found["scaling"] == [1.5305, 0.0609]
 
 
