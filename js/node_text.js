@@ -71,10 +71,11 @@ function write(outer, text, colour) {
   outer.firstChild.style.color = colour;
 }
 
-/** In the node until the next prompt is queued, or over the canvas where it has no text. */
+/** In the node until the next prompt is queued; over the canvas where it has no text, or is in a sub-graph that is not open. */
 function tellMistake(node, text) {
   const outer = texts.get(node);
-  if (!outer) return warn(text);
+  if (!outer || node.graph !== app.canvas.graph) warn(text);
+  if (!outer) return;
   if (!mistakes.has(outer)) mistakes.set(outer, outer.textContent);
   write(outer, text, RED);
   mount(node, outer);
