@@ -71,10 +71,10 @@ function write(outer, text, colour) {
   outer.firstChild.style.color = colour;
 }
 
-/** In the node until the next prompt is queued; over the canvas where it has no text, or is in a sub-graph that is not open. */
-function tellMistake(node, text) {
+/** In the node until the next prompt is queued; over the canvas if that is wanted, or the node has no text, or is in a sub-graph that is not open. */
+function tellMistake(node, text, overCanvas = false) {
   const outer = texts.get(node);
-  if (!outer || node.graph !== app.canvas.graph) warn(text);
+  if (overCanvas || !outer || node.graph !== app.canvas.graph) warn(text);
   if (!outer) return;
   if (!mistakes.has(outer)) mistakes.set(outer, outer.textContent);
   write(outer, text, RED);
@@ -108,9 +108,7 @@ function tellRefused(nodeErrors, whole) {
       message === REFUSED ? details.replace(/^\w+ - /, "") : `${message}: ${details}`,
     );
     const text = [...new Set(said)].join("\n"); // the host says it once for each input that the node looked at
-    const node = nodeOf(id);
-    if (node) tellMistake(node, text);
-    if (!whole && (!node || texts.has(node))) warn(text);
+    tellMistake(nodeOf(id), text, !whole);
   }
 }
 
