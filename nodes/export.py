@@ -68,8 +68,8 @@ class ExportConcept(io.ComfyNode):
         written, kept, called = [], [], ""
         if concept.token_embeddings:
             folder = loras.embeddings_folder()
-            # a prompt's word ends at a space, and brackets in it are weights
-            file = folders.path_inside(folder, re.sub(r"[\s(),]", "_", name.strip()), ".safetensors")
+            # a prompt's word ends at a space, an embedding's name at a square bracket, and round ones are weights
+            file = folders.path_inside(folder, re.sub(r"[\s(),\[\]]", "_", name.strip()), ".safetensors")
             called = file.relative_to(folder).with_suffix("").as_posix()
         if concept.lora is not None:
             tensors, metadata = plain_lora(concept, called)

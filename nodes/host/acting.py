@@ -7,6 +7,7 @@ prompts name, and warns where none holds a trigger. A call that no concept has a
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 import comfy.conds
@@ -144,15 +145,41 @@ def act(
     held = [one for one in _held(marks, carried) if one in acting.values()]
     network = executor.class_obj.diffusion_model
     with ExitStack() as stack:
-        if any(one.row_loras for one in [*held, *in_whole_picture]) and hasattr(torch.compiler, "set_stance"):
-            # a compiled network does not look for hooks that came after it was compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if any(one.row_loras for one in [*held, *in_whole_picture]):
+            stack.enter_context(_UNCOMPILED)
         for one in dict.fromkeys([*held, *in_whole_picture]):
             here = (marks > 0) & (concept_of(marks) == one.concept.uid)
             where = Where.of(here | (one in in_whole_picture), one.gate, x.device)
             for lora in one.row_loras:
                 stack.callback(network.get_submodule(lora.module).register_forward_hook(lora.hook(where)).remove)
         return go_on(_with_embeddings(options, marks, held, len(network.joint_blocks), x.device))
+
+
+class _Uncompiled:
+    """A compiled network does not look for hooks that came after it was compiled, and is left aside.
+
+    That is of the whole process, and newer hosts call a model in a thread for each of several GPUs: from the first to the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._stance = Lock(), 0, None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside and hasattr(torch.compiler, "set_stance"):
+                self._stance = torch.compiler.set_stance("force_eager")
+                self._stance.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *error: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._stance is not None:
+                self._stance.__exit__(None, None, None)
+                self._stance = None
+
+
+_UNCOMPILED = _Uncompiled()
 
 
 def _held(marks: Tensor, carried: dict[int, Applied]) -> list[Applied]:
@@ -233,7 +260,7 @@ def check_prompts(
     if silent and not named and not any(MAP in one.get("model_conds", ()) for one in texts):
         warn_of_mistake(
             f"PureCC: this MODEL carries {silent}, but the prompts were encoded by a CLIP that does not know the trigger. "
-            "Connect the CLIP output of Apply Concept to the text encode nodes."
+            "Connect the CLIP output of Apply Concept to the text encode nodes; nodes that set hooks or a device on a CLIP belong before Apply Concept."
         )
     elif idle:
         tell_below_node(f"PureCC: no {idle} in these prompts, so its concept does nothing.")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import comfy.sd
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
@@ -16,7 +17,7 @@ from .holding import hold
 from .lora import add_lora, row_loras
 from .marks import CONCEPTS
 from .text import with_triggers
-from .weights import PackedError, fingerprint, require_sd3
+from .weights import HostWeights, PackedError, fingerprint, require_sd3
 
 
 def apply_concept(
@@ -83,6 +84,8 @@ def base_warning(model: ModelPatcher, concept: Concept) -> str:
     LoRAs on the MODEL were part of its base, or not. Of an imported LoRA the base is not known, nor which model packed weights are.
     """
     try:
+        if torch.int8 in HostWeights(model, with_patches=False).dtypes():
+            return ""  # which turns signs, by which models are known
         here, patched = fingerprint(model), fingerprint(model, with_patches=True)
     except (PackedError, KeyError):
         return ""  # it cannot be told, as where a compiled network stands; the concept works all the same

@@ -105,6 +105,10 @@ def remarks(model: ModelPatcher, dtype: torch.dtype) -> list[str]:
         )
     if model.patches:
         found.append("LoRAs on the model count as part of the base: apply the concept to the same.")
+    if getattr(model, "injections", {}):
+        found.append(
+            "What other nodes injected into the model, such as LoRAs in bypass mode, takes no part in training."
+        )
     return found + _left_out(model)
 
 

@@ -93,13 +93,16 @@ def _finite(vae: comfy.sd.VAE, work: Callable[[], Tensor]) -> Tensor:
         if torch.isfinite(made).all() or dtype == torch.float32:
             return made
         log.warning("PureCC: the VAE overflows in %s; once more in float32.", str(dtype).removeprefix("torch."))
+        whole = not getattr(vae.patcher, "is_dynamic", bool)()  # else the host widens weights as it computes
         try:
             vae.vae_dtype = torch.float32
-            vae.first_stage_model.to(torch.float32)
+            if whole:
+                vae.first_stage_model.to(torch.float32)
             return kept(work())
         finally:
             vae.vae_dtype = dtype
-            vae.first_stage_model.to(dtype)
+            if whole:
+                vae.first_stage_model.to(dtype)
 
 
 def check_interrupted() -> None:

@@ -105,6 +105,8 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
     known: dict[str, Placeholder] = getattr(clip.tokenizer, "purecc_triggers", {})
     joined = _joined(known, triggers)
     marking = clip.clone()
+    # with dynamic VRAM, nodes that set hooks or a device leave the one that was loaded first here
+    marking.cond_stage_model = marking.patcher.model
     marking.tokenizer = copy.copy(clip.tokenizer)
     marking.tokenizer.purecc_triggers = joined
     for name in found:

@@ -117,6 +117,11 @@ def _with_lora_in_its_weights(clip: comfy.sd.CLIP) -> ModelPatcher:
     """The CLIP's patcher, or one that loads the CLIP anew where the host adds LoRAs as it computes ("dynamic VRAM")."""
     if not getattr(clip.patcher, "is_dynamic", bool)():
         return clip.patcher
+    if clip.patcher.injections:
+        raise ValueError(
+            "token_embeddings learns in a copy of the text encoders, which cannot have what other nodes injected into this CLIP, such as LoRAs "
+            "in bypass mode. Load those LoRAs otherwise, or turn token_embeddings off in Settings."
+        )
     if clip.patcher.cached_patcher_init is None:
         raise ValueError(
             "token_embeddings learns in a copy of the text encoders, and this CLIP's loader cannot make one. Load the text encoders by "

@@ -177,15 +177,15 @@ def token_export() -> Result:
         kept = folder_paths.folder_names_and_paths["embeddings"]
         folder_paths.folder_names_and_paths["embeddings"] = ([folder], {".safetensors"})
         try:
-            paths, lost = export.ExportConcept.execute(concept, model, "my concept (2), new").args
+            paths, lost = export.ExportConcept.execute(concept, model, "my concept (2), [V]").args
             stock = host_pocket.load_pocket(FOLDER[0])[1]  # a CLIP notes the folder when it is made
-            named, ours = encode(stock, "a embedding:my_concept__2___new dog on the beach"), encode(knows, PROMPT)
+            named, ours = encode(stock, "a embedding:my_concept__2____V_ dog on the beach"), encode(knows, PROMPT)
         finally:
             folder_paths.folder_names_and_paths["embeddings"] = kept
         result.sentences["one file"] = [Path(path).name for path in paths.splitlines()] == [
-            "my_concept__2___new.safetensors"
+            "my_concept__2____V_.safetensors"
         ]
-    result.sentences["the way to call it is said"] = "embedding:my_concept__2___new dog" in lost
+    result.sentences["the way to call it is said"] = "embedding:my_concept__2____V_ dog" in lost
     plain = encode(clip, PLAIN)
     result.figure("rows", named[0][0], ours[0][0], plain[0][0])
     result.figure("pooled", *(one[0][1]["pooled_output"] for one in (named, ours, plain)))

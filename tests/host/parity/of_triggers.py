@@ -5,8 +5,9 @@ from __future__ import annotations
 import comfy.text_encoders.sd3_clip
 import torch
 from comfy_extras.nodes_sd3 import CLIPTextEncodeSD3
-from common import Result, check, encode, host, noise, pure
+from common import FOLDER, Result, check, encode, host, noise, pure
 from purecc_pack.nodes.host import marks, text
+from purecc_pack.nodes.host import pocket as host_pocket
 from purecc_pack.purecc.encoding import PocketTextEncoder
 from purecc_pack.purecc.prompts import Placeholder
 
@@ -56,6 +57,14 @@ def triggers() -> Result:
             result.sentences["a prompt without a trigger has the CLIP's own bits"] = torch.equal(
                 rows[0][0], other[0][0]
             )
+    moved = base.clone()  # as Set CLIP Hooks and Select CLIP Device leave it where VRAM is dynamic
+    moved.patcher = host_pocket.load_pocket(FOLDER[0])[1].patcher
+    rows, other = (
+        encode(text.with_triggers(moved, {"<dog1>": DOG}), "a <dog1> on the beach"),
+        encode(base, "a dog on the beach"),
+    )
+    result.sentences["marks by a CLIP whose patcher has a model of its own"] = held(map_of(rows)) == {2: d}
+    result.sentences["and its rows"] = near(rows[0][0], other[0][0])
     result.sentences["the given CLIP knows nothing of it"] = "model_conds" not in encode(base, "a <dog1>")[0][1]
     after = encode(nodes.CLIPSetLastLayer().set_last_layer(clip, -1)[0], "a <dog1>")
     result.sentences["it survives another node's clone"] = held(map_of(after)) == {2: d}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
+import torch._dynamo.eval_frame
 from comfy.model_management import unload_all_models
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from common import Result, check, encode, host, picture, predict, random_concept, warnings_of
 from of_concepts import NEGATIVE, PLAIN, PROMPT, TIMES, encoded, expected
-from purecc_pack.nodes.host import convert, loras, page
+from purecc_pack.nodes.host import acting, convert, loras, page
 from purecc_pack.nodes.host.apply import apply_concept, base_warning
 from purecc_pack.nodes.host.marks import CONCEPTS
 from purecc_pack.nodes.host.weights import fingerprint
@@ -88,6 +90,15 @@ def compiled_networks() -> Result:
         base = predict(model, encode(clip, PROMPT.replace("[V] ", "")), encode(clip, NEGATIVE), TIMES)
         got, expected_ = predict(compiled, *texts, TIMES), predict(applied, *texts, TIMES)
         result.figure(f"{gate}, with it", got.positive, expected_.positive, base.positive)
+
+    stances, calls = [], [ExitStack(), ExitStack()]  # as two threads, of two GPUs, call the model
+    for call, ends in ((0, False), (1, False), (0, True), (1, True)):
+        calls[call].close() if ends else calls[call].enter_context(acting._UNCOMPILED)
+        stances.append(torch._dynamo.eval_frame._stance.stance)
+    result.sentences[f"compiled again after the last of two calls: {stances}"] = stances == [
+        *["force_eager"] * 3,
+        "default",
+    ]
     return result
 
 
