@@ -93,7 +93,7 @@ def test_it_opens_whole_and_tidy(
 def test_03_offers_the_model_for_download(browser: Browser, server: Server, screenshots: Path) -> None:
     with open_page(browser, server, Comfy_Workflow_ShowMissingModelsWarning=True) as (page, errors):
         page.evaluate("workflow => { app.loadGraphData(workflow); }", read(load_workflow(PROJECT, "03")))
-        download = page.get_by_role("button").filter(has_text=re.compile(r"^\s*Download\s*$"))
+        download = page.get_by_role("button").filter(has_text=re.compile(r"^\s*Download(?! all)"))
         details = page.get_by_role("button", name="View details")  # of newer pages, which have no dialog
         download.or_(details).first.wait_for(timeout=PATIENCE)
         if details.count():
