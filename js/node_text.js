@@ -5,7 +5,7 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { EXPANDS, after, mount, mountLater } from "./mount.js";
-import { beforeQueue, nodeOf, onEvent, onRefused, onResult } from "./prompts.js";
+import { beforeQueue, keepMistake, onEvent, onFailure, onMistake, onRefused, onResult } from "./prompts.js";
 
 // at least, in pixels; more scrolls, or shows in a taller node. (Training nodes have theirs below the chart: training_chart.js)
 const HEIGHTS = {
@@ -20,7 +20,7 @@ const HEIGHTS = {
 };
 const HOSTS_OWN = "$$node-text-preview"; // the widget in which the page shows progress texts
 const texts = new WeakMap(); // node -> element with a box in it
-const mistakes = new Map(); // such an element -> what stood there before
+const mistakes = new Map(); // such an element, where what went wrong stands -> { before: what stood there, refused: it is of no run }
 const PLAIN = "var(--input-text, #ddd)";
 const RED = "var(--error-text, #ff6b6b)";
 const REFUSED = "Custom validation failed for node"; // the host's word before those of the node
@@ -61,8 +61,13 @@ function element(height) {
 function show(node, text) {
   const outer = texts.get(node);
   if (!outer) return;
-  mistakes.delete(outer);
-  write(outer, text, PLAIN);
+  const mistake = mistakes.get(outer);
+  if (mistake?.refused) {
+    mistake.before = text; // of a run that was queued before
+  } else {
+    mistakes.delete(outer);
+    write(outer, text, PLAIN);
+  }
   mount(node, outer);
 }
 
@@ -71,18 +76,24 @@ function write(outer, text, colour) {
   outer.firstChild.style.color = colour;
 }
 
-/** In the node until the next prompt is queued; over the canvas if that is wanted, or the node has no text, or is in a sub-graph that is not open. */
-function tellMistake(node, text, overCanvas = false) {
+/** In the node until the next prompt is queued; over the canvas if that is wanted, or the node is not in sight or has no text. */
+function tellMistake(workflow, id, text, refused, overCanvas) {
+  const node = keepMistake(workflow, id, text, refused);
+  if (overCanvas || !texts.has(node) || node.graph !== app.canvas.graph) warn(text);
+  showMistake(node, text, refused);
+}
+
+function showMistake(node, text, refused) {
   const outer = texts.get(node);
-  if (overCanvas || !outer || node.graph !== app.canvas.graph) warn(text);
   if (!outer) return;
-  if (!mistakes.has(outer)) mistakes.set(outer, outer.textContent);
+  const before = mistakes.get(outer)?.before ?? outer.textContent;
+  mistakes.set(outer, { before, refused });
   write(outer, text, RED);
   mount(node, outer);
 }
 
 function takeBackMistakes() {
-  for (const [outer, before] of mistakes) write(outer, before, PLAIN);
+  for (const [outer, { before }] of mistakes) write(outer, before, PLAIN);
   mistakes.clear();
 }
 
@@ -101,14 +112,14 @@ function takeBackNotices() {
 }
 
 /** `whole`: nothing runs. Of several outputs those that are refused are left out of a run, which is said over the canvas too. */
-function tellRefused(nodeErrors, whole) {
+function tellRefused(nodeErrors, whole, workflow) {
   for (const [id, { class_type, errors }] of Object.entries(nodeErrors)) {
     if (!class_type?.startsWith("PureCC")) continue;
     const said = errors.map(({ message, details }) =>
       message === REFUSED ? details.replace(/^\w+ - /, "") : `${message}: ${details}`,
     );
     const text = [...new Set(said)].join("\n"); // the host says it once for each input that the node looked at
-    tellMistake(nodeOf(id), text, !whole);
+    tellMistake(workflow, id, text, true, !whole);
   }
 }
 
@@ -118,10 +129,12 @@ app.registerExtension({
   setup() {
     onEvent("purecc.text", (node, { text }) => show(node, text));
     onResult(Object.keys(HEIGHTS), (node, { text }) => text?.length && show(node, text.join("\n")));
-    onEvent("execution_error", (node, { exception_message }) => {
-      if (node.comfyClass?.startsWith("PureCC")) tellMistake(node, exception_message.trim());
+    onFailure(({ node_id, node_type, exception_message }, workflow) => {
+      const text = exception_message?.trim();
+      if (node_type?.startsWith("PureCC") && text) tellMistake(workflow, String(node_id), text, false, false);
     });
     onRefused.push(tellRefused);
+    onMistake.push(showMistake);
     beforeQueue.push(takeBackMistakes);
     api.addEventListener("purecc.mistake", ({ detail }) => warn(detail.text));
     api.addEventListener("execution_start", takeBackNotices);

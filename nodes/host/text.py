@@ -114,10 +114,13 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
         inner = tokenizer.tokenizer.inner if isinstance(tokenizer.tokenizer, MarkingTokenizer) else tokenizer.tokenizer
         tokenizer.tokenizer = MarkingTokenizer(inner, joined)
         setattr(marking.tokenizer, name, tokenizer)
+    model = marking.cond_stage_model
     encode = marking.patcher.get_model_object("encode_token_weights")
+    if isinstance(encode, _MarkingEncode) and encode.text_model is not model:  # from before such a node
+        encode = type(model).encode_token_weights.__get__(model)
     if not isinstance(encode, _MarkingEncode):
         # not a subclass of CLIP: the host's clone() makes a plain one
-        marking.patcher.add_object_patch("encode_token_weights", _MarkingEncode(encode, marking.cond_stage_model))
+        marking.patcher.add_object_patch("encode_token_weights", _MarkingEncode(encode, model))
     return marking
 
 

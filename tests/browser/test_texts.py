@@ -87,8 +87,26 @@ def test_a_value_that_is_refused_is_told_over_the_canvas(canvas: Page, server: S
     """The host runs the other outputs, and would only frame the node."""
     load(canvas, saving("../../elsewhere", seed=400 + len(design)))
     run(canvas)
-    canvas.get_by_text("is not a name for a file here", exact=False).first.wait_for(timeout=DEADLINE)
+    words = "is not a name for a file here"
+    canvas.locator(".p-toast, [role=alert]").get_by_text(words, exact=False).first.wait_for(timeout=DEADLINE)
+    wait_for_text(canvas, words)
     wait_until_idle(server)
+    wait_for_text(canvas, words)
+
+    # it is of its workflow, also when that is drawn anew
+    load(canvas, saving("texts/another", seed=410 + len(design)), "another")
+    canvas.wait_for_timeout(2500)
+    assert not any(words in text for text in texts(canvas))
+    canvas.locator(".workflow-tabs .p-togglebutton, [data-testid=workflow-tab]").nth(-2).click()
+    wait_for_text(canvas, words)
+
+    canvas.evaluate("""() => {
+        const saves = app.graph.nodes.find((node) => node.type === 'PureCCSaveConcept');
+        saves.widgets.find((widget) => widget.name === 'name').value = 'texts/a name';
+    }""")
+    run(canvas)
+    wait_for_text(canvas, "models/purecc/texts/a name")
+    assert not any(words in text for text in texts(canvas))
 
 
 def test_a_run_is_drawn_in_the_workflow_that_queued_it_alone(canvas: Page, server: Server, design: str) -> None:  # noqa: F811

@@ -18,6 +18,8 @@ def oldest(layout: Layout) -> Layout:
     """The oldest ComfyUI that the pack supports, with the packages of the newer one."""
     if layout.users_comfyui:
         pytest.skip("a ComfyUI of yours is tested, and not the oldest")
+    if not layout.oldest_comfyui.is_dir():
+        pytest.fail("The oldest ComfyUI is not in .local/ yet: `python run.py test` sets it up.", pytrace=False)
     return Layout(layout.project, layout.oldest_comfyui, layout.python)
 
 

