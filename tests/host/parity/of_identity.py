@@ -92,6 +92,8 @@ def identity_of_a_concept_set() -> Result:
     result.sentences["another CLIP layer"] = not alike(made(skipping, vae, pictures))
     result.sentences["and back without any"] = alike(made(clip, vae, pictures))
     computing = clip.clone()
+    if not hasattr(clip.cond_stage_model, "manual_cast_dtype"):
+        clip.cond_stage_model.manual_cast_dtype = None
     computing.patcher.add_object_patch("manual_cast_dtype", torch.float32)  # newer hosts do so with every CLIP
     result.sentences["a dtype to compute in keeps it"] = alike(made(computing, vae, pictures))
 

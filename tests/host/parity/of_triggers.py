@@ -162,7 +162,7 @@ def real_tokenizers() -> Result:
         """What with_triggers touches of a CLIP."""
 
         def __init__(self):
-            self.tokenizer, self.patcher, self.cond_stage_model = tokenizer, self, self
+            self.tokenizer, self.patcher, self.model, self.cond_stage_model = tokenizer, self, self, self
 
         def clone(self):
             return Clip()
