@@ -106,7 +106,7 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
     joined = _joined(known, triggers)
     marking = clip.clone()
     # with dynamic VRAM, nodes that set hooks or a device leave the one that was loaded first here
-    marking.cond_stage_model = marking.patcher.model
+    model = marking.cond_stage_model = marking.patcher.model
     marking.tokenizer = copy.copy(clip.tokenizer)
     marking.tokenizer.purecc_triggers = joined
     for name in found:
@@ -114,7 +114,6 @@ def with_triggers(clip: comfy.sd.CLIP, triggers: Mapping[str, Placeholder]) -> c
         inner = tokenizer.tokenizer.inner if isinstance(tokenizer.tokenizer, MarkingTokenizer) else tokenizer.tokenizer
         tokenizer.tokenizer = MarkingTokenizer(inner, joined)
         setattr(marking.tokenizer, name, tokenizer)
-    model = marking.cond_stage_model
     encode = marking.patcher.get_model_object("encode_token_weights")
     if isinstance(encode, _MarkingEncode) and encode.text_model is not model:  # from before such a node
         encode = type(model).encode_token_weights.__get__(model)

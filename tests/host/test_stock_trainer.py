@@ -1,4 +1,4 @@
-"""ComfyUI's own Train LoRA beside the pack: on the Pocket Model, on a concept's MODEL, and its LoRA as a concept."""
+"""ComfyUI's own Train LoRA trains on what the pack gives, and its LoRA is drawn: on the Pocket Model, and on a MODEL with a concept."""
 
 from __future__ import annotations
 

@@ -128,15 +128,15 @@ def token_training_under_dynamic_vram() -> Result:
     comfy.model_management.unload_all_models()  # the LoRA leaves the weights that both share
     encoder.clip.patcher.__class__ = _Dynamic
     encoder.clip.patcher.cached_patcher_init = None
-    try:
-        token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
-    except ValueError as error:
-        result.sentences["a loader that cannot load anew is told"] = "ComfyUI's own nodes" in str(error)
+    learning = lambda: token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))  # noqa: E731
+    result.raises("a loader that cannot load anew is told", "ComfyUI's own nodes", learning)
+    encoder.clip.patcher.set_injections("others", [])
+    result.raises("injections, which a copy cannot have", "bypass mode", learning)
+    encoder.clip.patcher.remove_injections("others")
     encoder.clip.patcher.cached_patcher_init = (host_pocket.load_pocket, (FOLDER[0],), 1)
     encoder.clip.patcher.anew = host_pocket.load_pocket(FOLDER[0])[1].patcher
-    ours = token_text.HostTokenEncoder(encoder, "[V]", 2, torch.device("cpu"))
     with torch.inference_mode(False), torch.no_grad():
-        rows, pooled = ours.read(PROMPT, concept.token_embeddings)
+        rows, pooled = learning().read(PROMPT, concept.token_embeddings)
     result.figure("rows", rows, wanted.rows, plain.rows)
     result.figure("pooled", pooled, wanted.pooled, plain.pooled)
     result.sentences["its own weights"] = torch.equal(clip.cond_stage_model.state_dict()[key], weight)

@@ -122,6 +122,14 @@ def packed_weights() -> Result:
     finally:
         linear.weight = own
     result.sentences["and it can where they are not"] = "another base" in base_warning(model, concept)
+
+    own._qdata = torch.zeros(1, dtype=torch.int8)  # as newer hosts keep weights of 8 bits, whose signs may have turned
+    result.sentences["nor of int8 weights"] = base_warning(model, concept) == ""
+    del own._qdata
+    injected = model.clone()
+    injected.set_injections("bypass_lora", [])  # as LoRAs in bypass mode are
+    told = [any("bypass" in remark for remark in convert.remarks(one, torch.float32)) for one in (model, injected)]
+    result.sentences[f"what is injected is told: {told}"] = told == [False, True]
     return result
 
 
